@@ -1,0 +1,66 @@
+"""Every failure that has a name: one class per cause, each with a hint for the user."""
+
+from __future__ import annotations
+
+
+class PruneError(Exception):
+    """Base of all failures that are the input's fault, not a bug of ours.
+
+    The command line prints ``error: MESSAGE`` and ``hint: HINT`` and leaves with exit code 2.
+
+    Args:
+        message: one line that names the offending value.
+        hint: one line that names the next step; empty when there is none to give.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(PruneError):
+    """An option's value, or a combination of options, that makes no sense."""
+
+
+class ModelFileError(PruneError):
+    """A model file that is missing, broken, or not what its name says."""
+
+
+class UntrustedCodeError(PruneError):
+    """A model file that would run code when it is loaded, without the user's consent."""
+
+
+class ArchitectureError(PruneError):
+    """An unknown architecture, or weights that do not fit the architecture."""
+
+
+class DataError(PruneError):
+    """A data set that is unknown, missing, incomplete or malformed."""
+
+
+class CaptureError(PruneError):
+    """A model that ``torch.export`` cannot turn into a program."""
+
+
+class ProgramError(PruneError):
+    """A stored program that is malformed or asks for an operator outside the allowed set."""
+
+
+class TargetError(PruneError):
+    """A compression target that is malformed or cannot be reached."""
+
+
+class PlanError(PruneError):
+    """A plan that does not fit the program it is applied to."""
+
+
+class VerificationError(PruneError):
+    """A pruned program that does not compute what the masked original computes."""
+
+
+class ExportError(PruneError):
+    """An exported file that is invalid or does not agree with the model it came from."""
+
+
+class OutputError(PruneError):
+    """An output path that cannot be written, or holds something that would be lost."""

@@ -1,0 +1,194 @@
+"""Labels: which channel each index of each dimension stands for, and what a rule may say about them.
+
+Every index of every prunable dimension carries an integer label. Equal labels are the same channel: they
+stay or go together. The rules of ``graph.rules`` are written once against ``Pass`` and run in two ways:
+inference (``graph.axes``) invents labels and records which are equal; replay (``prune.surgery``) runs the
+same rules over the smaller program and checks that the labels that meet are the same, in the same order.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graph.program import TENSOR, Node, Program, Ref, refs_in, resolve, substitute
+
+Labels = NDArray[np.int64]
+FIXED = 0  # the label of what always stays
+NOTHING = -1  # in a tensor of labels: an element that belongs to no channel, such as padding
+
+
+@dataclass(frozen=True)
+class Field:
+    """The labels of one dimension of one value.
+
+    Attributes:
+        dim: the dimension that gets shorter when labels go.
+        labels: int64, of the value's rank; size 1 in every dimension that the labels do not depend on.
+            Usually only ``dim`` is longer than 1. After a view splits C into (G, C/G), ``dim`` is the
+            second and each row of the first holds other labels: all rows must keep equally many.
+    """
+
+    dim: int
+    labels: Labels
+
+    @property
+    def rows(self) -> Labels:
+        """The labels as a matrix (rows, size of ``dim``)."""
+        return np.moveaxis(self.labels, self.dim, -1).reshape(-1, self.labels.shape[self.dim])
+
+
+class Pass(ABC):
+    """One run of the rules over a program.
+
+    Attributes:
+        program: what is run.
+        full: every value of the whole program on the meta device; rules decide by these shapes.
+        now: the values in this run; differ from ``full`` when the rules run over a smaller program.
+        fields: for each value, its labelled dimensions. A dimension without a field is fixed.
+    """
+
+    def __init__(self, program: Program, full: Mapping[str, Any]) -> None:
+        self.program = program
+        self.full = dict(full)
+        for name, value in full.items():
+            if isinstance(value, (list, tuple)):  # results of split, chunk, unbind
+                self.full |= {result_name(name, i): v for i, v in enumerate(value)}
+        self.now: dict[str, Any] = self.full
+        self.by_name = {n.name: n for n in program.nodes}
+        self.fields: dict[str, dict[int, Field]] = {}
+
+    # What a kind of pass has to say
+
+    @abstractmethod
+    def source(self, tensor: Node, dim: int) -> Labels:
+        """The labels of a dimension of a parameter that nothing has determined yet."""
+
+    @abstractmethod
+    def equate(self, a: Labels, b: Labels, node: Node) -> None:
+        """The two (broadcast against each other) are the same channels."""
+
+    @abstractmethod
+    def pin(self, labels: Labels, reason: str, node: Node) -> None:
+        """These channels cannot be removed."""
+
+    @abstractmethod
+    def balance(self, rows: Labels, node: Node) -> None:
+        """Each row of the matrix must keep equally many."""
+
+    @abstractmethod
+    def contract(self, node: Node, operand: int, dim: int, weight: Node | None, weight_dim: int) -> None:
+        """Argument ``operand`` of ``node`` is summed over ``dim``; so is the weight over its dimension."""
+
+    @abstractmethod
+    def unsupported(self, node: Node) -> None:
+        """There is no rule for this operator."""
+
+    @abstractmethod
+    def move(self, node: Node) -> None:
+        """The operator only moves elements: find the labels of its result by running it on labels."""
+
+    # What rules use
+
+    def size(self, ref: Ref) -> tuple[int, ...]:
+        """The shape of a value in the whole program."""
+        return tuple(self.full[ref.name].shape)
+
+    def is_tensor(self, ref: Ref) -> bool:
+        """Whether the value stands in the tensor table (a parameter, buffer or constant)."""
+        return self.by_name[ref.name].op == TENSOR
+
+    def field(self, ref: Ref, dim: int) -> Field | None:
+        """The field of a dimension, or None where it is fixed or not yet determined."""
+        return self.fields.get(ref.name, {}).get(dim)
+
+    def put(self, name: str, dim: int, labels: Labels) -> None:
+        """Give a value labels along ``dim``: a vector, or an array of the value's rank."""
+        rank = len(self.full[name].shape)
+        if labels.ndim == 1:
+            shape = [1] * rank
+            shape[dim] = len(labels)
+            labels = labels.reshape(shape)
+        if self.full[name].shape[dim] > 1:
+            self.fields.setdefault(name, {})[dim] = Field(dim, labels)
+
+    def along(self, ref: Ref, dim: int, node: Node) -> Labels | None:
+        """The labels of a dimension as one vector; rows that differ are made the same channels.
+
+        A dimension of a parameter that nothing has determined yet gets its labels here.
+        Returns None where the dimension is fixed.
+        """
+        found = self.field(ref, dim)
+        if found is None:
+            if not self.is_tensor(ref) or self.size(ref)[dim] == 1:
+                return None
+            self.put(ref.name, dim, self.source(self.by_name[ref.name], dim))
+            found = self.fields[ref.name][dim]
+        rows = found.rows
+        if len(rows) > 1:
+            self.equate(rows, rows[:1], node)
+        return rows[0]
+
+    def bind(self, ref: Ref, dim: int, labels: Labels, node: Node) -> None:
+        """Say that a dimension of an operand carries these labels (a vector or an array of its rank)."""
+        if self.size(ref)[dim] == 1:
+            return
+        found = self.field(ref, dim)
+        if found is not None:
+            if labels.ndim == 1:
+                shape = [1] * found.labels.ndim
+                shape[dim] = len(labels)
+                labels = labels.reshape(shape)
+            self.equate(found.labels, labels, node)
+        elif self.is_tensor(ref):
+            self.put(ref.name, dim, labels)
+        else:
+            self.pin(labels, f"meets a value whose channels are fixed in {node.op}", node)
+
+    def operands(self, node: Node) -> list[Ref]:
+        """The tensors among a node's arguments, in order."""
+        refs = refs_in((node.args, dict(node.kwargs)))
+        return [r for r in refs if isinstance(self.full[r.name], Tensor)]
+
+    def results(self, node: Node) -> list[str]:
+        """The names under which a node's results stand in ``full`` and ``fields``."""
+        value = self.full[node.name]
+        if isinstance(value, (list, tuple)):
+            return [result_name(node.name, i) for i in range(len(value))]
+        return [node.name]
+
+
+def result_name(node: str, index: int) -> str:
+    """The name of one result of an operator that has several."""
+    return f"{node}:{index}"
+
+
+def run_on_labels(node: Node, values: Mapping[str, Any], labels: Mapping[str, Tensor]) -> list[Tensor]:
+    """Run an operator that moves elements on tensors of labels.
+
+    Args:
+        node: the operator.
+        values: every value it takes, on the meta device or a number.
+        labels: for each tensor operand, int64 labels of its whole shape.
+    """
+    env = {name: labels.get(name, values[name]) for name in node.refs}
+    args = list(substitute(node.args, env))
+    kwargs = substitute(dict(node.kwargs), env)
+    if node.base in ("pad", "constant_pad_nd"):
+        args = args[:2]
+        kwargs = {"mode": "constant", "value": NOTHING} if node.base == "pad" else {"value": NOTHING}
+    function: Callable[..., Any] = resolve(node.op)
+    result = function(*args, **kwargs)
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def spread(field: Field, shape: tuple[int, ...]) -> Tensor:
+    """A field's labels as a tensor of the whole shape."""
+    return torch.from_numpy(np.ascontiguousarray(field.labels)).expand(shape)

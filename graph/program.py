@@ -1,0 +1,473 @@
+"""The program: a model as a list of ATen operators, that can be run, printed, saved as JSON and read back.
+
+A ``Program`` is what every later stage works on. It is plain data: nodes in the order of execution, each
+with an operator's name and its arguments, and a table of tensors. Nothing in it refers to the class that
+the model was written as, so a pruned model can be stored and loaded without that class and without pickle.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graph.errors import ProgramError
+
+INPUT = "input"
+TENSOR = "tensor"
+
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "getitem": operator.getitem,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "neg": operator.neg,
+}
+# ATen operators that touch files or devices rather than compute; a stored program may not name them.
+_FORBIDDEN = {"from_file", "record_stream", "set_", "set_data", "_cudnn_init_dropout_state"}
+_TORCH_VALUES = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value of another node, as it stands in a node's arguments."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One value: an input, a tensor of the table, or the result of an operator.
+
+    Attributes:
+        name: unique within the program.
+        op: ``input``, ``tensor``, ``aten.NAME.OVERLOAD`` or ``builtin.NAME``.
+        args: positional arguments; values of other nodes stand as ``Ref``. A ``tensor`` node has the
+            name in the tensor table as its one argument.
+        kwargs: keyword arguments.
+        module: dotted path of the submodule that called the operator, empty at the top.
+    """
+
+    name: str
+    op: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+
+    @property
+    def base(self) -> str:
+        """The operator without name space and overload: ``conv2d`` for ``aten.conv2d.default``."""
+        parts = self.op.split(".")
+        return parts[1] if len(parts) > 1 else parts[0]
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """Names of the nodes whose values this one takes, in order, with repeats."""
+        return tuple(r.name for r in refs_in((self.args, dict(self.kwargs))))
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by its position or its name in the operator's schema."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a program.
+
+    Attributes:
+        name: of its node.
+        shape: sizes of the example; the first is the batch where ``dynamic_batch`` holds.
+        dtype: such as ``float32``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model as a graph of ATen operators.
+
+    Attributes:
+        nodes: in the order of execution; inputs and tensors come first.
+        inputs: what ``forward`` takes.
+        output: the result: a ``Ref``, or nested tuples, lists and dicts of them.
+        tensors: parameters, buffers and constants by name (the model's own state-dict names).
+        trainable: the names in ``tensors`` that are parameters.
+        dynamic_batch: whether the first dimension of every input may vary.
+        notes: what the user should know about the capture.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[InputSpec, ...]
+    output: Any
+    tensors: Mapping[str, Tensor] = field(compare=False, repr=False)
+    trainable: frozenset[str]
+    dynamic_batch: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the nodes that the program returns, flattened."""
+        return tuple(r.name for r in refs_in(self.output))
+
+    def example(self, batch: int | None = None) -> list[Tensor]:
+        """Inputs on the meta device: shapes and types without data."""
+        shapes = [s.shape if batch is None else (batch, *s.shape[1:]) for s in self.inputs]
+        return [
+            torch.empty(shape, dtype=_dtype(s.dtype), device="meta")
+            for s, shape in zip(self.inputs, shapes, strict=True)
+        ]
+
+    def random_inputs(self, batch: int, *, seed: int = 0, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """Normally distributed inputs of ``batch`` records (small integers where integers are asked for)."""
+        generator = torch.Generator().manual_seed(seed)
+        result = []
+        for spec in self.inputs:
+            shape = (batch, *spec.shape[1:]) if self.dynamic_batch else spec.shape
+            kind = _dtype(spec.dtype)
+            if kind.is_floating_point:
+                result.append(torch.randn(shape, generator=generator, dtype=dtype or kind))
+            else:
+                result.append(torch.randint(0, 2, shape, generator=generator).to(kind))
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the values of the tensors, as JSON data."""
+        return {
+            "format": "prune-program",
+            "version": 1,
+            "inputs": [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in self.inputs],
+            "nodes": [
+                {
+                    "name": n.name,
+                    "op": n.op,
+                    "args": [_encode(a) for a in n.args],
+                    "kwargs": {k: _encode(v) for k, v in n.kwargs.items()},
+                    "module": n.module,
+                }
+                for n in self.nodes
+            ],
+            "output": _encode(self.output),
+            "tensors": {
+                k: {"shape": list(t.shape), "dtype": _name(t.dtype)} for k, t in self.tensors.items()
+            },
+            "trainable": sorted(self.trainable),
+            "dynamic_batch": self.dynamic_batch,
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_json(data: Any, tensors: Mapping[str, Tensor]) -> Program:
+        """Read back what ``to_json`` wrote; runs nothing but checks every name and shape.
+
+        Raises:
+            ProgramError: malformed data, an operator that is not allowed, or tensors that do not fit.
+        """
+        try:
+            if data["format"] != "prune-program" or data["version"] != 1:
+                raise ProgramError(f"not a program of version 1: {data['format']} {data['version']}")
+            nodes = tuple(
+                Node(
+                    str(n["name"]),
+                    str(n["op"]),
+                    tuple(_decode(a) for a in n["args"]),
+                    {str(k): _decode(v) for k, v in n["kwargs"].items()},
+                    str(n["module"]),
+                )
+                for n in data["nodes"]
+            )
+            inputs = tuple(
+                InputSpec(str(s["name"]), tuple(int(i) for i in s["shape"]), str(s["dtype"]))
+                for s in data["inputs"]
+            )
+            shapes = {str(k): tuple(v["shape"]) for k, v in data["tensors"].items()}
+            program = Program(
+                nodes,
+                inputs,
+                _decode(data["output"]),
+                dict(tensors),
+                frozenset(data["trainable"]),
+                bool(data["dynamic_batch"]),
+                tuple(data["notes"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise ProgramError(f"malformed program: {type(err).__name__}: {err}") from err
+        for name, shape in shapes.items():
+            if name not in tensors:
+                raise ProgramError(f"the weights lack tensor {name!r} of the program")
+            if tuple(tensors[name].shape) != shape:
+                raise ProgramError(
+                    f"tensor {name!r} has shape {tuple(tensors[name].shape)}, the program wants {shape}"
+                )
+        program.check()
+        return program
+
+    def check(self) -> None:
+        """Check that the program is well formed.
+
+        Raises:
+            ProgramError: a name that is defined twice or used before it is defined, an unknown operator,
+                or a tensor that is missing.
+        """
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise ProgramError(f"node {node.name!r} is defined twice")
+            if unknown := [r for r in node.refs if r not in seen]:
+                raise ProgramError(f"node {node.name!r} takes {unknown[0]!r}, which no earlier node defines")
+            if node.op == TENSOR:
+                if len(node.args) != 1 or node.args[0] not in self.tensors:
+                    raise ProgramError(f"node {node.name!r} names a tensor that is missing: {node.args}")
+            elif node.op != INPUT:
+                resolve(node.op)
+            seen.add(node.name)
+        if missing := [o for o in self.outputs if o not in seen]:
+            raise ProgramError(f"the output {missing[0]!r} is not defined")
+        if missing := [s.name for s in self.inputs if s.name not in seen]:
+            raise ProgramError(f"the input {missing[0]!r} has no node")
+
+    def shapes(self, batch: int | None = None) -> dict[str, Any]:
+        """Every node's value on the meta device: shape and type, without computing anything.
+
+        Args:
+            batch: size of the first dimension; the example's own when left out.
+
+        Raises:
+            ProgramError: the operators do not fit each other's shapes.
+        """
+        env: dict[str, Any] = {}
+        tensors = {k: torch.empty_like(t, device="meta") for k, t in self.tensors.items()}
+        for _ in execute(self, tensors, self.example(batch), env=env):
+            pass
+        return env
+
+
+Intercept = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
+
+
+def execute(
+    program: Program,
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    *,
+    env: dict[str, Any],
+    training: bool = False,
+    intercept: Intercept | None = None,
+) -> Iterator[Node]:
+    """Run the nodes one by one into ``env``; the caller sees each node after it ran.
+
+    Args:
+        program: what to run.
+        tensors: the tensor table to use in place of the program's own.
+        inputs: one tensor per input.
+        env: filled with the value of every node.
+        training: batch norm uses and updates batch statistics, dropout drops.
+        intercept: may replace the positional arguments of a node just before it runs.
+
+    Raises:
+        ProgramError: an operator fails; the message names the node.
+    """
+    given = iter(inputs)
+    for node in program.nodes:
+        if node.op == INPUT:
+            env[node.name] = next(given)
+        elif node.op == TENSOR:
+            env[node.name] = tensors[node.args[0]]
+        else:
+            args = substitute(node.args, env)
+            if node.base in _MODE_ARGUMENT:
+                args = _with_mode(node.base, args, training)
+            if intercept is not None:
+                args = intercept(node, args)
+            try:
+                env[node.name] = resolve(node.op)(*args, **substitute(dict(node.kwargs), env))
+            except (RuntimeError, TypeError, IndexError, ValueError) as err:
+                reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+                raise ProgramError(f"node {node.name!r} ({node.op}) failed: {reason}") from err
+        yield node
+
+
+# Operators with an argument that says train or eval: its position.
+_MODE_ARGUMENT = {"batch_norm": 5, "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2}
+
+
+def _with_mode(base: str, args: tuple[Any, ...], training: bool) -> tuple[Any, ...]:
+    position = _MODE_ARGUMENT[base]
+    return (*args[:position], training, *args[position + 1 :])
+
+
+class ProgramModule(nn.Module):
+    """A program as an ``nn.Module``: it trains, evaluates, exports and deep-copies like any other.
+
+    Batch norm and dropout follow ``train()`` and ``eval()``. State-dict names are the program's tensor
+    names; constants of the graph are buffers. The program's own tensors are copied, never shared.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = replace(program, tensors={k: t.detach() for k, t in program.tensors.items()})
+        self._slots: list[tuple[str, nn.Module, str]] = []
+        for name, tensor in program.tensors.items():
+            owner, leaf = self._owner(name)
+            copy = tensor.detach().clone()
+            if name in program.trainable and copy.is_floating_point():
+                owner.register_parameter(leaf, nn.Parameter(copy))
+            else:
+                owner.register_buffer(leaf, copy)
+        self._last_use: dict[str, tuple[str, ...]] = _last_uses(program)
+        self.eval()
+
+    def _owner(self, name: str) -> tuple[nn.Module, str]:
+        *path, leaf = name.split(".")
+        owner: nn.Module = self
+        for part in path:
+            child = owner._modules.get(part)
+            if child is None:
+                child = nn.Module()
+                owner.add_module(part, child)
+            owner = child
+        return owner, leaf
+
+    def _table(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters(remove_duplicate=False)) | dict(
+            self.named_buffers(remove_duplicate=False)
+        )
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the program on inputs of the shapes that ``program.inputs`` names."""
+        if len(inputs) != len(self.program.inputs):
+            raise ProgramError(f"the program takes {len(self.program.inputs)} inputs, got {len(inputs)}")
+        env: dict[str, Any] = {}
+        for node in execute(self.program, self._table(), inputs, env=env, training=self.training):
+            for name in self._last_use.get(node.name, ()):
+                del env[name]
+        return substitute(self.program.output, env)
+
+    def updated(self) -> Program:
+        """The program with this module's present weights (detached, not copied)."""
+        table = {k: t.detach() for k, t in self._table().items()}
+        return replace(self.program, tensors={k: table[k] for k in self.program.tensors})
+
+
+def _last_uses(program: Program) -> dict[str, tuple[str, ...]]:
+    """For each node, the values that nobody needs after it."""
+    last: dict[str, str] = {}
+    for node in program.nodes:
+        for ref in node.refs:
+            last[ref] = node.name
+    keep = set(program.outputs)
+    freed: dict[str, list[str]] = {}
+    for value, user in last.items():
+        if value not in keep:
+            freed.setdefault(user, []).append(value)
+    return {k: tuple(v) for k, v in freed.items()}
+
+
+@cache
+def resolve(op: str) -> Callable[..., Any]:
+    """The callable behind an operator's name.
+
+    Raises:
+        ProgramError: not an ATen operator or one of the few allowed builtins.
+    """
+    space, _, rest = op.partition(".")
+    if space == "builtin" and rest in _BUILTINS:
+        return _BUILTINS[rest]
+    name, _, overload = rest.partition(".")
+    if space == "aten" and name not in _FORBIDDEN and name.isidentifier() and overload.isidentifier():
+        packet = getattr(torch.ops.aten, name, None)
+        found = getattr(packet, overload, None) if packet is not None else None
+        if isinstance(found, torch._ops.OpOverload):
+            return found
+    raise ProgramError(f"operator {op!r} is not allowed in a program")
+
+
+def substitute(arg: Any, env: Mapping[str, Any]) -> Any:
+    """Replace each ``Ref`` in nested arguments by its value."""
+    if isinstance(arg, Ref):
+        return env[arg.name]
+    if isinstance(arg, tuple):
+        return tuple(substitute(a, env) for a in arg)
+    if isinstance(arg, list):
+        return [substitute(a, env) for a in arg]
+    if isinstance(arg, dict):
+        return {k: substitute(v, env) for k, v in arg.items()}
+    return arg
+
+
+def refs_in(arg: Any) -> Iterator[Ref]:
+    """The references within nested arguments, in order."""
+    if isinstance(arg, Ref):
+        yield arg
+    elif isinstance(arg, (tuple, list)):
+        for a in arg:
+            yield from refs_in(a)
+    elif isinstance(arg, Mapping):
+        for a in arg.values():
+            yield from refs_in(a)
+
+
+def _name(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ProgramError(f"unknown type of numbers {name!r}")
+    return found
+
+
+def _encode(arg: Any) -> Any:
+    if isinstance(arg, Ref):
+        return {"ref": arg.name}
+    if isinstance(arg, float) and not math.isfinite(arg):
+        return {"float": str(arg)}
+    if arg is None or isinstance(arg, (bool, int, float, str)):
+        return arg
+    if isinstance(arg, tuple):
+        return {"tuple": [_encode(a) for a in arg]}
+    if isinstance(arg, list):
+        return [_encode(a) for a in arg]
+    if isinstance(arg, Mapping):
+        return {"dict": {str(k): _encode(v) for k, v in arg.items()}}
+    if isinstance(arg, torch.device):
+        return {"device": str(arg)}
+    for kind, cls in _TORCH_VALUES.items():
+        if isinstance(arg, cls):
+            return {kind: _name(arg)}
+    raise ProgramError(f"an argument of type {type(arg).__name__} cannot be stored")
+
+
+def _decode(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_decode(d) for d in data]
+    if not isinstance(data, dict):
+        return data
+    ((kind, value),) = data.items()
+    if kind == "ref":
+        return Ref(str(value))
+    if kind == "float":
+        return float(value)
+    if kind == "tuple":
+        return tuple(_decode(d) for d in value)
+    if kind == "dict":
+        return {str(k): _decode(v) for k, v in value.items()}
+    if kind == "device":
+        return torch.device(value)
+    found = getattr(torch, str(value), None)
+    if kind in _TORCH_VALUES and isinstance(found, _TORCH_VALUES[kind]):
+        return found
+    raise ProgramError(f"malformed argument {data!r}")

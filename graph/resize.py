@@ -1,0 +1,222 @@
+"""Resizing: the arguments of an operator that name sizes, rewritten for a program with fewer channels.
+
+A view holds the sizes that it makes, a split those of its parts, a slice its ends, a pad its amounts, a
+depthwise convolution the number of its groups. Everything else follows from the shapes of its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from graph import rules
+from graph.errors import PlanError
+from graph.labels import Field, Pass, result_name
+from graph.program import INPUT, TENSOR, Node, Ref, resolve, substitute
+
+
+class SizeError(PlanError):
+    """An operator does not run on the smaller shapes.
+
+    Attributes:
+        node: the operator.
+    """
+
+    def __init__(self, node: Node, reason: str) -> None:
+        super().__init__(f"{node.name} ({node.op}) does not fit the smaller shapes: {reason}")
+        self.node = node
+
+
+class Lengths(Protocol):
+    """How long dimensions become."""
+
+    def length(self, result: str, dim: int) -> int | None:
+        """The new size of a result's dimension, or None where it keeps its size."""
+
+    def before(self, value: str, dim: int, position: int) -> int:
+        """How many of the first ``position`` indices of an operand's dimension remain."""
+
+    def padding(self, result: str, dim: int, left: int) -> tuple[int, int]:
+        """How much padding remains on each side, of which ``left`` was on the left."""
+
+
+def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
+    """Run the rules over a smaller program.
+
+    Args:
+        run: gets ``now`` filled with the values of the smaller program.
+        lengths: the sizes that the smaller program's arguments must name.
+
+    Returns:
+        The nodes of the smaller program.
+
+    Raises:
+        SizeError: the sizes do not fit each other.
+    """
+    run.now = {}
+    nodes = []
+    for node in run.program.nodes:
+        small = node
+        if node.op == INPUT:
+            run.now[node.name] = run.full[node.name]
+        elif node.op != TENSOR:
+            for ref in run.operands(node):
+                if run.is_tensor(ref):
+                    run.now.setdefault(ref.name, run.full[ref.name])
+            try:
+                small = resized(node, run, lengths)
+                rules.apply(run, small)
+                for ref in run.operands(node):
+                    if run.is_tensor(ref):
+                        run.now[ref.name] = _meta(run, ref.name)
+                _execute(run, small)
+            except (RuntimeError, TypeError, IndexError, ValueError, SizeError) as err:
+                raise SizeError(node, str(err).splitlines()[0]) from err
+        nodes.append(small)
+    for node in run.program.nodes:
+        run.now.setdefault(node.name, run.full[node.name])
+    return tuple(nodes)
+
+
+def _meta(run: Pass, name: str) -> torch.Tensor:
+    """A tensor of the table on the meta device, in the shape that its fields give it."""
+    full = run.full[name]
+    shape = list(full.shape)
+    for dim, found in run.fields.get(name, {}).items():
+        shape[dim] = found.labels.shape[dim]
+    return torch.empty(shape, dtype=full.dtype, device="meta")
+
+
+def _execute(run: Pass, node: Node) -> None:
+    value = resolve(node.op)(*substitute(node.args, run.now), **substitute(dict(node.kwargs), run.now))
+    run.now[node.name] = value
+    if isinstance(value, (list, tuple)):
+        run.now |= {result_name(node.name, i): v for i, v in enumerate(value)}
+
+
+def resized(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """A node with the sizes among its arguments rewritten."""
+    rewrite = _REWRITES.get(node.base)
+    return rewrite(node, run, lengths) if rewrite is not None else node
+
+
+def _sizes(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """view(x, sizes), reshape(x, sizes), expand(x, sizes)."""
+    sizes = list(node.args[1])
+    for dim, size in enumerate(sizes):
+        new = lengths.length(node.name, dim)
+        if new is not None and not isinstance(size, Ref) and size != -1:
+            sizes[dim] = new
+    return replace(node, args=(node.args[0], sizes, *node.args[2:]))
+
+
+def _unflatten(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """unflatten(x, dim, sizes)."""
+    dim = int(node.args[1]) % len(run.size(node.args[0]))
+    sizes = [
+        size if isinstance(size, Ref) or size == -1 else lengths.length(node.name, dim + i) or size
+        for i, size in enumerate(node.args[2])
+    ]
+    return replace(node, args=(node.args[0], node.args[1], sizes, *node.args[3:]))
+
+
+def _split(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """split(x, size, dim), split(x, sizes, dim), chunk(x, chunks, dim): becomes split_with_sizes."""
+    x = node.args[0]
+    dim = int(node.arg(2, "dim", 0)) % len(run.size(x))
+    if run.field(x, dim) is None:
+        return node
+    names = run.results(node)
+    sizes = [
+        found if (found := lengths.length(name, dim)) is not None else int(run.full[name].shape[dim])
+        for name in names
+    ]
+    return replace(node, op="aten.split_with_sizes.default", args=(x, sizes, dim), kwargs={})
+
+
+def _slice(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """slice(x, dim, start, end, step), narrow(x, dim, start, length)."""
+    x, dim = node.args[0], int(node.arg(1, "dim", 0)) % len(run.size(node.args[0]))
+    new = lengths.length(node.name, dim)
+    if new is None or run.field(x, dim) is None:
+        return node
+    size = run.size(x)[dim]
+    start = node.arg(2, "start") or 0
+    start = lengths.before(x.name, dim, start + size if start < 0 else min(start, size))
+    if node.base == "narrow":
+        return replace(node, args=(x, dim, start, new), kwargs={})
+    return replace(node, args=(x, dim, start, start + new, node.arg(4, "step", 1)), kwargs={})
+
+
+def _pad(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """pad(x, amounts): two amounts for each dimension, the last dimension first."""
+    amounts = list(node.args[1])
+    rank = len(run.size(node.args[0]))
+    for i in range(0, len(amounts), 2):
+        dim = rank - 1 - i // 2
+        if amounts[i] + amounts[i + 1] > 0 and run.field(node.args[0], dim) is not None:
+            amounts[i : i + 2] = lengths.padding(node.name, dim, amounts[i])
+    return replace(node, args=(node.args[0], amounts, *node.args[2:]))
+
+
+def _convolution(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """conv(x, weight, bias, stride, padding, dilation, groups): one group per channel if depthwise."""
+    x, weight = node.args[0], node.args[1]
+    groups = int(node.arg(6, "groups", 1))
+    if groups == 1 or run.size(weight)[1] > 1 or run.field(x, 1) is None:
+        return node
+    return replace(node, args=(*node.args[:6], int(run.now[x.name].shape[1])))
+
+
+_REWRITES = {
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand"), _sizes),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("slice", "narrow"), _slice),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    "unflatten": _unflatten,
+}
+
+
+class Proportional:
+    """Lengths of a program whose sources shrink in proportion: each result follows its operand.
+
+    Args:
+        run: the pass over the smaller program.
+        labelled: for each value the dimensions that may shrink.
+    """
+
+    def __init__(self, run: Pass, labelled: Mapping[str, Mapping[int, Field]]) -> None:
+        self.run = run
+        self.labelled = labelled
+
+    def length(self, result: str, dim: int) -> int | None:
+        """The dimension's size times the ratio in which the operand's elements became fewer."""
+        if dim not in self.labelled.get(result, {}):
+            return None
+        operand = self._operand(result)
+        full = int(self.run.full[result].shape[dim])
+        return _exact(full * self.run.now[operand].numel(), self.run.full[operand].numel())
+
+    def before(self, value: str, dim: int, position: int) -> int:
+        """The position in proportion."""
+        return _exact(position * self.run.now[value].shape[dim], self.run.full[value].shape[dim])
+
+    def padding(self, result: str, dim: int, left: int) -> tuple[int, int]:
+        """Both sides in proportion."""
+        operand = self._operand(result)
+        now, full = self.run.now[operand].shape[dim], self.run.full[operand].shape[dim]
+        right = self.run.full[result].shape[dim] - full - left
+        return _exact(left * now, full), _exact(right * now, full)
+
+    def _operand(self, result: str) -> str:
+        return self.run.operands(self.run.by_name[result.partition(":")[0]])[0].name
+
+
+def _exact(numerator: int, denominator: int) -> int:
+    if numerator % denominator:
+        raise ValueError("the size does not divide")
+    return numerator // denominator

@@ -1,0 +1,1 @@
+"""Readable reference networks; ask `models_zoo.registry` for one by name."""

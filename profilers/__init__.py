@@ -1,0 +1,1 @@
+"""Measurements: latency and memory on this machine."""

@@ -1,0 +1,1 @@
+"""Structured pruning of PyTorch models: from a trained model to a smaller, verified one."""

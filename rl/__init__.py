@@ -1,0 +1,1 @@
+"""Reinforcement learning: the pruning environment, the agent and the search."""
