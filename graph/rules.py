@@ -32,6 +32,10 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
     return add
 
 
+# Operators whose work is multiply-adds; all others with a rule move, scale, compare or average.
+CONTRACTIONS = frozenset({"conv1d", "conv2d", "conv3d", "linear"})
+
+
 def known_operators() -> tuple[str, ...]:
     """Base names of all operators with a rule, sorted."""
     return tuple(sorted(_RULES))

@@ -1,0 +1,113 @@
+"""Importance: a score for each channel from all the weight slices that go with it.
+
+Scores are kept per class of coupled labels, so a residual channel is judged by every layer that writes or
+reads it, not by the one layer where it happens to start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from graph.axes import Axes
+from graph.labels import Field
+from graph.program import ProgramModule
+
+Criterion = Literal["magnitude", "bn-scale", "taylor"]
+CRITERIA: tuple[Criterion, ...] = ("magnitude", "bn-scale", "taylor")
+Scores = NDArray[np.float64]
+
+
+def _by_class(values: Tensor, field: Field, classes: int) -> Scores:
+    """Sum the elements of a tensor by the class of their slice along one dimension."""
+    labels = np.broadcast_to(field.labels, values.shape)
+    return np.bincount(labels.ravel(), weights=values.double().numpy().ravel(), minlength=classes)
+
+
+def _weight_fields(axes: Axes) -> Iterable[tuple[str, Field]]:
+    """Every labelled dimension of every trainable tensor."""
+    for name, fields in axes.weights.items():
+        if name in axes.program.trainable:
+            for field in fields.values():
+                yield name, field
+
+
+def magnitude(axes: Axes) -> Scores:
+    """Squared L2 norm of all weight slices that go with a channel (Li et al. 2017, arXiv:1608.08710).
+
+    Vectors (biases, normalisation scales) are left out: they live on another scale than the weights.
+    """
+    scores = np.zeros(axes.classes)
+    for name, field in _weight_fields(axes):
+        weight = axes.program.tensors[name]
+        if weight.dim() > 1:
+            scores += _by_class(weight.detach().float().square(), field, axes.classes)
+    return scores
+
+
+def bn_scale(axes: Axes) -> Scores:
+    """Absolute scale of the batch norms on a channel (Liu et al. 2017, arXiv:1708.06519).
+
+    Channels without a batch norm fall back to their magnitude, scaled to the mean of the others.
+    """
+    node_of = {n.name: n for n in axes.program.nodes}
+    scores, seen = np.zeros(axes.classes), np.zeros(axes.classes)
+    for node in axes.program.nodes:
+        if node.base == "batch_norm" and hasattr(node.args[1], "name"):
+            name = str(node_of[node.args[1].name].args[0])
+            field = axes.weights.get(name, {}).get(0)
+            if field is not None:
+                scores += _by_class(axes.program.tensors[name].detach().float().abs(), field, axes.classes)
+                seen += np.bincount(field.labels.ravel(), minlength=axes.classes)
+    scores = np.divide(scores, seen, out=np.zeros_like(scores), where=seen > 0)
+    if (seen[1:] == 0).any() and (seen[1:] > 0).any():
+        other = np.sqrt(magnitude(axes))
+        scale = scores[1:][seen[1:] > 0].mean() / max(other[1:].mean(), 1e-12)
+        scores = np.where(seen > 0, scores, other * scale)
+    return scores if (seen[1:] > 0).any() else magnitude(axes)
+
+
+def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    """First-order change of the loss when a channel goes (Molchanov et al. 2019, arXiv:1906.10771).
+
+    score = sum over the slices of (sum over the slice of weight x gradient) squared, averaged over batches.
+    One gradient serves all channels. The network is run in eval mode.
+
+    Args:
+        axes: of the whole program.
+        batches: normalised inputs (B, ...) and class labels (B,).
+    """
+    module = ProgramModule(axes.program)
+    parameters: Mapping[str, torch.nn.Parameter] = dict(module.named_parameters())
+    scores = np.zeros(axes.classes)
+    for inputs, targets in batches:
+        module.zero_grad()
+        F.cross_entropy(module(inputs), targets).backward()
+        for name, field in _weight_fields(axes):
+            parameter = parameters[name]
+            if parameter.grad is not None:
+                product = (parameter.detach() * parameter.grad).float()
+                scores += _by_class(product, field, axes.classes) ** 2
+    return scores
+
+
+def score(axes: Axes, criterion: Criterion, batches: Iterable[tuple[Tensor, Tensor]] = ()) -> Scores:
+    """Importance of each class by the named criterion; ``batches`` are needed for ``taylor`` alone."""
+    if criterion == "magnitude":
+        return magnitude(axes)
+    return bn_scale(axes) if criterion == "bn-scale" else taylor(axes, batches)
+
+
+def normalised(axes: Axes, scores: Scores) -> Scores:
+    """Scores divided by the mean of their group, so that they can be compared across the network."""
+    result = np.zeros_like(scores)
+    for group in axes.groups:
+        units = list(group.units)
+        result[units] = scores[units] / max(float(scores[units].mean()), 1e-30)
+    return result
