@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -142,6 +142,19 @@ class Program:
             else:
                 result.append(torch.randint(0, 2, shape, generator=generator).to(kind))
         return result
+
+    @cached_property
+    def last_uses(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node, the values that nobody needs after it."""
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            for ref in node.refs:
+                last[ref] = node.name
+        freed: dict[str, list[str]] = {}
+        for value, user in last.items():
+            if value not in self.outputs:
+                freed.setdefault(user, []).append(value)
+        return {k: tuple(v) for k, v in freed.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the values of the tensors, as JSON data."""
@@ -308,6 +321,36 @@ def _with_mode(base: str, args: tuple[Any, ...], training: bool) -> tuple[Any, .
     return (*args[:position], training, *args[position + 1 :])
 
 
+def run(
+    program: Program,
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    *,
+    training: bool = False,
+    intercept: Intercept | None = None,
+) -> Any:
+    """Run a whole program and return its output; a value is freed once nobody needs it.
+
+    Args:
+        program: what to run.
+        tensors: the tensor table to use in place of the program's own.
+        inputs: one tensor per input.
+        training: batch norm uses and updates batch statistics, dropout drops.
+        intercept: may replace the positional arguments of a node just before it runs.
+
+    Raises:
+        ProgramError: wrong number of inputs, or an operator fails.
+    """
+    if len(inputs) != len(program.inputs):
+        raise ProgramError(f"the program takes {len(program.inputs)} inputs, got {len(inputs)}")
+    env: dict[str, Any] = {}
+    last_uses = program.last_uses
+    for node in execute(program, tensors, inputs, env=env, training=training, intercept=intercept):
+        for name in last_uses.get(node.name, ()):
+            del env[name]
+    return substitute(program.output, env)
+
+
 class ProgramModule(nn.Module):
     """A program as an ``nn.Module``: it trains, evaluates, exports and deep-copies like any other.
 
@@ -326,7 +369,6 @@ class ProgramModule(nn.Module):
                 owner.register_parameter(leaf, nn.Parameter(copy))
             else:
                 owner.register_buffer(leaf, copy)
-        self._last_use: dict[str, tuple[str, ...]] = _last_uses(program)
         self.eval()
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
@@ -347,32 +389,12 @@ class ProgramModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the program on inputs of the shapes that ``program.inputs`` names."""
-        if len(inputs) != len(self.program.inputs):
-            raise ProgramError(f"the program takes {len(self.program.inputs)} inputs, got {len(inputs)}")
-        env: dict[str, Any] = {}
-        for node in execute(self.program, self._table(), inputs, env=env, training=self.training):
-            for name in self._last_use.get(node.name, ()):
-                del env[name]
-        return substitute(self.program.output, env)
+        return run(self.program, self._table(), inputs, training=self.training)
 
     def updated(self) -> Program:
         """The program with this module's present weights (detached, not copied)."""
         table = {k: t.detach() for k, t in self._table().items()}
         return replace(self.program, tensors={k: table[k] for k in self.program.tensors})
-
-
-def _last_uses(program: Program) -> dict[str, tuple[str, ...]]:
-    """For each node, the values that nobody needs after it."""
-    last: dict[str, str] = {}
-    for node in program.nodes:
-        for ref in node.refs:
-            last[ref] = node.name
-    keep = set(program.outputs)
-    freed: dict[str, list[str]] = {}
-    for value, user in last.items():
-        if value not in keep:
-            freed.setdefault(user, []).append(value)
-    return {k: tuple(v) for k, v in freed.items()}
 
 
 @cache

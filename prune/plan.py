@@ -61,8 +61,8 @@ class Plan:
             kept = self.kept[group.name]
             if self.widths[group.name] != len(group.units):
                 raise PlanError(
-                    f"the plan was made for another model: group {group.name!r} has {len(group.units)} units, "
-                    f"the plan says {self.widths[group.name]}"
+                    f"the plan was made for another model: group {group.name!r} has {len(group.units)} "
+                    f"units, the plan says {self.widths[group.name]}"
                 )
             if list(kept) != sorted(set(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < len(group.units)):
                 raise PlanError(f"the plan keeps impossible units of group {group.name!r}")
