@@ -123,7 +123,9 @@ def check_output_file(path: Path, force: bool) -> None:
 
 
 class OutputFolder:
-    """A folder that appears with all its files, or not at all::
+    """A folder that appears with all its files, or not at all.
+
+    ::
 
         with OutputFolder(Path("runs/one"), force=False) as out:
             write_json(out.staging / "report.json", report)
@@ -193,15 +195,14 @@ class OutputFolder:
 
     def _publish(self) -> None:
         files = _synced(self.staging)
-        try:
-            if self._home == self._target:
-                raise OSError(errno.ENOTEMPTY, "staged inside")
-            os.replace(self.staging, self._target)
-        except OSError as err:
-            if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            self._merge([p.relative_to(self.staging) for p in files])
-        _sync(self._target.parent)
+        if self._home != self._target:
+            try:
+                os.replace(self.staging, self._target)
+                return _sync(self._home)
+            except OSError as err:
+                if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        self._merge([p.relative_to(self.staging) for p in files])
 
     def _merge(self, names: list[Path]) -> None:
         taken = [n for n in names if (self._target / n).exists()]
@@ -219,7 +220,7 @@ def _stage(home: Path, name: str) -> tuple[Path, int]:
     staging = home / f".{name}.partial-{os.getpid()}"
     staging.mkdir()
     lock = os.open(staging, os.O_RDONLY)
-    # Shared, as network disks grant no other to a folder; it only has to keep `_others` from the exclusive one.
+    # Shared, as network disks grant no other to a folder; it keeps `_others` from the exclusive one.
     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return staging, lock
 

@@ -113,7 +113,9 @@ class WidthSpace:
 
     Attributes:
         bundles: how many decisions there are.
+        level_counts: for each bundle how many widths it can have.
         sizes: for each bundle the number of units in the whole program.
+        base_macs: MACs of the whole program for one record.
     """
 
     def __init__(self, axes: Axes, *, round_to: int = 1) -> None:
@@ -124,9 +126,9 @@ class WidthSpace:
             self._layouts = [_rounded(layout, round_to) for layout in self._layouts]
         self._totals = [layout.sum(axis=1) for layout in self._layouts]
         self.bundles = len(axes.bundles)
+        self.level_counts = [len(t) for t in self._totals]
         self.sizes = np.array([t[-1] for t in self._totals], dtype=np.int64)
         self.base_macs = self.cost.macs(self.cost.widths)
-        self._program_macs = self.base_macs
 
     def widths(self, levels: NDArray[np.int64]) -> Widths:
         """Kept units of each group for a level of each bundle."""

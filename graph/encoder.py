@@ -1,0 +1,110 @@
+"""The multi-stage graph encoder: from a topology and the ratios chosen so far to embeddings.
+
+Stage 0 embeds the values of the program once; their mean over a motif, joined with what has been decided
+about it, enters stage 1; and so on up to one vector for the whole network (GNN-RL, arXiv:2102.03214,
+section 3.2). No size depends on the number of layers: the same weights embed any network.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import scatter
+
+from graph.topology import NODE_FEATURES, OPERATIONS, Topology
+
+DECISIONS = 3  # per motif: share of channels kept on the way out, decided or not, at hand or not
+
+
+class OperationConv(MessagePassing):  # type: ignore[misc]
+    r"""A graph convolution whose edges are operations.
+
+    x'_i = tanh(U x_i + sum over j in N(i) of W (x_j * E e_ji) / sqrt(d_i d_j))
+
+    Source: GNN-RL's second stage (message = Linear(x_j * e), summed with degree normalisation). Deviation:
+    the node itself goes through a matrix of its own, so that depth does not wash it out.
+
+    Shapes: x (..., nodes, inputs), edge_index (2, edges), edge_attr (edges, operations)
+    -> (..., nodes, outputs).
+    """
+
+    def __init__(self, inputs: int, outputs: int, operations: int) -> None:
+        super().__init__(aggr="add", node_dim=-2)
+        self.own = nn.Linear(inputs, outputs)
+        self.gate = nn.Linear(operations, inputs)
+        self.neighbour = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
+        """One round of messages."""
+        degree = torch.zeros(x.shape[-2], dtype=x.dtype, device=x.device)
+        degree.index_add_(0, edge_index[1], torch.ones(edge_index.shape[1], dtype=x.dtype, device=x.device))
+        scale = (degree[edge_index[0]].clamp(min=1) * degree[edge_index[1]].clamp(min=1)).rsqrt()
+        received = self.propagate(edge_index, x=x, gate=self.gate(edge_attr) * scale[:, None])
+        return torch.tanh(self.own(x) + cast(Tensor, received))
+
+    def message(self, x_j: Tensor, gate: Tensor) -> Tensor:
+        """What one neighbour sends along one operation."""
+        return cast(Tensor, self.neighbour(x_j * gate))
+
+
+class MultiStageEncoder(nn.Module):
+    """Embeds a network at every stage of its hierarchy.
+
+    Args:
+        width: size of each embedding.
+        rounds: message-passing rounds per stage.
+    """
+
+    def __init__(self, *, width: int = 32, rounds: int = 2) -> None:
+        super().__init__()
+        self.width = width
+        operations = 2 * len(OPERATIONS)  # along the data flow and against it
+        self.entry = nn.Linear(len(NODE_FEATURES), width)
+        self.decided = nn.Linear(width + DECISIONS, width)
+        self.stages = nn.ModuleList(
+            nn.ModuleList(OperationConv(width, width, operations) for _ in range(rounds)) for _ in range(3)
+        )
+
+    def forward(self, topology: Topology, decisions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed one network under a batch of partial decisions.
+
+        Args:
+            topology: of the network.
+            decisions: (batch, motifs, DECISIONS).
+
+        Returns:
+            Embeddings of the motifs (batch, motifs, width), of each motif's block (same shape) and of the
+            whole network (batch, width).
+        """
+        first, second, third, _ = topology.stages
+        values = self._rounds(0, torch.tanh(self.entry(first.x)), first)
+        motifs = _pool(values, first.assign)
+        motifs = motifs.expand(decisions.shape[0], -1, -1)
+        motifs = torch.tanh(self.decided(torch.cat([motifs, decisions], dim=-1)))
+        motifs = self._rounds(1, motifs, second)
+        blocks = self._rounds(2, _pool(motifs, second.assign), third)
+        return motifs, blocks[..., second.assign, :], _pool(blocks, third.assign).mean(dim=-2)
+
+    def _rounds(self, stage: int, x: Tensor, data: Any) -> Tensor:
+        edge_index, edge_attr = both_ways(data.edge_index, data.edge_attr)
+        for convolution in cast(nn.ModuleList, self.stages[stage]):
+            x = convolution(x, edge_index, edge_attr)
+        return x
+
+
+def both_ways(edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges along the data flow and against it, told apart by their attributes (edges, 2 x operations)."""
+    none = torch.zeros_like(edge_attr)
+    return (
+        torch.cat([edge_index, edge_index.flip(0)], dim=1),
+        torch.cat([torch.cat([edge_attr, none], 1), torch.cat([none, edge_attr], 1)], dim=0),
+    )
+
+
+def _pool(x: Tensor, assign: Tensor) -> Tensor:
+    """Mean over the nodes that are contracted into one."""
+    return cast(Tensor, scatter(x, assign, dim=x.dim() - 2, reduce="mean"))
+

@@ -1,0 +1,260 @@
+"""Topology: a program as a hierarchy of graphs for a GNN.
+
+GNN-RL (Yu et al. 2022, arXiv:2102.03214, section 3) sees a network as repeated motifs that are contracted
+level by level. Here stage 0 holds the values of the program as nodes and its operators as edges; stage 1
+contracts each convolution or linear layer with what follows it into one motif; stage 2 contracts motifs
+into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names,
+or, where a program has none, from runs of motifs of equal spatial size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from graph.axes import Axes
+from graph.cost import costs
+from graph.program import INPUT, TENSOR, Node
+from graph.rules import CONTRACTIONS
+
+STAGES = 4
+_FAMILIES: tuple[tuple[str, frozenset[str]], ...] = (
+    ("convolution", frozenset({"conv1d", "conv2d", "conv3d"})),
+    ("product", frozenset({"linear", "mm", "addmm", "bmm", "matmul"})),
+    ("normalisation", frozenset({"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"})),
+    ("activation", frozenset({"relu", "relu6", "hardtanh", "silu", "gelu", "sigmoid", "hardswish", "tanh"})),
+    ("addition", frozenset({"add", "sub"})),
+    ("multiplication", frozenset({"mul", "div"})),
+    ("concatenation", frozenset({"cat", "stack"})),
+    ("reduction", frozenset({"mean", "sum", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"})),
+    ("split", frozenset({"split", "split_with_sizes", "chunk", "slice", "select", "getitem"})),
+    ("movement", frozenset({"view", "reshape", "transpose", "permute", "flatten", "pad", "constant_pad_nd"})),
+)
+OPERATIONS = (*(name for name, _ in _FAMILIES), "other")
+NODE_FEATURES = (
+    "log2 channels", "log2 positions", "depth", "MACs share", "parameter share", "activation share",
+    "weight mean", "weight deviation", "weight kurtosis", "kernel", "stride", "depthwise", "grouped",
+    "prunable share",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A program as four graphs, each contracting the one before.
+
+    Attributes:
+        stages: one PyG ``Data`` per stage. ``x`` (nodes, features) is set at stage 0 alone, ``edge_attr``
+            (edges, operations) says which operation an edge is, ``assign`` (nodes,) names each node's node
+            in the next stage.
+        motifs: for each bundle a row over the motifs (stage 1): the share of its channels made there.
+        macs_share: for each bundle the share of MACs in the layers that it touches.
+    """
+
+    stages: tuple[Data, ...]
+    motifs: Tensor
+    macs_share: Tensor
+
+    def to_json(self) -> dict[str, Any]:
+        """Sizes, edges and assignments as JSON data."""
+        return {
+            "node_features": list(NODE_FEATURES),
+            "operations": list(OPERATIONS),
+            "stages": [
+                {
+                    "nodes": int(s.num_nodes or 0),
+                    "edges": s.edge_index.t().tolist(),
+                    "operation": s.edge_attr.argmax(1).tolist(),
+                    "assign": s.assign.tolist(),
+                }
+                for s in self.stages
+            ],
+        }
+
+
+def operation(node: Node) -> int:
+    """The index of a node's operation in ``OPERATIONS``."""
+    for index, (_, bases) in enumerate(_FAMILIES):
+        if node.base in bases:
+            return index
+    return len(_FAMILIES)
+
+
+def build(axes: Axes) -> Topology:
+    """The hierarchy of a program.
+
+    Args:
+        axes: of the program; its groups say which channels can be decided on.
+    """
+    program = axes.program
+    values = [n for n in program.nodes if n.op != TENSOR and isinstance(axes.shapes[n.name], Tensor)]
+    index = {n.name: i for i, n in enumerate(values)}
+    skipped = {n.name: n for n in program.nodes if n.name not in index and n.op != TENSOR}
+    edges, kinds = [], []
+    for node in values:
+        for ref in node.refs:
+            source = skipped[ref].refs[0] if ref in skipped and skipped[ref].refs else ref
+            if source in index:
+                edges.append((index[source], index[node.name]))
+                kinds.append(operation(node))
+    motif = _motifs(values, index, skipped)
+    heads = _heads(values, motif)
+    block = _contract([_prefix(h, 1) for h in heads], axes, heads)
+    section = _contract([_prefix(h, 2) for h in heads], axes, heads)
+    block_section = np.zeros(max(block, default=0) + 1, dtype=np.int64)
+    for b, s in zip(block, section, strict=True):
+        block_section[b] = s
+    stage0 = _stage(edges, kinds, motif)
+    stage0.x = _features(axes, values)
+    stage1 = _contracted(stage0, block)
+    stage2 = _contracted(stage1, block_section.tolist())
+    stage3 = _contracted(stage2, [0] * (max(section, default=0) + 1))
+    motifs = _bundle_motifs(axes, values, motif, len(heads))
+    return Topology((stage0, stage1, stage2, stage3), motifs, _macs_share(axes, heads, motifs))
+
+
+def _stage(edges: list[tuple[int, int]], kinds: list[int], assign: list[int]) -> Data:
+    index = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).t().contiguous()
+    attributes = torch.nn.functional.one_hot(
+        torch.tensor(kinds, dtype=torch.int64), num_classes=len(OPERATIONS)
+    ).float()
+    return Data(
+        edge_index=index,
+        edge_attr=attributes.reshape(-1, len(OPERATIONS)),
+        assign=torch.tensor(assign, dtype=torch.int64),
+        num_nodes=len(assign),
+    )
+
+
+def _contracted(stage: Data, assign: list[int]) -> Data:
+    """The next stage: edges inside a node vanish, parallel ones add up their operations."""
+    pairs = stage.assign[stage.edge_index]
+    outside = pairs[0] != pairs[1]
+    unique, inverse = torch.unique(pairs[:, outside], dim=1, return_inverse=True)
+    attributes = torch.zeros(unique.shape[1], len(OPERATIONS))
+    attributes.index_add_(0, inverse, stage.edge_attr[outside])
+    return Data(
+        edge_index=unique,
+        edge_attr=attributes / attributes.sum(1, keepdim=True).clamp(min=1),
+        assign=torch.tensor(assign, dtype=torch.int64),
+        num_nodes=len(assign),
+    )
+
+
+def _motifs(values: list[Node], index: dict[str, int], skipped: dict[str, Node]) -> list[int]:
+    """Each contraction starts a motif; every other value joins the motif of its latest operand."""
+    motif: list[int] = []
+    count = 0
+    for node in values:
+        operands = [
+            index[s]
+            for ref in node.refs
+            if (s := skipped[ref].refs[0] if ref in skipped and skipped[ref].refs else ref) in index
+        ]
+        if node.base in CONTRACTIONS or not operands:
+            motif.append(count)
+            count += 1
+        else:
+            motif.append(motif[max(operands)])
+    return motif
+
+
+def _heads(values: list[Node], motif: list[int]) -> list[Node]:
+    """The node that starts each motif."""
+    heads: dict[int, Node] = {}
+    for node, m in zip(values, motif, strict=True):
+        heads.setdefault(m, node)
+    return [heads[m] for m in sorted(heads)]
+
+
+def _prefix(head: Node, drop: int) -> str:
+    """The module path without its last ``drop`` parts; the first part at least."""
+    parts = head.module.split(".") if head.module else []
+    return ".".join(parts[: max(1, len(parts) - drop)])
+
+
+def _contract(names: list[str], axes: Axes, heads: list[Node]) -> list[int]:
+    """Number the motifs' containers: by name, or by runs of equal spatial size where names are missing."""
+    if not any(names):
+        names = [str(tuple(axes.shapes[h.name].shape[2:])) for h in heads]
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+def _features(axes: Axes, values: list[Node]) -> Tensor:
+    """Static features of each value, in the order of ``NODE_FEATURES``."""
+    program = axes.program
+    whole = costs(program)
+    by_node = {o.node: o for o in whole.ops}
+    tensor_of = {n.name: program.tensors[n.args[0]] for n in program.nodes if n.op == TENSOR}
+    total_bytes = max(1, sum(o.activation_bytes for o in whole.ops))
+    group_of = axes.group_of_class()
+    rows = []
+    for position, node in enumerate(values):
+        shape = axes.shapes[node.name].shape
+        cost = by_node.get(node.name)
+        weight = next((tensor_of[r] for r in node.refs if r in tensor_of and tensor_of[r].dim() > 1), None)
+        channels = shape[1] if len(shape) > 1 else 1
+        field = axes.fields.get(node.name, {}).get(1)
+        prunable = float((group_of[field.labels] >= 0).mean()) if field is not None else 0.0
+        stats = _statistics(weight) if weight is not None else (0.0, 0.0, 0.0)
+        is_conv = node.base in ("conv1d", "conv2d", "conv3d")
+        groups = int(node.arg(6, "groups", 1)) if is_conv else 1
+        stride = node.arg(3, "stride", [1]) if is_conv else [1]
+        rows.append(
+            [
+                math.log2(max(1, channels)) / 10,
+                math.log2(max(1, math.prod(shape[2:]))) / 16,
+                position / len(values),
+                cost.macs / max(1, whole.macs) if cost else 0.0,
+                cost.params / max(1, whole.params) if cost else 0.0,
+                cost.activation_bytes / total_bytes if cost else 0.0,
+                *stats,
+                weight.shape[-1] / 7 if weight is not None and is_conv else 0.0,
+                max(stride) / 2 if is_conv else 0.0,
+                float(groups > 1 and groups == channels),
+                float(1 < groups < channels),
+                prunable,
+            ]
+        )
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def _statistics(weight: Tensor) -> tuple[float, float, float]:
+    """Scale-free statistics of a weight: mean size, deviation and kurtosis of its filters' norms."""
+    if weight.device.type == "meta":
+        return 0.0, 0.0, 0.0
+    norms = weight.detach().float().flatten(1).norm(dim=1)
+    mean = float(norms.mean())
+    centred = (norms - norms.mean()) / (norms.std(unbiased=False) + 1e-12)
+    spread = float(norms.std(unbiased=False)) / (mean + 1e-12)
+    return math.tanh(mean), min(spread, 3.0), math.tanh(float((centred**4).mean()) / 10)
+
+
+def _bundle_motifs(axes: Axes, values: list[Node], motif: list[int], count: int) -> Tensor:
+    """For each bundle, the share of its channels that each motif makes."""
+    bundle_of = np.full(len(axes.groups) + 1, -1, dtype=np.int64)
+    for index, bundle in enumerate(axes.bundles):
+        bundle_of[list(bundle.groups)] = index
+    group_of = axes.group_of_class()
+    shares = np.zeros((len(axes.bundles), count))
+    for node, m in zip(values, motif, strict=True):
+        field = axes.fields.get(node.name, {})
+        if node.op == INPUT or node.base not in CONTRACTIONS or not field:
+            continue
+        for found in field.values():
+            bundles = bundle_of[group_of[found.labels.ravel()]]
+            np.add.at(shares, (bundles[bundles >= 0], m), 1.0)
+    return torch.from_numpy(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)).float()
+
+
+def _macs_share(axes: Axes, heads: list[Node], motifs: Tensor) -> Tensor:
+    """For each bundle the share of MACs in the motifs that make its channels."""
+    by_node = {o.node: o.macs for o in costs(axes.program).ops}
+    macs = torch.tensor([float(by_node.get(h.name, 0)) for h in heads])
+    return (motifs > 0).float() @ (macs / macs.sum().clamp(min=1))
