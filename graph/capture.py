@@ -270,7 +270,8 @@ class _Converter:
         return arg
 
     def _output(self, node: torch.fx.Node) -> Any:
-        values = [self._convert(a) for a in node.args[0]]
+        (results,) = node.args
+        values = list(self._convert(results))
         return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -284,7 +285,7 @@ def _functional(target: Any) -> str:
     return f"{namespace}.{name.rstrip('_')}.{overload}"
 
 
-def _op_name(target: Callable[..., Any]) -> str:
+def _op_name(target: Callable[..., Any] | str) -> str:
     if isinstance(target, torch._ops.OpOverload):
         namespace, name = target._schema.name.split("::")
         if namespace == "aten":
@@ -293,7 +294,7 @@ def _op_name(target: Callable[..., Any]) -> str:
             f"the model calls the custom operator {namespace}::{name}",
             hint="only PyTorch's own operators can be captured; write the model without it",
         )
-    if target in _BUILTIN_NAMES:
+    if not isinstance(target, str) and target in _BUILTIN_NAMES:
         return f"builtin.{_BUILTIN_NAMES[target]}"
     raise CaptureError(
         f"the model needs {getattr(target, '__name__', target)!r} at run time",

@@ -107,4 +107,3 @@ def both_ways(edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
 def _pool(x: Tensor, assign: Tensor) -> Tensor:
     """Mean over the nodes that are contracted into one."""
     return cast(Tensor, scatter(x, assign, dim=x.dim() - 2, reduce="mean"))
-

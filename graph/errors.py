@@ -58,6 +58,10 @@ class VerificationError(PruneError):
     """A pruned program that does not compute what the masked original computes."""
 
 
+class TrainingError(PruneError):
+    """A training run that cannot start, or whose loss is no longer a finite number."""
+
+
 class ExportError(PruneError):
     """An exported file that is invalid or does not agree with the model it came from."""
 

@@ -254,4 +254,4 @@ def footprints(
 
 
 def _key(text: str) -> np.uint64:
-    return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), dtype=np.uint64)[0]
+    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))

@@ -134,7 +134,8 @@ class Pass(ABC):
         rows = found.rows
         if len(rows) > 1:
             self.equate(rows, rows[:1], node)
-        return rows[0]
+        first: Labels = rows[0]
+        return first
 
     def bind(self, ref: Ref, dim: int, labels: Labels, node: Node) -> None:
         """Say that a dimension of an operand carries these labels (a vector or an array of its rank)."""

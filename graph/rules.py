@@ -144,8 +144,9 @@ def convolution(run: Pass, node: Node) -> None:
     if ins == 1 and groups > 1:  # depthwise: a filter of its own for each channel
         if labels is None:
             return
-        result: Labels | None = np.repeat(labels, outs // groups)
-        run.bind(weight, 0, result, node)
+        repeated: Labels = np.repeat(labels, outs // groups)
+        run.bind(weight, 0, repeated, node)
+        result: Labels | None = repeated
     else:
         result = run.along(weight, 0, node)
         if labels is not None:

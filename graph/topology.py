@@ -249,7 +249,7 @@ def _bundle_motifs(axes: Axes, values: list[Node], motif: list[int], count: int)
             continue
         for found in field.values():
             bundles = bundle_of[group_of[found.labels.ravel()]]
-            np.add.at(shares, (bundles[bundles >= 0], m), 1.0)
+            shares[:, m] += np.bincount(bundles[bundles >= 0], minlength=len(shares))
     return torch.from_numpy(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)).float()
 
 

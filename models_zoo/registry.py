@@ -116,6 +116,15 @@ def find(name: str) -> Entry:
     raise ArchitectureError(f"unknown architecture {name!r}", hint=f"{question}known: {', '.join(ZOO)}")
 
 
+def arguments(name: str) -> tuple[str, ...]:
+    """The names of the arguments that a network's builder takes.
+
+    Raises:
+        ArchitectureError: no such network.
+    """
+    return tuple(inspect.signature(find(name).build).parameters)
+
+
 def build(name: str, **args: object) -> nn.Module:
     """Build a network with fresh random weights.
 

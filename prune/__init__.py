@@ -1,1 +1,20 @@
 """Structured pruning of PyTorch models: from a trained model to a smaller, verified one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prune.pruned import load_pruned
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_pruned"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for, so that ``import prune`` stays quick."""
+    if name == "load_pruned":
+        from prune.pruned import load_pruned
+
+        return load_pruned
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,7 +27,8 @@ Scores = NDArray[np.float64]
 def _by_class(values: Tensor, field: Field, classes: int) -> Scores:
     """Sum the elements of a tensor by the class of their slice along one dimension."""
     labels = np.broadcast_to(field.labels, values.shape)
-    return np.bincount(labels.ravel(), weights=values.double().numpy().ravel(), minlength=classes)
+    weights = values.double().numpy().ravel()
+    return np.bincount(labels.ravel(), weights=weights, minlength=classes).astype(np.float64)
 
 
 def _weight_fields(axes: Axes) -> Iterable[tuple[str, Field]]:
@@ -88,7 +89,7 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
     scores = np.zeros(axes.classes)
     for inputs, targets in batches:
         module.zero_grad()
-        F.cross_entropy(module(inputs), targets).backward()
+        torch.autograd.backward(F.cross_entropy(module(inputs), targets))
         for name, field in _weight_fields(axes):
             parameter = parameters[name]
             if parameter.grad is not None:

@@ -221,7 +221,8 @@ class WidthSpace:
 def _rounded(layouts: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
     """The layouts whose groups all keep multiples; all of them where there is no such layout."""
     good = ((layouts % multiple == 0) | (layouts == layouts[-1])).all(axis=1)
-    return layouts[good]
+    result: NDArray[np.int64] = layouts[good]
+    return result
 
 
 def make_plan(space: WidthSpace, levels: NDArray[np.int64], scores: NDArray[np.float64], method: str) -> Plan:

@@ -58,8 +58,9 @@ class Replay(Pass):
 
     @override
     def source(self, tensor: Node, dim: int) -> Labels:
-        labels = self.axes.fields[tensor.name][dim].rows[0]
-        return labels[self.keep[labels]]
+        labels: Labels = self.axes.fields[tensor.name][dim].rows[0]
+        kept: Labels = labels[self.keep[labels]]
+        return kept
 
     @override
     def equate(self, a: Labels, b: Labels, node: Node) -> None:

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graph.axes import Axes, Site
+from graph.axes import Axes
 from graph.errors import VerificationError
+from graph.groups import Site
 from graph.program import Node, Program, run
 
 LIMIT = 1e-9

@@ -67,14 +67,9 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.prior = prior
         self.floor = floor
         n = space.bundles
-        unit = {"low": 0.0, "high": 1.0, "dtype": np.float32}
-        self.observation_space = spaces.Dict(
-            {
-                "kept": spaces.Box(shape=(n,), **unit),  # type: ignore[arg-type]
-                "decided": spaces.Box(shape=(n,), **unit),  # type: ignore[arg-type]
-                "at": spaces.Box(shape=(n,), **unit),  # type: ignore[arg-type]
-                "state": spaces.Box(shape=(len(STATE),), **unit),  # type: ignore[arg-type]
-            }
+        sizes = {"kept": n, "decided": n, "at": n, "state": len(STATE)}
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
+            {name: spaces.Box(0.0, 1.0, (size,), np.float32) for name, size in sizes.items()}
         )
         self.action_space = spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
         self._start()
@@ -93,9 +88,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._start()
         return self._observe(), {}
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Decide the bundle at hand."""
         ratio = self.ratio(float(np.clip(np.asarray(action).reshape(-1)[0], -1.0, 1.0)))
         self.ratios[self.step_index] = ratio

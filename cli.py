@@ -1,0 +1,494 @@
+"""The command line: parse, call, render. No tensor is touched here, and torch loads only inside commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from graph.errors import PruneError, UsageError
+
+if TYPE_CHECKING:
+    from prune.trials import Trial
+    from prune.tune import EpochResult
+
+console = Console()
+stderr = Console(stderr=True)
+app = typer.Typer(
+    help="Make trained PyTorch networks smaller: prune channels under a FLOPs limit by a search that sees "
+    "the network as a graph, fine-tune, export ONNX, and prove the result.",
+    epilog="FLOPs = 2 x MACs; convolutions and matrix products count, as in torch's own counter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+zoo = typer.Typer(help="The networks of the papers: list them, train one.", no_args_is_help=True)
+app.add_typer(zoo, name="zoo")
+
+_state = {"debug": False}
+
+ModelArgument = Annotated[
+    Path, typer.Argument(help="Model file (.pt, .pth, .safetensors).", show_default=False)
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="Architecture of a bare state dict: a zoo name or package.module:factory."),
+]
+ArchArgsOption = Annotated[
+    str | None,
+    typer.Option("--arch-args", help="Arguments of the architecture as JSON: '{\"num_classes\": 10}'."),
+]
+ShapeOption = Annotated[
+    str | None,
+    typer.Option("--input-shape", help="One image, such as 3x224x224 (a leading batch of 1 is dropped)."),
+]
+ExcludeOption = Annotated[
+    list[str] | None, typer.Option(help="Keep the channels of modules that match, such as 'layer1.*'.")
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-code", help="Load files that run code when loaded (pickled modules, .pt2).")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="digits, glyphs, cifar10:PATH, imagefolder:PATH or package.module:factory. "
+        "Left out: the data that the model file names.",
+        show_default=False,
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files of an earlier run.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from prune import __version__
+
+        console.print(f"prune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    _state["debug"] = debug
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn named failures into one clear line and an exit code."""
+    try:
+        yield
+    except PruneError as err:
+        if _state["debug"]:
+            traceback.print_exc()
+        stderr.print(f"[red]error:[/red] {escape(str(err))}", soft_wrap=True)
+        if err.hint:
+            stderr.print(f"[dim]hint:[/dim] {escape(err.hint)}", soft_wrap=True)
+        raise typer.Exit(2) from err
+    except KeyboardInterrupt as err:
+        stderr.print("interrupted; nothing was written")
+        raise typer.Exit(130) from err
+
+
+class _Screen:
+    """Shows a run: a line for each stage, a bar for what takes long."""
+
+    def __init__(self, *, trials: int = 0, epochs: int = 0) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.trials, self.epochs = trials, epochs
+        self.task: TaskID | None = None
+        self.best: Trial | None = None
+        self.last_epoch = ""
+
+    def stage(self, title: str) -> None:
+        """A stage begins."""
+        self._finish()
+        total = {"searching": self.trials, "fine-tuning": None}.get(title)
+        console.print(f"[bold]{title}[/bold]")
+        self.task = self.progress.add_task(title, total=total, told="")
+
+    def _finish(self) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+        if self.best is not None:
+            best = self.best
+            console.print(f"  best plan: {best.accuracy:.2%} on the search images, by {best.method}")
+            self.best = None
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        console.print(f"  [yellow]note:[/yellow] {escape(text)}")
+
+    def trial(self, trial: Trial) -> None:
+        """A plan was scored."""
+        if self.best is None or trial.rank > self.best.rank:
+            self.best = trial
+            console.print(
+                f"  {trial.method} {trial.index}: {trial.accuracy:.2%}, {2 * trial.macs / 1e6:.2f} MFLOPs"
+            )
+        if self.task is not None:
+            told = f"{trial.method} {trial.accuracy:.2%}, best {self.best.accuracy:.2%}"
+            self.progress.update(self.task, advance=1, told=told)
+
+    def epoch(self, result: EpochResult) -> None:
+        """An epoch of training ended."""
+        self.last_epoch = f"loss {result.loss:.3f}, search {result.accuracy:.2%}"
+        if result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
+            console.print(
+                f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
+                f"search accuracy {result.accuracy:.2%}, {result.seconds:.1f} s"
+            )
+
+    def step(self, done: int, total: int) -> None:
+        """A step of training ended."""
+        if self.task is not None:
+            self.progress.update(self.task, completed=done, total=total, told=self.last_epoch)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Draw while the block runs."""
+        with self.progress:
+            yield
+            self._finish()
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        sizes = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) == 4:
+        sizes = sizes[1:]
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise UsageError(f"--input-shape {text}: not a shape", hint="such as --input-shape 3x224x224")
+    return sizes
+
+
+def _arguments(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise UsageError(f"--arch-args: {err}", hint="such as --arch-args '{\"num_classes\": 10}'") from err
+    if not isinstance(value, dict):
+        raise UsageError("--arch-args: must be a JSON object", hint="such as '{\"num_classes\": 10}'")
+    return value
+
+
+@app.command()
+def compress(
+    model: ModelArgument,
+    flops: Annotated[
+        str | None,
+        typer.Option(help="Target: a ratio (0.5 or 50%) or absolute FLOPs (120M). FLOPs = 2 x MACs."),
+    ] = None,
+    macs: Annotated[str | None, typer.Option(help="The same in MACs.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the results.", show_default="runs/MODEL-TARGET"),
+    ] = None,
+    data: DataOption = None,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    input_shape: ShapeOption = None,
+    episodes: Annotated[int, typer.Option(min=0, help="Episodes of the agent; 0: baselines alone.")] = 100,
+    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
+    importance: Annotated[
+        str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
+    ] = "magnitude",
+    exclude: ExcludeOption = None,
+    round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this many channels.")] = 1,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 10,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of fine-tuning.")] = 0.02,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step of fine-tuning.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove equality with the masked original in float64.")
+    ] = True,
+    force: ForceOption = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Prune a trained model to a FLOPs target, fine-tune it and export it.
+
+    Writes model.onnx, model.pt2, model.safetensors, graph.json, plan.json and report.json.
+    """
+    with _errors():
+        if (flops is None) == (macs is None):
+            raise UsageError("give a target: either --flops or --macs", hint="such as --flops 0.5")
+        target, unit = (flops, "flops") if flops is not None else (macs, "macs")
+        assert target is not None
+        from prune.pipeline import CompressConfig
+        from prune.pipeline import compress as run
+        from prune.tune import TuneConfig
+        from rl.search import SearchConfig, planner
+
+        search = SearchConfig(episodes=episodes, seed=seed)
+        config = CompressConfig(
+            model=model,
+            target=target,
+            unit=unit,
+            output=output or Path("runs") / f"{model.stem}-{target.replace('%', 'pct').replace('/', '_')}",
+            data=data,
+            arch=arch,
+            arch_args=_arguments(arch_args),
+            input_shape=_shape(input_shape),
+            importance=importance,  # type: ignore[arg-type]
+            exclude=tuple(exclude or ()),
+            round_to=round_to,
+            tune=TuneConfig(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed),
+            seed=seed,
+            force=force,
+            trust_code=trust_code,
+            verify=verify,
+        )
+        screen = _Screen(trials=2 + search.random_plans + episodes, epochs=epochs)
+        with screen.running():
+            report = run(config, planner(search, images=images), screen)
+        _print_report(report)
+        console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
+
+
+def _print_report(report: Any) -> None:
+    table = Table(
+        "", "original", "pruned", "change", title=f"{report.model['arch']} on {report.data['name']}"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in report.rows():
+        table.add_row(*row)
+    console.print(table)
+    best = Table("plans before fine-tuning", "accuracy", "loss", "plans scored", title="search")
+    for column in best.columns[1:]:
+        column.justify = "right"
+    for name, entry in report.search["best"].items():
+        mark = " *" if name == report.search["winner"] else ""
+        best.add_row(name + mark, f"{entry['accuracy']:.2%}", f"{entry['loss']:.4f}", str(entry["plans"]))
+    console.print(best)
+    console.print(report.verdict())
+    proof = report.verification
+    if proof["ran"]:
+        console.print(
+            f"verified: equal to the masked original in float64 to {proof['max_error']:.1e}; "
+            f"ONNX agrees with torch to {report.onnx['max_error']:.1e}"
+        )
+    else:
+        console.print("[yellow]not verified[/yellow] (--no-verify)")
+
+
+def _listing(folder: Path) -> str:
+    return ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file()))
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    input_shape: ShapeOption = None,
+    exclude: ExcludeOption = None,
+    ops: Annotated[bool, typer.Option("--ops", help="List the cost of every operator.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Show what a model costs, which channels can go together, and what is pinned and why."""
+    with _errors():
+        from prune.inspection import inspect as run
+        from prune.pipeline import open_model
+
+        with console.status("capturing the model") if not as_json else _quiet():
+            subject = open_model(
+                model,
+                arch=arch,
+                arch_args=_arguments(arch_args),
+                input_shape=_shape(input_shape),
+                trust_code=trust_code,
+                exclude=tuple(exclude or ()),
+            )
+            found = run(subject)
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=2))
+            return
+        for title, header, rows in found.tables(ops=ops):
+            table = Table(*header, title=title, title_justify="left")
+            for column, cell in zip(table.columns, rows[0] if rows else header, strict=True):
+                column.justify = "right" if cell[:1].isdigit() else "left"
+            for row in rows:
+                table.add_row(*(escape(cell) for cell in row))
+            console.print(table)
+        for line in found.lines():
+            console.print(escape(line))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    yield
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(help="Model file, folder of a run, or .onnx file.", show_default=False)
+    ],
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="test or search.")] = "test",
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    input_shape: ShapeOption = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Measure the accuracy of a model, of a pruned run, or of an ONNX file."""
+    with _errors():
+        from prune.inspection import measure
+
+        with console.status(f"evaluating {escape(str(model))}"):
+            found, name = measure(
+                model,
+                data,
+                split,
+                arch=arch,
+                arch_args=_arguments(arch_args),
+                input_shape=_shape(input_shape),
+                trust_code=trust_code,
+            )
+        console.print(
+            f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f} "
+            f"on {found.records} {split} images of {escape(name)}"
+        )
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Folder of a run, or a model file.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="model.onnx or model.pt2.", show_default=False)
+    ],
+    opset: Annotated[int | None, typer.Option(help="ONNX opset; the exporter's own when left out.")] = None,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    input_shape: ShapeOption = None,
+    force: ForceOption = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Export a pruned run or a model file to ONNX or .pt2, checked against the model."""
+    with _errors():
+        from prune.inspection import export_model
+
+        with console.status(f"exporting {escape(str(model))}"):
+            line = export_model(
+                model,
+                output,
+                opset=opset,
+                arch=arch,
+                arch_args=_arguments(arch_args),
+                input_shape=_shape(input_shape),
+                force=force,
+                trust_code=trust_code,
+            )
+        console.print(escape(line))
+
+
+@zoo.command("list")
+def zoo_list() -> None:
+    """List the networks with their published costs."""
+    with _errors():
+        from models_zoo.registry import ZOO
+        from prune.report import count
+
+        table = Table("name", "input", "MACs", "parameters", "what it is")
+        for entry in ZOO.values():
+            shape = "x".join(map(str, entry.input_shape))
+            table.add_row(entry.name, shape, count(entry.macs), count(entry.params), entry.summary)
+        console.print(table)
+
+
+@zoo.command("train")
+def zoo_train(
+    name: Annotated[str, typer.Argument(help="A network of `prune zoo list`.", show_default=False)],
+    data: Annotated[str, typer.Option(help="Data set, as for compress.")] = "digits",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="NAME.pt")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images per step.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    force: ForceOption = False,
+) -> None:
+    """Train a network from scratch and write it with its metadata."""
+    with _errors():
+        from dataclasses import replace
+
+        from prune.data import load_data
+        from prune.train import train
+        from prune.tune import SCRATCH
+
+        given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
+        config = replace(SCRATCH, **{k: v for k, v in given.items() if v is not None})
+        path = output or Path(f"{name}.pt")
+        screen = _Screen(epochs=config.epochs)
+        with screen.running():
+            screen.stage(f"loading {data}")
+            loaded = load_data(data)
+            for note in loaded.notes:
+                screen.note(note)
+            screen.stage(f"training {name}")
+            result = train(
+                name, loaded, config, path, force=force, on_epoch=screen.epoch, on_step=screen.step
+            )
+        console.print(
+            f"{name}: accuracy {result.accuracy:.2%} on {result.records} test images of {escape(data)}; "
+            f"written to [bold]{escape(str(path))}[/bold]"
+        )
+
+
+def main() -> None:
+    """The entry point ``prune``."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    if not _state["debug"]:
+        import warnings
+
+        warnings.simplefilter("ignore")  # third-party deprecations are not the user's business
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

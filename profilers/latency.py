@@ -1,0 +1,185 @@
+"""Latency: how long a model really takes on this machine.
+
+Candidates that are to be compared are timed in turns, A B A B, so that a machine that grows slower or busier
+in the meantime is unfair to none of them. The median is the figure; the 10th and 90th percentile tell how far
+to trust it.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from graph.errors import ModelFileError
+
+_SILENT = 4  # onnxruntime's level "fatal"; what matters arrives as an exception
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Wall-clock time of one call, in milliseconds, over ``runs`` calls."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+def measure(
+    call: Callable[[], object], *, warmup: int = 5, repeats: int = 30, min_seconds: float = 0.5
+) -> Latency:
+    """Time one candidate; arguments as in ``compare``."""
+    return compare({"": call}, warmup=warmup, repeats=repeats, min_seconds=min_seconds)[""]
+
+
+def compare(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    warmup: int = 5,
+    repeats: int = 30,
+    min_seconds: float = 0.5,
+) -> dict[str, Latency]:
+    """Time several candidates in turns.
+
+    Args:
+        calls: by name; each runs to its end before it returns (``torch_call`` and ``onnx_call`` make such).
+        warmup: rounds before the clock starts: caches fill, kernels are chosen.
+        repeats: rounds at the least.
+        min_seconds: of measured time per candidate at the least; quick calls get more rounds.
+
+    Raises:
+        ValueError: ``repeats`` is less than one.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    total = 0.0
+    rounds = 0
+    with _no_garbage_collection():
+        while rounds < repeats or total < min_seconds * len(calls):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
+                total += times[name][-1]
+            rounds += 1
+            if not calls:
+                break
+    return {name: _summary(seconds) for name, seconds in times.items()}
+
+
+def torch_call(module: nn.Module, x: Tensor) -> Callable[[], object]:
+    """A call that runs a copy of ``module`` on ``x`` in eval mode, without gradients, to its end."""
+    frozen = copy.deepcopy(module).eval()
+
+    def call() -> object:
+        with torch.no_grad():
+            y = frozen(x)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+        return y
+
+    return call
+
+
+def onnx_call(path: Path, x: NDArray[Any], *, threads: int | None = None) -> Callable[[], object]:
+    """A call that runs the one input ``x`` through an ONNX file; see ``onnx_session``."""
+    session = onnx_session(path, threads=threads)
+    feed = {session.get_inputs()[0].name: x}
+    return lambda: session.run(None, feed)
+
+
+def torch_latency(module: nn.Module, x: Tensor, threads: int | None = None) -> Latency:
+    """Latency of a module on ``x``, batch first; ``threads`` of torch's own choice when left out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return measure(torch_call(module, x))
+    finally:
+        torch.set_num_threads(before)
+
+
+def onnx_latency(path: Path, x: NDArray[Any], threads: int | None = None) -> Latency:
+    """Latency of an ONNX file on ``x`` in onnxruntime; errors as ``onnx_session``."""
+    return measure(onnx_call(path, x, threads=threads))
+
+
+def onnx_session(path: Path, *, threads: int | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        path: a file that we wrote, or one whose external data ``prune.export`` has checked.
+        threads: for each operator; one per core when left out.
+
+    Raises:
+        ModelFileError: onnxruntime refuses the file.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = _SILENT
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
+        reason = str(err).splitlines()[0]
+        raise ModelFileError(
+            f"onnxruntime cannot load {path}: {reason}", hint="check that it is an ONNX file and whole"
+        ) from err
+
+
+def environment() -> dict[str, str]:
+    """What a latency depends on besides the model: versions, processor, cores and threads."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": version("onnxruntime"),
+        "cpu": _cpu_model(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "platform": platform.platform(),
+    }
+
+
+def _cpu_model() -> str:
+    """The processor's name as Linux tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _summary(seconds: list[float]) -> Latency:
+    p10, median, p90 = np.percentile(np.array(seconds) * 1e3, [10, 50, 90])
+    return Latency(float(median), float(p10), float(p90), len(seconds))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect now rather than in the middle of a measurement."""
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

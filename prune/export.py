@@ -1,0 +1,426 @@
+"""Export: ONNX, .pt2 and safetensors, each checked before it counts.
+
+A file gets its final name only after it was read back and gave the model's own outputs; see ``prune.files``.
+The exporter is not trusted: it writes another opset than it was asked for, and says so in a log at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import onnx
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
+
+from graph.errors import ExportError, ModelFileError
+from graph.program import Program, ProgramModule
+from profilers.latency import onnx_session
+from prune.files import write_file
+
+ONNX_TOLERANCE = 1e-4
+PT2_TOLERANCE = 1e-6
+_BATCHES = (1, 2, 5)
+_INPUTS_PER_BATCH = 5
+# A protobuf message ends at 2 GiB; the rest is room for the graph itself.
+_ONE_FILE_BYTES = int(1.8 * 2**30)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxCheck:
+    """What was found out about an ONNX file.
+
+    Attributes:
+        opset: version of the standard operators.
+        max_error: largest difference between its outputs and the model's, relative to the model's largest
+            output or to 1, whichever is more.
+        comparisons: number of batches compared.
+        size_bytes: of the file and its external data.
+    """
+
+    opset: int
+    max_error: float
+    comparisons: int
+    size_bytes: int
+
+
+def export_onnx(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    opset: int | None = None,
+    dynamic_batch: bool = True,
+) -> OnnxCheck:
+    """Write an ONNX file that computes what ``module`` computes in eval mode, and check that it does.
+
+    The one input is called ``input``, the output ``output`` (``output_0``, ... if there are several). Weights
+    are in the file itself up to 1.8 GiB, else beside it in ``NAME.data``.
+
+    Args:
+        module: a ``ProgramModule`` or any other module with one tensor as input; it is left as it was.
+        example: (N, ...) input, of which only shape, type and, for integers, range count.
+        path: the file to write; an older one is replaced.
+        opset: version of the standard operators; the exporter's choice when left out.
+        dynamic_batch: leave N free. A program that was captured with a fixed batch keeps it.
+
+    Raises:
+        ExportError: the exporter fails, writes another opset, or writes a file that is invalid or does not
+            agree with the model. No file is left then.
+        OutputError: the file cannot be written.
+    """
+    frozen, example, free = _prepare(module, example, dynamic_batch)
+    outputs = len(_run(frozen, example))
+    names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                _trace(frozen, example, free),
+                dynamo=True,
+                input_names=["input"],
+                output_names=names,
+                opset_version=opset,
+                verbose=False,
+            )
+            if program is None:
+                raise RuntimeError("nothing was exported")
+        except ExportError:
+            raise
+        except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
+            raise ExportError(
+                f"the ONNX exporter fails: {_first_line(err)}",
+                hint="the model may use an operator that has no ONNX form",
+            ) from err
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    weights = sum(t.numel() * t.element_size() for t in frozen.state_dict().values())
+    checks: list[OnnxCheck] = []
+
+    def write(temporary: Path) -> None:
+        with _quiet():
+            program.save(temporary, external_data=weights > _ONE_FILE_BYTES)
+        checks.append(check_onnx(temporary, frozen, example, opset=opset, dynamic_batch=free))
+
+    write_file(path, write)
+    return checks[0]
+
+
+def check_onnx(
+    path: Path, module: nn.Module, example: Tensor, *, opset: int | None = None, dynamic_batch: bool = True
+) -> OnnxCheck:
+    """Check an ONNX file of our own against the model it came from, in onnxruntime.
+
+    Args:
+        path: the file.
+        module: the model; compared in eval mode.
+        example: as in ``export_onnx``.
+        opset: the version it must have; any when left out.
+        dynamic_batch: compare with batches of 1, 2 and 5 records, else only with the example's.
+
+    Raises:
+        ExportError: another opset, an invalid file, or outputs that differ by more than ``ONNX_TOLERANCE``.
+    """
+    frozen, example, free = _prepare(module, example, dynamic_batch)
+    try:
+        files = [path, *external_files(path)]
+        written = _opset(path)
+        if opset not in (None, written):
+            raise ExportError(
+                f"opset {opset} was asked for, the exporter wrote {written}", hint=f"ask for opset {written}"
+            )
+        onnx.checker.check_model(str(path), full_check=True)
+        model = OnnxModel(path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        raise ExportError(f"the exported file is not valid ONNX: {_first_line(err)}") from err
+    except ModelFileError as err:
+        raise ExportError(f"the exported file does not run: {_first_line(err.__cause__ or err)}") from err
+    error, comparisons = _compare(frozen, model.run, example, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
+    return OnnxCheck(written, error, comparisons, sum(file.stat().st_size for file in files))
+
+
+def export_pt2(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = True) -> None:
+    """Write an archive of ``torch.export`` and check that it gives the model's outputs when loaded.
+
+    Args: as ``export_onnx``.
+
+    Raises:
+        ExportError: the model cannot be traced, or the loaded archive does not agree with it.
+        OutputError: the file cannot be written.
+    """
+    frozen, example, free = _prepare(module, example, dynamic_batch)
+
+    def write(temporary: Path) -> None:
+        with _quiet():
+            buffer = io.BytesIO()  # torch's own writer reports a full disk as an internal error
+            torch.export.save(_trace(frozen, example, free), buffer)
+            temporary.write_bytes(buffer.getbuffer())
+            loaded = torch.export.load(temporary).module()
+        _compare(frozen, lambda x: _run(loaded, x), example, free, 1, PT2_TOLERANCE)
+
+    write_file(path, write)
+
+
+def save_weights(program: Program, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a program's tensors and some words about them as safetensors.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    # Clones, because the format takes neither views nor tensors that share memory.
+    tensors = {
+        k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in program.tensors.items()
+    }
+    data = save(tensors, dict(metadata))
+    write_file(path, lambda temporary: _write_bytes(temporary, data))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ModelFileError: the file is missing, unreadable or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, safetensors.SafetensorError) as err:
+        raise ModelFileError(
+            f"{path} is not a safetensors file: {_first_line(err)}",
+            hint="check the path and that the file is whole",
+        ) from err
+
+
+class OnnxModel:
+    """An ONNX file with one input, from anywhere, to be called like a module.
+
+    A file with a fixed batch takes any number of records too: they are cut into such batches.
+
+    Args:
+        path: the file. External data is accepted only from plain files in its own folder.
+        threads: for each operator; one per core when left out.
+
+    Raises:
+        ModelFileError: malformed, external data from elsewhere, or not one input with the batch first.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        external_files(path)
+        self.path = path
+        self._session = onnx_session(path, threads=threads)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or not inputs[0].shape:
+            raise ModelFileError(
+                f"{path} takes {len(inputs)} inputs: {', '.join(i.name for i in inputs)}",
+                hint="only models with one input, batch first, can be run",
+            )
+        self._input = inputs[0].name
+        first = inputs[0].shape[0]
+        self.batch: int | None = first if isinstance(first, int) else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run (N, ...) records; the first output, of N records. Errors as ``run``."""
+        return self.run(x)[0]
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        """Run (N, ...) records; all outputs.
+
+        Raises:
+            ModelFileError: the model refuses the input's shape or type.
+        """
+        if self.batch in (None, len(x)):
+            return self._run(x)
+        parts = []
+        for part in torch.split(x, self.batch):
+            missing = self.batch - len(part)
+            full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])])
+            parts.append([y[: len(part)] for y in self._run(full)])
+        return [torch.cat(ys) for ys in zip(*parts, strict=True)]
+
+    def _run(self, x: Tensor) -> list[Tensor]:
+        try:
+            found = self._session.run(None, {self._input: x.detach().cpu().numpy()})
+        except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
+            raise ModelFileError(
+                f"{self.path} cannot run on {tuple(x.shape)} of {x.dtype}: {_first_line(err)}",
+                hint="give the input that the model was exported for",
+            ) from err
+        return [torch.from_numpy(y) for y in found]
+
+
+def run_onnx(path: Path, x: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """Run (N, ...) records through an ONNX file once; the first output. Errors as ``OnnxModel``."""
+    return OnnxModel(path)(torch.as_tensor(x)).numpy()
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its external data.
+
+    A model from elsewhere could name any file of this machine as its weights and so give it away with its
+    outputs. onnxruntime itself followed a hard link.
+
+    Raises:
+        ModelFileError: the file is malformed, or names anything but plain files within its own folder.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as err:
+        raise ModelFileError(f"{path} cannot be read: {err.strerror}", hint="check the path") from err
+    except Exception as err:  # noqa: BLE001 - protobuf's own class, which it ships without types
+        raise ModelFileError(
+            f"{path} is not an ONNX file: {_first_line(err)}", hint="check that it is whole"
+        ) from err
+    if not model.HasField("graph"):
+        raise ModelFileError(f"{path} holds no ONNX graph", hint="check that it is whole")
+    locations = {
+        entry.value
+        for tensor in _tensor_messages(model)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [_plain_file(path.parent, location) for location in sorted(locations)]
+
+
+def _plain_file(folder: Path, location: str) -> Path:
+    name = PurePosixPath(location)
+    file = folder / name
+    steps = [folder.joinpath(*name.parts[: i + 1]) for i in range(len(name.parts))]
+    if not name.parts or name.is_absolute() or ".." in name.parts:
+        reason = "is outside its folder"
+    elif any(step.is_symlink() for step in steps):
+        reason = "is a link"
+    elif not file.is_file():
+        reason = "is missing or no file"
+    elif file.stat().st_nlink > 1:
+        reason = "is a hard link"
+    else:
+        return file
+    raise ModelFileError(
+        f"the external data {location!r} of the ONNX file {reason}",
+        hint="put the weights as a plain file beside the model, if you trust it",
+    )
+
+
+def _tensor_messages(message: Any) -> Iterator[onnx.TensorProto]:
+    """Every tensor anywhere in a model: initializers, attributes, subgraphs, functions, sparse ones."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(part, onnx.TensorProto):
+                yield part
+            else:
+                yield from _tensor_messages(part)
+
+
+def _opset(path: Path) -> int:
+    model = onnx.load(path, load_external_data=False)
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def _prepare(module: nn.Module, example: Tensor, dynamic_batch: bool) -> tuple[nn.Module, Tensor, bool]:
+    """A copy for the CPU in eval mode, an example that fits it, and whether the batch is free."""
+    free = dynamic_batch and not (isinstance(module, ProgramModule) and not module.program.dynamic_batch)
+    example = example.detach().cpu()
+    if free and len(example) == 1:
+        example = torch.cat([example, example])  # torch.export takes a batch of 1 for a constant
+    return copy.deepcopy(module).cpu().eval(), example, free
+
+
+def _trace(module: nn.Module, example: Tensor, free: bool) -> ExportedProgram:
+    sizes = {0: Dim("batch")} if free else None
+    # ProgramModule.forward takes *inputs, which count as one argument that is a tuple.
+    shapes = ((sizes,),) if isinstance(module, ProgramModule) else (sizes,)
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+    except Exception as err:  # noqa: BLE001 - the tracer raises whatever the user's code raises
+        raise ExportError(
+            f"torch.export cannot trace the model: {_first_line(err)}",
+            hint="a model that needs a fixed batch exports without a dynamic one" if free else "",
+        ) from err
+
+
+def _run(module: Callable[[Tensor], Any], x: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [y for y in tree_leaves(module(x)) if isinstance(y, Tensor)]
+
+
+def _compare(
+    module: nn.Module,
+    exported: Callable[[Tensor], Sequence[Tensor]],
+    example: Tensor,
+    free: bool,
+    inputs: int,
+    tolerance: float,
+) -> tuple[float, int]:
+    """Largest relative difference, and how many batches were compared."""
+    worst, count = 0.0, 0
+    for batch in _BATCHES if free else (len(example),):
+        for seed in range(inputs):
+            x = _random_like(example, batch, seed)
+            for wanted, got in zip(_run(module, x), exported(x), strict=True):
+                error = _difference(wanted, got)
+                if not error <= tolerance:  # NaN is not
+                    raise ExportError(
+                        f"the exported file differs from the model by {error:.2g} at batch size {batch}, "
+                        f"more than {tolerance:g}",
+                        hint="the fault is the exporter's, or the model's outputs are not finite",
+                    )
+                worst = max(worst, error)
+            count += 1
+    return worst, count
+
+
+def _difference(wanted: Tensor, got: Tensor) -> float:
+    if wanted.shape != got.shape:
+        return float("inf")
+    if not wanted.numel():
+        return 0.0
+    a, b = wanted.double(), got.double()
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1))
+
+
+def _random_like(example: Tensor, batch: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, *example.shape[1:])
+    if example.is_floating_point():
+        return torch.randn(shape, generator=generator).to(example.dtype)
+    low, high = int(example.min()), int(example.max())
+    return torch.randint(low, high + 1, shape, generator=generator).to(example.dtype)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress lines, logs and warnings about their own code from the user."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _first_line(err: BaseException) -> str:
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return lines[0] if lines else type(err).__name__

@@ -1,0 +1,134 @@
+"""The report: everything that a run found out, as JSON of a versioned schema and as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What one model costs and what it is worth.
+
+    Attributes:
+        macs: multiply-adds for one record.
+        params: trainable elements.
+        peak_activation_bytes: the most activations alive at one time, for one record.
+        onnx_bytes: size of the ONNX file.
+        torch_ms: latency of one record in torch: median, p10 and p90.
+        onnx_ms: the same in onnxruntime.
+        accuracy: on the test split, 0 to 1.
+        accuracy_before_tuning: the same before fine-tuning.
+    """
+
+    macs: int
+    params: int
+    peak_activation_bytes: int
+    onnx_bytes: int
+    torch_ms: Mapping[str, float]
+    onnx_ms: Mapping[str, float]
+    accuracy: float
+    accuracy_before_tuning: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A whole run; each attribute is a section of ``report.json``."""
+
+    command: list[str]
+    environment: Mapping[str, str]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    target: Mapping[str, Any]
+    original: ModelFigures
+    pruned: ModelFigures
+    accuracy: Mapping[str, Any]
+    search: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    tune: Mapping[str, Any]
+    verification: Mapping[str, Any]
+    onnx: Mapping[str, Any]
+    seed: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, with FLOPs beside the MACs and the ratios beside the pairs."""
+        data = asdict(self)
+        for name in ("original", "pruned"):
+            data[name]["flops"] = 2 * data[name]["macs"]
+        return {"format": "prune-report", "schema": SCHEMA, **data, "ratios": self.ratios()}
+
+    def ratios(self) -> dict[str, float]:
+        """Pruned over original; for latency original over pruned, which is the speed-up."""
+        a, b = self.original, self.pruned
+        return {
+            "macs": b.macs / a.macs,
+            "params": b.params / a.params,
+            "onnx_bytes": b.onnx_bytes / a.onnx_bytes,
+            "speedup_torch": a.torch_ms["median"] / b.torch_ms["median"],
+            "speedup_onnx": a.onnx_ms["median"] / b.onnx_ms["median"],
+        }
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """The final table: figure, original, pruned, change."""
+        a, b, r = self.original, self.pruned, self.ratios()
+        return [
+            ("MACs", count(a.macs), count(b.macs), f"{r['macs']:.3f} x"),
+            ("FLOPs (2 x MACs)", count(2 * a.macs), count(2 * b.macs), f"{r['macs']:.3f} x"),
+            ("parameters", count(a.params), count(b.params), f"{r['params']:.3f} x"),
+            ("ONNX file", size(a.onnx_bytes), size(b.onnx_bytes), f"{r['onnx_bytes']:.3f} x"),
+            ("latency, onnxruntime", _ms(a.onnx_ms), _ms(b.onnx_ms), f"{r['speedup_onnx']:.2f} x faster"),
+            ("latency, torch", _ms(a.torch_ms), _ms(b.torch_ms), f"{r['speedup_torch']:.2f} x faster"),
+            (
+                "accuracy before fine-tuning",
+                f"{a.accuracy:.2%}",
+                f"{b.accuracy_before_tuning:.2%}",
+                _points(b.accuracy_before_tuning - a.accuracy),
+            ),
+            (
+                "accuracy after fine-tuning" if self.tune["epochs"] else "accuracy (not fine-tuned)",
+                f"{a.accuracy:.2%}",
+                f"{b.accuracy:.2%}",
+                _points(b.accuracy - a.accuracy),
+            ),
+        ]
+
+    def verdict(self) -> str:
+        """One sentence on what the search was worth."""
+        best, gain = self.search["best"], self.search["gain_over_uniform"]
+        agent = best.get("ppo")
+        text = (
+            f"the plan of {self.search['winner']!r} won with {best[self.search['winner']]['accuracy']:.2%} "
+            f"on {self.search['images']} search images before fine-tuning, "
+            f"{100 * gain:+.2f} points against uniform ({best['uniform']['accuracy']:.2%})"
+        )
+        if agent and self.search["winner"] != "ppo":
+            text += f"; the agent did not beat it: {agent['accuracy']:.2%} in {agent['plans']} episodes"
+        return text
+
+
+def count(value: float) -> str:
+    """A count with a unit of thousands: 125.49 M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """A size in bytes with a unit: 3.42 MB."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= limit:
+            return f"{value / limit:.2f} {unit}"
+    return f"{value:.0f} B"
+
+
+def _ms(latency: Mapping[str, float]) -> str:
+    return f"{latency['median']:.2f} ms"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.2f} points"

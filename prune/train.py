@@ -1,0 +1,92 @@
+"""Training a zoo network from scratch, for a machine without trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from graph.errors import ArchitectureError
+from models_zoo import registry
+from models_zoo.data import DataSet
+from prune.files import check_output_file
+from prune.load import save_model
+from prune.tune import EpochResult, Evaluation, TuneConfig, evaluate, fit
+
+
+def build_for(name: str, data: DataSet, *, seed: int = 0, **args: object) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a zoo network with the channels, classes and input size of a data set.
+
+    Args:
+        name: of the network.
+        data: what it is to be trained on.
+        seed: of the initial weights.
+        **args: further arguments of the network.
+
+    Returns:
+        The module and the arguments it was built with.
+
+    Raises:
+        ArchitectureError: unknown network or arguments, or images too small for it.
+    """
+    entry = registry.find(name)
+    arguments: dict[str, Any] = {
+        "num_classes": len(data.classes),
+        "in_channels": data.input_shape[0],
+        **args,
+    }
+    if "small_input" in registry.arguments(name) and max(data.input_shape[1:]) < 96:
+        arguments.setdefault("small_input", True)
+    torch.manual_seed(seed)
+    module = registry.build(entry.name, **arguments)
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(2, *data.input_shape))
+    except RuntimeError as err:
+        raise ArchitectureError(
+            f"{entry.name} does not run on images of shape {data.input_shape}: {str(err).splitlines()[0]}",
+            hint="choose a CIFAR network (resnet20, vgg16, ...) for small images",
+        ) from err
+    return module, arguments
+
+
+def train(
+    name: str,
+    data: DataSet,
+    config: TuneConfig,
+    output: Path,
+    *,
+    force: bool = False,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Train a zoo network and write it with its metadata.
+
+    Returns:
+        Its accuracy on the test split.
+
+    Raises:
+        PruneError: unknown network, unwritable output, or a training that diverges.
+    """
+    check_output_file(output, force)
+    module, arguments = build_for(name, data, seed=config.seed)
+    tuned = fit(module, data, config, on_epoch=on_epoch, on_step=on_step)
+    result = evaluate(module, data.test)
+    save_model(
+        output,
+        module,
+        arch=registry.find(name).name,
+        arch_args=arguments,
+        input_shape=data.input_shape,
+        data=data.name,
+        metrics={
+            "test_accuracy": result.accuracy,
+            "search_accuracy": tuned.best_accuracy,
+            "epochs": config.epochs,
+            "seed": config.seed,
+        },
+    )
+    return result

@@ -1,0 +1,89 @@
+"""Trials: scored plans, whoever proposed them, and the outcome of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from graph.axes import Axes
+from models_zoo.data import DataSet
+from prune.importance import Scores
+from prune.plan import Plan, WidthSpace
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One scored plan.
+
+    Attributes:
+        method: ``uniform``, ``global-magnitude``, ``random`` or the agent's name.
+        index: counts the trials of the method, from 1.
+        macs: of the plan, for one record.
+        accuracy: on the search images, before fine-tuning.
+        loss: mean cross entropy there.
+        seconds: since the search began.
+        ratios: keep ratio of each bundle.
+    """
+
+    method: str
+    index: int
+    macs: int
+    accuracy: float
+    loss: float
+    seconds: float
+    ratios: tuple[float, ...] = field(repr=False)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better: accuracy first, then the smaller loss."""
+        return (self.accuracy, -self.loss)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self) | {"ratios": [round(r, 4) for r in self.ratios]}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        plan: the best one.
+        trials: all of them in order.
+        best: the best trial of each method.
+        evaluations: how many plans were run; repeated ones are remembered.
+        images: how many search images each was scored on.
+        seconds: wall time.
+    """
+
+    plan: Plan
+    trials: tuple[Trial, ...]
+    best: Mapping[str, Trial]
+    evaluations: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a planner is asked.
+
+    Attributes:
+        axes: of the whole program.
+        space: the widths it can have.
+        target: MACs that the plan may cost.
+        scores: importance of each class of channels.
+        data: its train and search splits may be used, its test split never.
+        on_trial: to be told of each scored plan.
+    """
+
+    axes: Axes
+    space: WidthSpace
+    target: int
+    scores: Scores
+    data: DataSet
+    on_trial: Callable[[Trial], None]
+
+
+Planner = Callable[[Problem], SearchResult]

@@ -1,0 +1,377 @@
+"""Tune: one plain training loop, with or without a teacher.
+
+Stochastic gradient descent with Nesterov momentum, a cosine schedule after a short linear warmup, and the
+weights of the best epoch at the end. "Best" is judged on the search split; the test split is never seen.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graph.errors import DataError, TrainingError, UsageError
+from models_zoo.data import DataSet, Split
+
+_CLIP = 5.0  # largest gradient norm; a healthy run stays below it, a cut network's first steps may not
+_SEED_STRIDE = 1_000_003  # keeps the epochs of one seed apart from those of the next
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training split; 0 only evaluates.
+        lr: the peak learning rate, for the batch size given.
+        batch_size: records per step, at least 2 (batch norm needs two).
+        momentum: of Nesterov's method; 0 is plain gradient descent.
+        weight_decay: on weights; biases and normalisation parameters are left out (Goyal et al. 2017).
+        distill: share of the distillation loss where there is a teacher, 0 to 1; the labels get the rest.
+        temperature: softens both outputs before they are compared.
+        patience: stop after so many epochs without a better one; never when None.
+        warmup: share of all steps in which the learning rate rises to its peak.
+        seed: fixes order, augmentation and dropout.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    epochs: int = 10
+    lr: float = 0.02
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    distill: float = 0.5
+    temperature: float = 4.0
+    patience: int | None = None
+    warmup: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        allowed: dict[str, tuple[bool, str]] = {
+            "epochs": (self.epochs >= 0, "at least 0"),
+            "lr": (0 < self.lr < math.inf, "a positive number"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "distill": (0 <= self.distill <= 1, "in [0, 1]"),
+            "temperature": (0 < self.temperature < math.inf, "a positive number"),
+            "patience": (self.patience is None or self.patience >= 1, "at least 1"),
+            "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
+            "seed": (0 <= self.seed < 2**32, "in [0, 2**32)"),
+        }
+        for field in fields(self):
+            good, wanted = allowed[field.name]
+            if not good:
+                raise UsageError(
+                    f"{field.name.replace('_', ' ')} must be {wanted}, not {getattr(self, field.name)}",
+                    hint=f"the default is {field.default}",
+                )
+
+
+SCRATCH = TuneConfig(epochs=20, lr=0.1)
+FINE_TUNE = TuneConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good a model is on a split.
+
+    Attributes:
+        accuracy: share of the records whose largest output is their class, 0 to 1.
+        loss: mean cross entropy in nats; not finite where the outputs are not.
+        records: how many were looked at.
+    """
+
+    accuracy: float
+    loss: float
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """One epoch.
+
+    Attributes:
+        epoch: counted from 1.
+        epochs: how many were asked for.
+        loss: mean training loss over the epoch, the teacher's part included.
+        accuracy: on the search split after the epoch, 0 to 1.
+        lr: learning rate of the epoch's last step.
+        seconds: wall time of training and evaluation.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    accuracy: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """A whole run.
+
+    Attributes:
+        history: every epoch that ran.
+        best_epoch: whose weights the module has now; 0 where no epoch beat the untouched model.
+        best_accuracy: of that epoch on the search split, 0 to 1.
+        seconds: wall time.
+    """
+
+    history: tuple[EpochResult, ...]
+    best_epoch: int
+    best_accuracy: float
+    seconds: float
+
+
+def evaluate(
+    module: nn.Module,
+    split: Split,
+    *,
+    batch_size: int = 256,
+    limit: int | None = None,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Measure accuracy and loss in eval mode, without gradients; the module's mode is restored.
+
+    Args:
+        module: takes (B, C, H, W), returns logits (B, K).
+        split: what to look at, in its stored order.
+        batch_size: records at once; the result does not depend on it, but for rounding.
+        limit: only the first records, so many.
+        device: where the module is; found from its weights when left out.
+
+    Raises:
+        DataError: no records, or labels that the model has no output for.
+    """
+    place = torch.device(device) if device is not None else _device(module)
+    correct, loss, records = 0, 0.0, 0
+    with torch.no_grad(), _eval_mode(module):
+        for x, y in split.batches(batch_size, limit=limit):
+            logits, y = _logits(module, x.to(place), y.to(place))
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            correct += int((logits.argmax(1) == y).sum())
+            records += len(y)
+    if not records:
+        raise DataError("there are no records to evaluate on", hint="give a larger limit or more data")
+    return Evaluation(correct / records, loss / records, records)
+
+
+def fit(
+    module: nn.Module,
+    data: DataSet,
+    config: TuneConfig,
+    *,
+    teacher: nn.Module | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> TuneResult:
+    """Train a module in place and leave it in eval mode with the weights of its best epoch.
+
+    With a teacher the loss is ``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``,
+    the latter of outputs divided by T, the temperature (Hinton et al. 2015, arXiv:1503.02531). The untouched
+    module then counts as epoch 0: whatever the training does, it does not end with a lower accuracy on the
+    search split than it came with. On CUDA the student computes in bfloat16 where the device can. On a CPU
+    the same seed gives the same weights.
+
+    Args:
+        module: takes (B, C, H, W), returns logits (B, K); trained on the device that it is on.
+        data: trained on ``train``, judged on ``search``.
+        config: how.
+        teacher: on the same device, with outputs of the same shape; not changed.
+        on_epoch: called after each epoch.
+        on_step: called after each step with the steps done and the steps in all.
+
+    Raises:
+        TrainingError: the loss is not finite (the weights are then those of the failing step), nothing is
+            trainable, or the teacher's outputs have another shape.
+        DataError: fewer than two training records, or labels that the model has no output for.
+    """
+    start = time.perf_counter()
+    device = _device(module)
+    per_epoch = _steps(len(data.train), config.batch_size)
+    total = per_epoch * config.epochs
+    optimizer = _optimizer(module, config)
+    history: list[EpochResult] = []
+    best = _Best(patience=config.patience)
+    if teacher is not None or not config.epochs:
+        best.offer(0, module, evaluate(module, data.search, device=device))
+
+    step = 0
+    with _seeded(config.seed, device), _eval_mode(teacher):
+        for epoch in range(1, config.epochs + 1):
+            begin, loss_sum, rate = time.perf_counter(), 0.0, 0.0
+            module.train()
+            for x, y in data.train.batches(
+                config.batch_size, shuffle=True, augment=True, seed=config.seed * _SEED_STRIDE + epoch
+            ):
+                if len(y) < 2:  # a last batch of one record: batch norm cannot take its variance
+                    continue
+                rate = config.lr * _schedule(step, total, config.warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                loss = _loss(module, teacher, x.to(device), y.to(device), config)
+                value = _finite(loss.item(), epoch, config)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(module.parameters(), _CLIP)
+                optimizer.step()
+                loss_sum += value
+                step += 1
+                if on_step is not None:
+                    on_step(step, total)
+            found = evaluate(module, data.search, device=device)
+            _finite(found.loss, epoch, config)
+            seconds = time.perf_counter() - begin
+            history.append(
+                EpochResult(epoch, config.epochs, loss_sum / per_epoch, found.accuracy, rate, seconds)
+            )
+            best.offer(epoch, module, found)
+            if on_epoch is not None:
+                on_epoch(history[-1])
+            if best.patience_is_over(epoch):
+                break
+    module.load_state_dict(best.state)
+    module.eval()
+    return TuneResult(tuple(history), best.epoch, best.accuracy, time.perf_counter() - start)
+
+
+def _finite(loss: float, epoch: int, config: TuneConfig) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss became {loss} in epoch {epoch} at a peak learning rate of {config.lr:g}",
+            hint=f"lower the learning rate, for example to {config.lr / 10:g}",
+        )
+    return loss
+
+
+class _Best:
+    """The best epoch so far and its weights; of equal accuracies the lower loss is better."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.epoch = 0
+        self.accuracy = -1.0
+        self.loss = math.inf
+        self.state: dict[str, Tensor] = {}
+
+    def offer(self, epoch: int, module: nn.Module, found: Evaluation) -> None:
+        if (found.accuracy, -found.loss) > (self.accuracy, -self.loss):
+            self.epoch, self.accuracy, self.loss = epoch, found.accuracy, found.loss
+            self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    def patience_is_over(self, epoch: int) -> bool:
+        return self.patience is not None and epoch - self.epoch >= self.patience
+
+
+def _steps(records: int, batch_size: int) -> int:
+    """Steps per epoch, without a last batch of one record."""
+    steps = records // batch_size + (records % batch_size >= 2)
+    if not steps:
+        raise DataError(f"{records} training records are too few", hint="give at least two")
+    return steps
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: up in a line, then down along half a cosine."""
+    rising = round(steps * warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+
+def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.SGD:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if not trainable:
+        raise TrainingError(
+            "the model has nothing to train: no parameter takes a gradient", hint="unfreeze some parameters"
+        )
+    return torch.optim.SGD(
+        [
+            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+    )
+
+
+def _loss(
+    module: nn.Module, teacher: nn.Module | None, x_BCHW: Tensor, y_B: Tensor, config: TuneConfig
+) -> Tensor:
+    half = x_BCHW.is_cuda and torch.cuda.is_bf16_supported()
+    with torch.autocast(x_BCHW.device.type, dtype=torch.bfloat16, enabled=half):
+        logits_BK, y_B = _logits(module, x_BCHW, y_B)
+    logits_BK = logits_BK.float()
+    label_loss = F.cross_entropy(logits_BK, y_B)
+    if teacher is None or not config.distill:
+        return label_loss
+    with torch.no_grad():
+        wanted_BK: Tensor = teacher(x_BCHW)
+    if wanted_BK.shape != logits_BK.shape:
+        raise TrainingError(
+            f"the teacher's outputs are {tuple(wanted_BK.shape)}, the student's {tuple(logits_BK.shape)}",
+            hint="both need the same classes",
+        )
+    T = config.temperature
+    soft_loss = F.kl_div(
+        F.log_softmax(logits_BK / T, 1),
+        F.log_softmax(wanted_BK.float() / T, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    # T^2 keeps the gradients of the two terms at the same scale whatever T is.
+    return (1 - config.distill) * label_loss + config.distill * T**2 * soft_loss
+
+
+def _logits(module: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+    """The model's outputs (B, K) and the labels, after a check that they fit each other."""
+    out = module(x_BCHW)
+    if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(y_B):
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise DataError(
+            f"the model returns {shape} for {len(y_B)} images, not (B, K)", hint="it must be a classifier"
+        )
+    if int(y_B.max()) >= out.shape[1]:
+        raise DataError(
+            f"the data has a class {int(y_B.max())}, the model only {out.shape[1]} outputs, counted from 0",
+            hint="use the data that the model was made for",
+        )
+    return out, y_B
+
+
+def _device(module: nn.Module) -> torch.device:
+    weight = next(module.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw dropout from a seed; the caller's generators go on afterwards as if nothing had happened."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _eval_mode(module: nn.Module | None) -> Iterator[None]:
+    """Put a module into eval mode for a while."""
+    was_training = module is not None and module.training
+    if module is not None:
+        module.eval()
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.train(was_training)

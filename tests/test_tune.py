@@ -1,0 +1,214 @@
+"""Tuning: real runs of a small network on the digits; what gets better, what repeats, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graph.capture import capture
+from graph.errors import DataError, TrainingError, UsageError
+from graph.program import ProgramModule
+from models_zoo import digits, registry
+from models_zoo.data import DataSet, TensorSplit
+from prune.tune import FINE_TUNE, SCRATCH, EpochResult, TuneConfig, evaluate, fit
+
+SHORT = TuneConfig(epochs=4, lr=0.1, batch_size=64)
+
+
+@functools.cache
+def data() -> DataSet:
+    return digits.load()
+
+
+def part(records: int) -> DataSet:
+    """The digits with so few training images."""
+    whole = data().train
+    assert isinstance(whole, TensorSplit)
+    train = TensorSplit(whole.images[:records], whole.labels[:records], mean=(0.305,), std=(0.376,))
+    return replace(data(), train=train)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return registry.build("resnet20", in_channels=1, num_classes=10, width=4)
+
+
+def layers(classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, classes))
+
+
+def flat(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+@functools.cache
+def expert() -> nn.Module:
+    """A network that knows the digits; whoever changes it copies it first."""
+    module = network()
+    fit(module, data(), replace(SHORT, epochs=8))
+    return module
+
+
+def test_training_from_scratch_learns_the_digits() -> None:
+    module, seen, steps = network(), list[EpochResult](), list[tuple[int, int]]()
+    before = evaluate(module, data().search)
+    result = fit(module, data(), SHORT, on_epoch=seen.append, on_step=lambda *at: steps.append(at))
+    assert tuple(seen) == result.history
+    assert [(e.epoch, e.epochs) for e in seen] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert seen[-1].loss < seen[0].loss / 2
+    assert before.accuracy < 0.3 and result.best_accuracy > 0.8
+    assert steps == [(n, 68) for n in range(1, 69)]  # 1,078 images are 17 steps an epoch
+    assert 0 < seen[-1].lr < seen[0].lr <= SHORT.lr
+    assert result.best_accuracy == max(e.accuracy for e in seen) == seen[result.best_epoch - 1].accuracy
+    assert evaluate(module, data().search).accuracy == result.best_accuracy  # its weights are restored
+    assert not module.training
+
+
+def test_a_captured_program_trains_like_the_module_it_came_from() -> None:
+    program = ProgramModule(capture(network(), [torch.zeros(2, 1, 8, 8)]))
+    config = replace(SHORT, epochs=1)
+    ours, theirs = fit(program, data(), config), fit(network(), data(), config)
+    assert ours.history[0].loss == pytest.approx(theirs.history[0].loss, rel=1e-3)
+    assert not program.training
+
+
+def test_the_test_split_is_never_looked_at() -> None:
+    class Forbidden:
+        def __len__(self) -> int:
+            raise AssertionError("the test split was touched")
+
+        def batches(self, *args: object, **kwargs: object) -> Iterator[tuple[Tensor, Tensor]]:
+            raise AssertionError("the test split was touched")
+
+    fit(layers(), replace(part(64), test=Forbidden()), replace(SHORT, epochs=1), teacher=layers())
+
+
+def test_the_same_seed_gives_the_same_weights_and_the_callers_generator_goes_on() -> None:
+    found = []
+    for seed, elsewhere in ((0, 1), (0, 2), (1, 1)):
+        module = layers()
+        torch.manual_seed(elsewhere)
+        state = torch.get_rng_state()
+        fit(module, part(256), replace(SHORT, epochs=2, seed=seed))
+        assert torch.equal(torch.get_rng_state(), state)
+        found.append(flat(module))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_distillation_pulls_the_student_towards_its_teacher() -> None:
+    x = next(iter(data().search.batches(359)))[0]
+
+    def divergence(student: nn.Module) -> float:
+        with torch.no_grad():
+            ours, wanted = student.eval()(x).log_softmax(1), expert()(x).log_softmax(1)
+        return F.kl_div(ours, wanted, reduction="batchmean", log_target=True).item()
+
+    taught, alone, before = network(1), network(1), flat(expert())
+    start = divergence(taught)
+    fit(taught, data(), replace(SHORT, distill=1.0), teacher=expert())
+    fit(alone, data(), replace(SHORT, distill=0.0), teacher=expert())
+    assert divergence(taught) < divergence(alone) < start
+    assert torch.equal(flat(expert()), before)
+
+
+def test_fine_tuning_never_ends_worse_than_it_began() -> None:
+    module = copy.deepcopy(expert())
+    config = replace(SHORT, epochs=9, lr=30.0, warmup=0.0, patience=1)
+    result = fit(module, part(64), config, teacher=expert())
+    assert result.best_epoch == 0 and len(result.history) == 1  # patience ended it
+    assert result.best_accuracy > result.history[0].accuracy
+    assert torch.equal(flat(module), flat(expert()))
+
+
+def test_no_epochs_only_evaluate() -> None:
+    module = copy.deepcopy(expert())
+    result = fit(module, data(), replace(SHORT, epochs=0))
+    assert result.history == () and result.best_epoch == 0
+    assert result.best_accuracy == evaluate(module, data().search).accuracy
+
+
+def test_a_last_batch_of_one_record_is_left_out() -> None:
+    steps: list[tuple[int, int]] = []
+    fit(network(), part(65), replace(SHORT, epochs=1, batch_size=32), on_step=lambda *at: steps.append(at))
+    assert steps == [(1, 2), (2, 2)]
+
+
+def test_weight_decay_spares_biases_and_normalisation() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    with torch.no_grad():
+        module[1].weight.fill_(0.5)
+        module[2].weight.zero_()  # so that the linear layer gets no gradient
+        module[2].bias.zero_()
+    bias = module[1].bias.detach().clone()  # type: ignore[union-attr]
+    fit(module, part(64), replace(SHORT, epochs=1, batch_size=32, weight_decay=0.1, warmup=0.0))
+    assert (module[1].weight < 0.5).all()
+    assert torch.allclose(module[1].bias, bias, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_evaluation_counts_and_restores_the_mode() -> None:
+    module = expert().train()
+    found = evaluate(module, data().search, batch_size=50, limit=130)
+    assert found.records == 130 and module.training
+    again = evaluate(module.eval(), data().search, limit=130, device="cpu")
+    assert found.accuracy == again.accuracy and found.loss == pytest.approx(again.loss)
+    assert not module.training
+
+
+@pytest.mark.parametrize(
+    ("module", "records", "message"),
+    [
+        (layers(classes=9), 64, "class 9, the model only 9 outputs"),
+        (nn.Conv2d(1, 10, 3), 64, r"returns \(64, 10, 6, 6\) for 64 images"),
+        (layers(), 1, "1 training records are too few"),
+    ],
+)
+def test_data_that_does_not_fit_is_told(module: nn.Module, records: int, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fit(module, part(records), SHORT)
+
+
+def test_nothing_to_evaluate_is_told() -> None:
+    with pytest.raises(DataError, match="no records"):
+        evaluate(layers(), data().search, limit=0)
+
+
+def test_a_loss_that_explodes_is_told() -> None:
+    with pytest.raises(TrainingError, match="the loss became (nan|inf) in epoch") as caught:
+        fit(layers(), part(256), replace(SHORT, lr=1e30))
+    assert "lower the learning rate" in caught.value.hint
+
+
+def test_a_frozen_model_is_told() -> None:
+    with pytest.raises(TrainingError, match="nothing to train"):
+        fit(layers().requires_grad_(False), data(), SHORT)
+
+
+def test_a_teacher_of_other_classes_is_told() -> None:
+    with pytest.raises(TrainingError, match=r"teacher's outputs are \(64, 12\), the student's \(64, 10\)"):
+        fit(layers(), data(), SHORT, teacher=layers(classes=12))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", -1), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")), ("batch_size", 1),
+        ("momentum", 1.0), ("weight_decay", -1e-4), ("distill", 1.5), ("temperature", 0.0),
+        ("patience", 0), ("warmup", 1.0), ("seed", -1),
+    ],
+)  # fmt: skip
+def test_a_config_checks_itself(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=field.replace("_", " ")):
+        replace(SHORT, **{field: value})  # type: ignore[arg-type]
+
+
+def test_the_presets_differ_where_they_should() -> None:
+    assert SCRATCH.lr > FINE_TUNE.lr and SCRATCH.epochs > FINE_TUNE.epochs
