@@ -129,7 +129,7 @@ def costs(program: Program) -> Costs:
         ProgramError: the program does not run on its own shapes.
     """
     shapes = program.shapes(1 if program.dynamic_batch else None)
-    records = 1 if program.dynamic_batch or not program.inputs else max(1, program.inputs[0].shape[0])
+    records = _records(program)
     unknown: Counter[str] = Counter()
     counted: set[str] = set()
     tensor_of = {n.name: str(n.args[0]) for n in program.nodes if n.op == TENSOR}
@@ -155,6 +155,13 @@ def costs(program: Program) -> Costs:
         _peak(program, shapes) // records,
         dict(unknown),
     )
+
+
+def _records(program: Program) -> int:
+    """How many records the shapes of a program hold: one unless its batch size is fixed."""
+    if program.dynamic_batch or not program.inputs:
+        return 1
+    return max(1, *program.inputs[0].shape[:1])
 
 
 def _peak(program: Program, shapes: Mapping[str, Any]) -> int:
@@ -198,7 +205,8 @@ class CostModel:
         node_of = {str(n.args[0]): n.name for n in program.nodes if n.op == TENSOR}
         params = [_all_dims(node_of[name], shapes) for name in sorted(program.trainable) if name in node_of]
         self.macs_by_term = tuple(name for name, _ in macs)
-        self._macs = self._table([term for _, term in macs])
+        coefficients, factors = self._table([term for _, term in macs])
+        self._macs = coefficients / _records(program), factors
         self._params = self._table(params)
         self._base_sizes = np.array(self._base)
         self._slope_matrix = np.stack(self._slopes)

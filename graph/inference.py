@@ -123,6 +123,9 @@ class Inference(Pass):
                 array = np.moveaxis(array, owner, -1)
                 array[..., mask] = self.invent(name, owner, int(mask.sum()))
                 array = np.moveaxis(array, -1, owner)
+            if (other := self.fields.get(name, {}).get(owner)) is not None:
+                reason = f"merged with another prunable dimension by {node.op}"
+                self.pin(np.concatenate([other.labels.ravel(), array.ravel()]), reason, node)
             self.moves[name, owner] = dim
             if self.full[name].shape[owner] > 1:
                 self.fields.setdefault(name, {})[owner] = Field(owner, array)
@@ -178,10 +181,22 @@ def _owner(out: Labels, line: Labels) -> tuple[int | None, Labels]:
 
 
 def run_rules(run: Pass, program: Program) -> None:
-    """Apply the rules of a program's nodes in order."""
+    """Apply the rules of a program's nodes in order.
+
+    A dimension of a parameter gets its labels from the first operator that knows of them. Whoever read the
+    parameter before that took all of it, so those labels must stay.
+    """
+    readers: list[tuple[Node, str, frozenset[int]]] = []
     for node in program.nodes:
         if node.op not in ("input", TENSOR):
             rules.apply(run, node)
+            for ref in run.operands(node):
+                if run.is_tensor(ref):
+                    readers.append((node, ref.name, frozenset(run.fields.get(ref.name, {}))))
+    for node, name, known in readers:
+        for dim, found in run.fields.get(name, {}).items():
+            if dim not in known:
+                run.pin(found.labels, f"taken whole by {node.op}", node)
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class Program:
                 bool(data["dynamic_batch"]),
                 tuple(data["notes"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
             raise ProgramError(f"malformed program: {type(err).__name__}: {err}") from err
         for name, shape in shapes.items():
             if name not in tensors:
@@ -235,21 +235,26 @@ class Program:
                 or a tensor that is missing.
         """
         seen: set[str] = set()
+        given = [n.name for n in self.nodes if n.op == INPUT]
+        if given != [s.name for s in self.inputs]:
+            raise ProgramError(f"the input nodes {given} are not the inputs {[s.name for s in self.inputs]}")
+        if missing := sorted(self.trainable - set(self.tensors)):
+            raise ProgramError(f"the trainable tensor {missing[0]!r} is missing")
         for node in self.nodes:
             if node.name in seen:
                 raise ProgramError(f"node {node.name!r} is defined twice")
             if unknown := [r for r in node.refs if r not in seen]:
                 raise ProgramError(f"node {node.name!r} takes {unknown[0]!r}, which no earlier node defines")
             if node.op == TENSOR:
-                if len(node.args) != 1 or node.args[0] not in self.tensors:
+                if len(node.args) != 1 or str(node.args[0]) not in self.tensors:
                     raise ProgramError(f"node {node.name!r} names a tensor that is missing: {node.args}")
             elif node.op != INPUT:
                 resolve(node.op)
             seen.add(node.name)
         if missing := [o for o in self.outputs if o not in seen]:
             raise ProgramError(f"the output {missing[0]!r} is not defined")
-        if missing := [s.name for s in self.inputs if s.name not in seen]:
-            raise ProgramError(f"the input {missing[0]!r} has no node")
+        for spec in self.inputs:
+            _dtype(spec.dtype)
 
     def shapes(self, batch: int | None = None) -> dict[str, Any]:
         """Every node's value on the meta device: shape and type, without computing anything.
@@ -293,19 +298,20 @@ def execute(
         ProgramError: an operator fails; the message names the node.
     """
     given = iter(inputs)
+    device = next((t.device for t in (*inputs, *tensors.values())), None)
     for node in program.nodes:
         if node.op == INPUT:
             env[node.name] = next(given)
         elif node.op == TENSOR:
             env[node.name] = tensors[node.args[0]]
         else:
-            args = substitute(node.args, env)
+            args = substitute(node.args, env, device)
             if node.base in _MODE_ARGUMENT:
                 args = _with_mode(node.base, args, training)
             if intercept is not None:
                 args = intercept(node, args)
             try:
-                env[node.name] = resolve(node.op)(*args, **substitute(dict(node.kwargs), env))
+                env[node.name] = resolve(node.op)(*args, **substitute(dict(node.kwargs), env, device))
             except (RuntimeError, TypeError, IndexError, ValueError) as err:
                 reason = str(err).splitlines()[0] if str(err) else type(err).__name__
                 raise ProgramError(f"node {node.name!r} ({node.op}) failed: {reason}") from err
@@ -318,6 +324,8 @@ _MODE_ARGUMENT = {"batch_norm": 5, "dropout": 2, "feature_dropout": 2, "alpha_dr
 
 def _with_mode(base: str, args: tuple[Any, ...], training: bool) -> tuple[Any, ...]:
     position = _MODE_ARGUMENT[base]
+    if base == "batch_norm" and args[3] is None:
+        training = True  # without running statistics there are only the batch's own
     return (*args[:position], training, *args[position + 1 :])
 
 
@@ -412,20 +420,24 @@ def resolve(op: str) -> Callable[..., Any]:
         packet = getattr(torch.ops.aten, name, None)
         found = getattr(packet, overload, None) if packet is not None else None
         if isinstance(found, torch._ops.OpOverload):
-            return found
+            schema = found._schema
+            if schema.returns and not schema.is_mutable:  # a value, and no change of another one
+                return found
     raise ProgramError(f"operator {op!r} is not allowed in a program")
 
 
-def substitute(arg: Any, env: Mapping[str, Any]) -> Any:
-    """Replace each ``Ref`` in nested arguments by its value."""
+def substitute(arg: Any, env: Mapping[str, Any], device: torch.device | None = None) -> Any:
+    """Replace each ``Ref`` in nested arguments by its value, and the device of the capture by this one."""
     if isinstance(arg, Ref):
         return env[arg.name]
     if isinstance(arg, tuple):
-        return tuple(substitute(a, env) for a in arg)
+        return tuple(substitute(a, env, device) for a in arg)
     if isinstance(arg, list):
-        return [substitute(a, env) for a in arg]
+        return [substitute(a, env, device) for a in arg]
     if isinstance(arg, dict):
-        return {k: substitute(v, env) for k, v in arg.items()}
+        return {k: substitute(v, env, device) for k, v in arg.items()}
+    if isinstance(arg, torch.device):
+        return device or arg
     return arg
 
 

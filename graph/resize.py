@@ -91,7 +91,9 @@ def _meta(run: Pass, name: str) -> torch.Tensor:
 
 
 def _execute(run: Pass, node: Node) -> None:
-    value = resolve(node.op)(*substitute(node.args, run.now), **substitute(dict(node.kwargs), run.now))
+    meta = torch.device("meta")
+    args, kwargs = substitute(node.args, run.now, meta), substitute(dict(node.kwargs), run.now, meta)
+    value = resolve(node.op)(*args, **kwargs)
     run.now[node.name] = value
     if isinstance(value, (list, tuple)):
         run.now |= {result_name(node.name, i): v for i, v in enumerate(value)}

@@ -84,6 +84,8 @@ def elementwise(run: Pass, node: Node) -> None:
     rank = len(run.full[node.name].shape)
     if node.base == "prelu":
         return _prelu(run, node, operands)
+    if node.base in ("to", "type_as"):
+        operands = operands[:1]  # the second one names a type alone
     for dim in range(rank):
         present = [(r, dim - rank + len(run.size(r))) for r in operands]
         present = [(r, d) for r, d in present if d >= 0 and run.size(r)[d] > 1]
@@ -124,6 +126,7 @@ def _project(run: Pass, labels: Labels, size: tuple[int, ...], node: Node) -> La
 
 def _prelu(run: Pass, node: Node, operands: list[Ref]) -> None:
     x, weight = operands
+    _carry(run, node, x, 1)
     labels = run.along(x, 1, node) if len(run.size(x)) > 1 else None
     if labels is not None:
         run.bind(weight, 0, labels, node)
@@ -139,7 +142,13 @@ def convolution(run: Pass, node: Node) -> None:
     x, weight, bias = node.args[0], node.args[1], node.arg(2, "bias")
     groups = int(run.by_name[node.name].arg(6, "groups", 1))
     outs, ins = run.size(weight)[:2]
+    if len(run.size(x)) < len(run.size(weight)):
+        return pin_operands(run, node, f"{node.op} without a batch dimension")
+    _pin_dims(run, node, x, "convolved over", 1)
+    _pin_dims(run, node, weight, "kernel", 0, 1)
     labels = run.along(x, 1, node)
+    if labels is None:
+        _pin_dims(run, node, weight, "shared with a fixed input", 0, *range(2, len(run.size(weight))))
     weight_node = run.by_name[weight.name]
     if ins == 1 and groups > 1:  # depthwise: a filter of its own for each channel
         if labels is None:
@@ -178,6 +187,8 @@ def linear(run: Pass, node: Node) -> None:
     if labels is not None:
         run.bind(weight, 1, labels, node)
         run.contract(node, 0, last, run.by_name[weight.name], 1)
+    else:
+        _pin_dims(run, node, weight, "shared with a fixed input", 0)
     _carry(run, node, x, last)
     result = run.along(weight, 0, node)
     if result is not None:
@@ -195,9 +206,17 @@ def _carry(run: Pass, node: Node, x: Ref, *without: int) -> None:
                 run.put(node.name, dim, labels)
 
 
+def _pin_dims(run: Pass, node: Node, x: Ref, reason: str, *without: int) -> None:
+    """Pin the labels of all dimensions of x but those named."""
+    for dim, found in list(run.fields.get(x.name, {}).items()):
+        if dim not in without:
+            run.pin(found.labels, f"{reason} in {node.op}", node)
+
+
 @rule("batch_norm", "instance_norm")
 def batch_norm(run: Pass, node: Node) -> None:
     """Each channel is normalised on its own; scale, shift and statistics follow it."""
+    _pin_dims(run, node, node.args[0], "normalised over", 1)
     labels = run.along(node.args[0], 1, node)
     if labels is not None:
         for operand in node.args[1:5]:
@@ -215,13 +234,15 @@ def batch_norm(run: Pass, node: Node) -> None:
 def pooling(run: Pass, node: Node) -> None:
     """Windows over the last dimensions; batch and channels pass."""
     x = node.args[0]
+    first = len(run.size(x)) - int(node.base[-2])  # the 2 of max_pool2d
     for dim, found in list(run.fields.get(x.name, {}).items()):
-        if dim > 1:
+        if dim >= first:
             run.pin(found.labels, f"pooled over in {node.op}", node)
         else:
             labels = run.along(x, dim, node)
             if labels is not None:
-                run.put(node.name, dim, labels)
+                for name in run.results(node):  # values, and indices if asked for
+                    run.put(name, dim, labels)
 
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "prod")
@@ -230,6 +251,8 @@ def reduction(run: Pass, node: Node) -> None:
     x = node.args[0]
     rank = len(run.size(x))
     given: Any = node.arg(1, "dim")
+    if isinstance(given, bool):  # var(x, unbiased)
+        given = None
     dims = range(rank) if given is None else [given] if isinstance(given, int) else given
     reduced = {d % rank for d in dims} or set(range(rank))
     keeps_dim = len(run.full[node.name].shape) == rank

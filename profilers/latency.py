@@ -81,8 +81,6 @@ def compare(
                 times[name].append(time.perf_counter() - start)
                 total += times[name][-1]
             rounds += 1
-            if not calls:
-                break
     return {name: _summary(seconds) for name, seconds in times.items()}
 
 

@@ -82,29 +82,27 @@ def export_onnx(
         OutputError: the file cannot be written.
     """
     frozen, example, free = _prepare(module, example, dynamic_batch)
-    outputs = len(_run(frozen, example))
-    names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
-    with _quiet():
-        try:
+    traced = _trace(frozen, example, free)
+    outputs = len(traced.graph_signature.user_outputs)
+    try:
+        with _quiet():
             program = torch.onnx.export(
-                _trace(frozen, example, free),
+                traced,
                 dynamo=True,
                 input_names=["input"],
-                output_names=names,
+                output_names=["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)],
                 opset_version=opset,
+                dynamic_shapes=_sizes(frozen, free),
                 verbose=False,
             )
-            if program is None:
-                raise RuntimeError("nothing was exported")
-        except ExportError:
-            raise
-        except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
-            raise ExportError(
-                f"the ONNX exporter fails: {_first_line(err)}",
-                hint="the model may use an operator that has no ONNX form",
-            ) from err
+    except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
+        raise ExportError(
+            f"the ONNX exporter fails: {_first_line(err)}",
+            hint="the model may use an operator that has no ONNX form",
+        ) from err
+    assert program is not None  # without a file name, the exporter hands the program back
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, with the paths of this machine
+        node.metadata_props.clear()  # notes of the exporter, longer than the graph itself
     weights = sum(t.numel() * t.element_size() for t in frozen.state_dict().values())
     checks: list[OnnxCheck] = []
 
@@ -130,7 +128,8 @@ def check_onnx(
         dynamic_batch: compare with batches of 1, 2 and 5 records, else only with the example's.
 
     Raises:
-        ExportError: another opset, an invalid file, or outputs that differ by more than ``ONNX_TOLERANCE``.
+        ExportError: another opset, an invalid file, a batch that is not free, or outputs that differ by
+            more than ``ONNX_TOLERANCE``.
     """
     frozen, example, free = _prepare(module, example, dynamic_batch)
     try:
@@ -142,29 +141,34 @@ def check_onnx(
             )
         onnx.checker.check_model(str(path), full_check=True)
         model = OnnxModel(path)
+        if free and model.batch is not None:
+            raise ExportError(
+                f"the exported file is fixed to batches of {model.batch}", hint="ask for a fixed batch size"
+            )
+        error, count = _compare(frozen, model.run, example, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise ExportError(f"the exported file is not valid ONNX: {_first_line(err)}") from err
     except ModelFileError as err:
         raise ExportError(f"the exported file does not run: {_first_line(err.__cause__ or err)}") from err
-    error, comparisons = _compare(frozen, model.run, example, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
-    return OnnxCheck(written, error, comparisons, sum(file.stat().st_size for file in files))
+    return OnnxCheck(written, error, count, sum(file.stat().st_size for file in files))
 
 
 def export_pt2(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = True) -> None:
     """Write an archive of ``torch.export`` and check that it gives the model's outputs when loaded.
 
-    Args: as ``export_onnx``.
+    The arguments are those of ``export_onnx``.
 
     Raises:
         ExportError: the model cannot be traced, or the loaded archive does not agree with it.
         OutputError: the file cannot be written.
     """
     frozen, example, free = _prepare(module, example, dynamic_batch)
+    traced = _trace(frozen, example, free)
 
     def write(temporary: Path) -> None:
         with _quiet():
             buffer = io.BytesIO()  # torch's own writer reports a full disk as an internal error
-            torch.export.save(_trace(frozen, example, free), buffer)
+            torch.export.save(traced, buffer)
             temporary.write_bytes(buffer.getbuffer())
             loaded = torch.export.load(temporary).module()
         _compare(frozen, lambda x: _run(loaded, x), example, free, 1, PT2_TOLERANCE)
@@ -183,7 +187,7 @@ def save_weights(program: Program, path: Path, metadata: Mapping[str, str]) -> N
         k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in program.tensors.items()
     }
     data = save(tensors, dict(metadata))
-    write_file(path, lambda temporary: _write_bytes(temporary, data))
+    write_file(path, lambda temporary: temporary.write_bytes(data))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -297,6 +301,8 @@ def _plain_file(folder: Path, location: str) -> Path:
     steps = [folder.joinpath(*name.parts[: i + 1]) for i in range(len(name.parts))]
     if not name.parts or name.is_absolute() or ".." in name.parts:
         reason = "is outside its folder"
+    elif "*" in location:  # onnxruntime takes "*/_ORT_MEM_ADDR_/*" for an address in memory
+        reason = "is no file name"
     elif any(step.is_symlink() for step in steps):
         reason = "is a link"
     elif not file.is_file():
@@ -338,17 +344,26 @@ def _prepare(module: nn.Module, example: Tensor, dynamic_batch: bool) -> tuple[n
 
 
 def _trace(module: nn.Module, example: Tensor, free: bool) -> ExportedProgram:
-    sizes = {0: Dim("batch")} if free else None
-    # ProgramModule.forward takes *inputs, which count as one argument that is a tuple.
-    shapes = ((sizes,),) if isinstance(module, ProgramModule) else (sizes,)
     try:
-        with torch.no_grad():
-            return torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+        with _quiet(), torch.no_grad():
+            traced = torch.export.export(
+                module, (example,), dynamic_shapes=_sizes(module, free), strict=False
+            )
     except Exception as err:  # noqa: BLE001 - the tracer raises whatever the user's code raises
         raise ExportError(
             f"torch.export cannot trace the model: {_first_line(err)}",
-            hint="a model that needs a fixed batch exports without a dynamic one" if free else "",
+            hint="ask for a fixed batch size" if free else "",
         ) from err
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)  # holds the paths of this machine
+    return traced
+
+
+def _sizes(module: nn.Module, free: bool) -> tuple[Any, ...]:
+    """The sizes that are free, in the form of the module's arguments."""
+    sizes = {0: Dim("batch")} if free else None
+    # ProgramModule.forward takes *inputs, which count as one argument that is a tuple.
+    return ((sizes,),) if isinstance(module, ProgramModule) else (sizes,)
 
 
 def _run(module: Callable[[Tensor], Any], x: Tensor) -> list[Tensor]:
@@ -415,10 +430,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _first_line(err: BaseException) -> str:

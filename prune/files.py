@@ -14,7 +14,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -24,7 +26,7 @@ from graph.errors import ModelFileError, OutputError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write one file so that nobody ever sees half of it.
 
     Args:
@@ -62,7 +64,7 @@ def write_json(path: Path, data: Any) -> None:
         ValueError: a number is NaN or infinite, which JSON cannot hold.
     """
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
-    write_file(path, lambda temporary: _write_text(temporary, text))
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -218,11 +220,16 @@ class OutputFolder:
 def _stage(home: Path, name: str) -> tuple[Path, int]:
     """A new staging folder in ``home`` and the descriptor that holds its lock."""
     staging = home / f".{name}.partial-{os.getpid()}"
-    staging.mkdir()
-    lock = os.open(staging, os.O_RDONLY)
-    # Shared, as network disks grant no other to a folder; it keeps `_others` from the exclusive one.
-    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return staging, lock
+    while True:
+        staging.mkdir()
+        with suppress(FileNotFoundError):
+            lock = os.open(staging, os.O_RDONLY)
+            with suppress(OSError):  # a disk without locks: the folder counts as alive then
+                # Shared, as network disks grant no other to a folder; it keeps `_others` out.
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            if staging.exists():  # else `_others` took it for dead before it was locked
+                return staging, lock
+            os.close(lock)
 
 
 def _drop(staging: Path, lock: int) -> None:
@@ -234,7 +241,10 @@ def _others(home: Path, name: str) -> Iterator[Path]:
     """The staging folders of runs that are alive; those of the dead are removed on the way."""
     prefix = f".{name}.partial-"
     for found in sorted(p for p in home.iterdir() if p.name.startswith(prefix) and p.is_dir()):
-        lock = os.open(found, os.O_RDONLY)
+        try:
+            lock = os.open(found, os.O_RDONLY)
+        except FileNotFoundError:  # finished just now
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(found, ignore_errors=True)
@@ -266,8 +276,7 @@ def _sync(path: Path) -> None:
 def _check_folder(folder: Path, path: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        tempfile.TemporaryFile(dir=folder).close()  # trying is surer than asking
     except OSError as err:
         raise _refused(path, err) from err
 
@@ -276,10 +285,6 @@ def _refused(path: Path, err: OSError) -> OutputError:
     reason = err.strerror or str(err)
     hint = "free some space" if err.errno in _FULL else "choose a place that you may write to"
     return OutputError(f"{path} cannot be written: {reason}", hint=hint)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -58,7 +58,9 @@ class Plan:
         if set(self.widths) != {g.name for g in axes.groups}:
             raise PlanError("the plan was made for another model: its groups have other names")
         for group in axes.groups:
-            kept = self.kept[group.name]
+            kept = self.kept.get(group.name)
+            if kept is None:
+                raise PlanError(f"the plan does not say what to keep of group {group.name!r}")
             if self.widths[group.name] != len(group.units):
                 raise PlanError(
                     f"the plan was made for another model: group {group.name!r} has {len(group.units)} "

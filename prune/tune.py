@@ -343,7 +343,7 @@ def _logits(module: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Ten
         raise DataError(
             f"the model returns {shape} for {len(y_B)} images, not (B, K)", hint="it must be a classifier"
         )
-    if int(y_B.max()) >= out.shape[1]:
+    if len(y_B) and int(y_B.max()) >= out.shape[1]:
         raise DataError(
             f"the data has a class {int(y_B.max())}, the model only {out.shape[1]} outputs, counted from 0",
             hint="use the data that the model was made for",

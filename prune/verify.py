@@ -6,7 +6,7 @@ zero is no longer zero. Both programs run in float64 on the same inputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,15 @@ def _double(value: Tensor) -> Tensor:
     return value.double() if value.is_floating_point() else value
 
 
+def _doubled(arg: Any) -> Any:
+    """An operator's arguments with float64 in place of every type of real numbers that they name."""
+    if isinstance(arg, torch.dtype) and arg.is_floating_point:
+        return torch.float64
+    if isinstance(arg, (tuple, list)):
+        return type(arg)(_doubled(a) for a in arg)
+    return {k: _doubled(v) for k, v in arg.items()} if isinstance(arg, dict) else arg
+
+
 def run_program(
     program: Program, inputs: list[Tensor], *, sites: tuple[Site, ...] = (), masks: Any = None
 ) -> Tensor:
@@ -61,6 +70,8 @@ def run_program(
         return args
 
     tensors = {k: _double(t.detach()) for k, t in program.tensors.items()}
+    nodes = (replace(n, args=_doubled(n.args), kwargs=_doubled(dict(n.kwargs))) for n in program.nodes)
+    program = replace(program, nodes=tuple(nodes))
     with torch.no_grad():
         result = run(program, tensors, inputs, intercept=intercept)
     return result if isinstance(result, Tensor) else torch.cat([r.flatten() for r in result])

@@ -112,6 +112,8 @@ def masked_tensors(axes: Axes, tensors: dict[str, Tensor], keep: NDArray[np.bool
     """The tensor table in which every weight that consumes a removed channel is zero there."""
     table = dict(tensors)
     for site in axes.sites:
+        if keep[axes.fields[site.value][site.dim].labels].all():
+            continue
         if site.weight is None:
             raise NotImplementedError(f"{site.node} consumes channels without a weight")
         field = axes.weights[site.weight][site.weight_dim]

@@ -1,0 +1,436 @@
+"""Export: the written files compute what the model computes, and files from elsewhere cannot reach out."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from graph.capture import capture
+from graph.errors import ExportError, ModelFileError, OutputError
+from graph.program import ProgramModule
+from models_zoo import registry
+from prune import export
+from prune.export import (
+    OnnxCheck,
+    OnnxModel,
+    check_onnx,
+    export_onnx,
+    export_pt2,
+    load_weights,
+    run_onnx,
+    save_weights,
+)
+
+
+class Net(nn.Module):
+    """Batch norm and dropout, both of which compute something else in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(4, 2)
+        nn.init.uniform_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.norm(self.conv(x)).relu()).mean((2, 3)))
+
+
+EXAMPLE = torch.zeros(2, 3, 8, 8)
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> ProgramModule:
+    torch.manual_seed(0)
+    model = registry.build("resnet20", width=4)
+    return ProgramModule(capture(model, [torch.zeros(2, 3, 32, 32)]))
+
+
+@pytest.fixture(scope="module")
+def exported(resnet: ProgramModule, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OnnxCheck]:
+    path = tmp_path_factory.mktemp("onnx") / "resnet.onnx"
+    return path, export_onnx(resnet, torch.zeros(2, 3, 32, 32), path)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ONNX out
+
+
+def test_a_program_exports(exported: tuple[Path, OnnxCheck], resnet: ProgramModule) -> None:
+    path, check = exported
+    assert list(path.parent.iterdir()) == [path]
+    assert check.comparisons == 15 and 0 <= check.max_error <= 1e-4
+    assert check.size_bytes == path.stat().st_size
+    model = onnx.load(path)
+    assert check.opset == model.opset_import[0].version
+    (given,), (made,) = model.graph.input, model.graph.output
+    assert (given.name, made.name) == ("input", "output")
+    assert given.type.tensor_type.shape.dim[0].dim_param == "batch"
+    x = torch.randn(7, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(OnnxModel(path)(x), resnet(x), atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_is_folded_away(exported: tuple[Path, OnnxCheck]) -> None:
+    ops = [node.op_type for node in onnx.load(exported[0]).graph.node]
+    assert ops.count("Conv") == 19 and "BatchNormalization" not in ops
+
+
+def test_no_path_of_this_machine_is_in_a_file(
+    exported: tuple[Path, OnnxCheck], net: Net, tmp_path: Path
+) -> None:
+    export_pt2(net, EXAMPLE, tmp_path / "m.pt2")
+    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
+        parts = [archive.read(name) for name in archive.namelist()]
+    for content in (exported[0].read_bytes(), *parts):
+        assert b".py" not in content and os.getcwd().encode() not in content
+
+
+def test_export_is_silent_and_leaves_nothing_about(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    export_onnx(net, EXAMPLE, tmp_path / "out" / "m.onnx")
+    export_pt2(net, EXAMPLE, tmp_path / "out" / "m.pt2")
+    assert capfd.readouterr() == ("", "")
+    assert list((tmp_path / "work").iterdir()) == []
+    assert sorted(os.listdir(tmp_path / "out")) == ["m.onnx", "m.pt2"]
+
+
+def test_a_training_module_exports_in_eval_mode_and_stays_as_it_was(net: Net, tmp_path: Path) -> None:
+    net.train()
+    net.norm.eval()  # frozen, as in fine-tuning
+    check = export_onnx(net, EXAMPLE, tmp_path / "m.onnx")
+    assert check.max_error <= 1e-4
+    assert net.training and net.drop.training and not net.norm.training
+    assert net.conv.weight.requires_grad
+
+
+def test_an_example_of_one_record_still_gives_a_free_batch(net: Net, tmp_path: Path) -> None:
+    export_onnx(net, EXAMPLE[:1], tmp_path / "m.onnx")
+    assert OnnxModel(tmp_path / "m.onnx").batch is None
+
+
+def test_a_fixed_batch(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    assert export_onnx(net, EXAMPLE, path, dynamic_batch=False).comparisons == 5
+    model = OnnxModel(path, threads=1)
+    assert model.batch == 2
+    x = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net.eval()(x), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ExportError, match="fixed to batches of 2"):
+        check_onnx(path, net, EXAMPLE)
+
+
+def test_a_program_with_a_fixed_batch_keeps_it_and_takes_another_opset(net: Net, tmp_path: Path) -> None:
+    program = replace(capture(net, [EXAMPLE]), dynamic_batch=False)
+    assert export_onnx(ProgramModule(program), EXAMPLE, tmp_path / "m.onnx", opset=21).opset == 21
+    assert OnnxModel(tmp_path / "m.onnx").batch == 2
+
+
+def test_several_outputs_and_integer_inputs(tmp_path: Path) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(10, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.table(x)
+            return y.mean(1), y.sum(1)
+
+    tokens = Tokens()
+    export_onnx(tokens, torch.tensor([[0, 9, 3], [1, 2, 4]]), tmp_path / "m.onnx")
+    assert [o.name for o in onnx.load(tmp_path / "m.onnx").graph.output] == ["output_0", "output_1"]
+
+
+def test_other_weights_than_the_files_are_found(
+    exported: tuple[Path, OnnxCheck], resnet: ProgramModule
+) -> None:
+    path, check = exported
+    example = torch.zeros(2, 3, 32, 32)
+    assert check_onnx(path, resnet, example) == check
+    program = resnet.program
+    name = next(n for n in program.tensors if n.endswith("conv1.weight"))
+    other = replace(program, tensors={**program.tensors, name: program.tensors[name] * 1.01})
+    with pytest.raises(ExportError, match="differs from the model by .* more than 0.0001"):
+        check_onnx(path, ProgramModule(other), example)
+
+
+def test_an_exporter_that_goes_wrong_leaves_no_file(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.onnx.export
+
+    def another(program: object, **options: Any) -> object:
+        sizes = ({0: torch.export.Dim("batch")},)
+        return real(torch.export.export(Net().eval(), (EXAMPLE,), dynamic_shapes=sizes), **options)
+
+    (tmp_path / "m.onnx").write_text("old")
+    monkeypatch.setattr(torch.onnx, "export", another)
+    with pytest.raises(ExportError, match="differs from the model"):
+        export_onnx(net, EXAMPLE, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").read_text() == "old" and len(os.listdir(tmp_path)) == 1
+
+
+def test_outputs_that_are_not_finite_are_no_agreement(net: Net, tmp_path: Path) -> None:
+    with torch.no_grad():
+        net.head.bias.fill_(float("nan"))
+    with pytest.raises(ExportError, match="by nan") as caught:
+        export_onnx(net, EXAMPLE, tmp_path / "m.onnx")
+    assert "finite" in caught.value.hint
+    assert os.listdir(tmp_path) == []
+
+
+def test_another_opset_than_asked_for_is_an_error(net: Net, tmp_path: Path) -> None:
+    padded = nn.Sequential(nn.ZeroPad2d(1), net)  # the exporter has no Pad older than 18
+    with pytest.raises(ExportError, match="opset 17 was asked for, the exporter wrote 18"):
+        export_onnx(padded, EXAMPLE, tmp_path / "m.onnx", opset=17)
+    assert os.listdir(tmp_path) == []
+
+
+def test_large_weights_go_beside_the_file(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_ONE_FILE_BYTES", 0)
+    net.head = nn.Linear(4, 2000)
+    check = export_onnx(net, EXAMPLE, tmp_path / "m.onnx")
+    assert sorted(os.listdir(tmp_path)) == ["m.onnx", "m.onnx.data"]
+    assert check.size_bytes == sum(p.stat().st_size for p in tmp_path.iterdir())
+    assert run_onnx(tmp_path / "m.onnx", EXAMPLE).shape == (2, 2000)
+
+
+def test_models_that_cannot_be_exported(tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    class NoForm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.eigvals(x).abs()
+
+    for module in (Branch(), NoForm()):
+        with pytest.raises(ExportError) as caught:
+            export_onnx(module, torch.zeros(2, 3, 3), tmp_path / "m.onnx")
+        assert "\n" not in str(caught.value) and caught.value.hint
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk(net: Net, tmp_path: Path, full_disk: None) -> None:
+    program = capture(net, [EXAMPLE])
+    for write in (
+        lambda path: export_onnx(net, EXAMPLE, path),
+        lambda path: export_pt2(net, EXAMPLE, path),
+        lambda path: save_weights(program, path, {"note": "x" * 2000}),
+    ):
+        with pytest.raises(OutputError, match="m.bin cannot be written"):
+            write(tmp_path / "m.bin")
+    assert os.listdir(tmp_path) == []
+
+
+# ONNX in
+
+
+def affine(folder: Path, location: str | None = None) -> Path:
+    """An ONNX file that adds (1, 2, 3), which is in the file or at `location`."""
+    weights = helper.make_tensor(
+        "w", TensorProto.FLOAT, [3], np.array([1, 2, 3], np.float32).tobytes(), raw=True
+    )
+    if location is not None:
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+    shape = ["batch", 3]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["input", "w"], ["output"])],
+        "affine",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    path = folder / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A folder with weights inside, links to weights outside, and a secret above."""
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    values = np.array([1, 2, 3], np.float32).tobytes()
+    for path in (folder / "w.data", folder / "sub" / "w.data", tmp_path / "secret"):
+        path.write_bytes(values)
+    (folder / "symlink").symlink_to(tmp_path / "secret")
+    (folder / "way").symlink_to(tmp_path)
+    (folder / "hardlink").hardlink_to(tmp_path / "secret")
+    return folder
+
+
+@pytest.mark.parametrize("location", [None, "w.data", "sub/w.data"])
+def test_weights_in_the_models_own_folder_are_fine(model_folder: Path, location: str | None) -> None:
+    y = run_onnx(affine(model_folder, location), np.zeros((1, 3), np.float32))
+    np.testing.assert_array_equal(y, [[1, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("../secret", "outside"),
+        ("sub/../../secret", "outside"),
+        ("/etc/passwd", "outside"),
+        ("", "outside"),
+        ("symlink", "is a link"),
+        ("way/secret", "is a link"),
+        ("hardlink", "hard link"),
+        ("missing.data", "missing"),
+        ("sub", "missing or no file"),
+        ("*/_ORT_MEM_ADDR_/*", "no file name"),
+    ],
+)
+def test_external_data_cannot_reach_out(model_folder: Path, location: str, words: str) -> None:
+    with pytest.raises(ModelFileError, match=words) as caught:
+        OnnxModel(affine(model_folder, location))
+    assert repr(location) in str(caught.value) and caught.value.hint
+
+
+def test_external_data_is_found_wherever_it_hides(model_folder: Path) -> None:
+    path = affine(model_folder)
+    for place in ("constant", "subgraph", "sparse", "function"):
+        model = onnx.load(path)
+        hidden = TensorProto(data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+        hidden.external_data.add(key="location", value="../secret")
+        constant = helper.make_node("Constant", [], ["c"], value=hidden)
+        if place == "constant":
+            model.graph.node.append(constant)
+        elif place == "subgraph":
+            inner = helper.make_graph([constant], "inner", [], [])
+            model.graph.node.append(helper.make_node("If", ["w"], ["d"], then_branch=inner))
+        elif place == "sparse":
+            model.graph.sparse_initializer.add().values.CopyFrom(hidden)
+        else:
+            model.functions.add().node.append(constant)
+        (model_folder / "hidden.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ModelFileError, match="outside"):
+            OnnxModel(model_folder / "hidden.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x00" * 100, b"version https://git-lfs\n", None])
+def test_malformed_onnx_is_one_clear_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "m.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="m.onnx") as caught:
+        OnnxModel(path)
+    assert "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_a_truncated_onnx_file(exported: tuple[Path, OnnxCheck], tmp_path: Path) -> None:
+    content = exported[0].read_bytes()
+    for keep in (100, len(content) // 2, len(content) - 1):
+        (tmp_path / "m.onnx").write_bytes(content[:keep])
+        with pytest.raises(ModelFileError):
+            OnnxModel(tmp_path / "m.onnx")
+
+
+def test_wrong_input_is_named(tmp_path: Path) -> None:
+    model = OnnxModel(affine(tmp_path))
+    with pytest.raises(ModelFileError, match=r"cannot run on \(1, 4\) of torch.float32"):
+        model(torch.zeros(1, 4))
+    with pytest.raises(ModelFileError, match="torch.int64"):
+        model(torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_two_inputs_are_refused(tmp_path: Path) -> None:
+    model = onnx.load(affine(tmp_path))
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch"]))
+    model.graph.node.append(helper.make_node("Identity", ["mask"], ["other"]))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="takes 2 inputs: input, mask"):
+        OnnxModel(tmp_path / "m.onnx")
+
+
+# .pt2 and safetensors
+
+
+def test_pt2(resnet: ProgramModule, tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    export_pt2(resnet, torch.zeros(2, 3, 32, 32), path)
+    assert os.listdir(tmp_path) == ["m.pt2"]
+    x = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.load(path).module()(x), resnet(x))
+
+
+def test_a_pt2_that_differs_leaves_no_file(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.export.load
+
+    def wrong(path: Path) -> torch.export.ExportedProgram:
+        program = real(path)
+        with torch.no_grad():
+            program.state_dict["head.bias"].add_(1e-4)
+        return program
+
+    monkeypatch.setattr(torch.export, "load", wrong)
+    with pytest.raises(ExportError, match="differs from the model"):
+        export_pt2(net, EXAMPLE, tmp_path / "m.pt2")
+    assert os.listdir(tmp_path) == []
+
+
+def test_weights_come_back(net: Net, tmp_path: Path) -> None:
+    program = capture(net, [EXAMPLE])
+    base = torch.arange(12.0).reshape(3, 4)
+    program = replace(
+        program, tensors={**program.tensors, "view": base.T, "tied": base, "again": base, "part": base[1:]}
+    )
+    save_weights(program, tmp_path / "m.safetensors", {"format": "prune"})
+    found = load_weights(tmp_path / "m.safetensors")
+    assert set(found) == set(program.tensors)
+    assert all(torch.equal(found[k], t) for k, t in program.tensors.items())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"<html>", b"\xff" * 64])
+def test_malformed_weights_are_one_clear_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "m.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="m.safetensors") as caught:
+        load_weights(path)
+    assert "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_truncated_weights(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_weights(capture(net, [EXAMPLE]), path, {})
+    shutil.copy(path, tmp_path / "whole")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ModelFileError, match="not a safetensors file"):
+        load_weights(path)

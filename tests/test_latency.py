@@ -1,0 +1,115 @@
+"""Latency: what is timed, in which order, and what is told of the machine. No figure is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from graph.errors import ModelFileError
+from profilers.latency import (
+    Latency,
+    compare,
+    environment,
+    measure,
+    onnx_call,
+    onnx_latency,
+    torch_call,
+    torch_latency,
+)
+
+pytestmark = pytest.mark.smoke
+
+
+@pytest.fixture
+def doubling(tmp_path: Path) -> Path:
+    """An ONNX file that adds its input to itself."""
+    shape = ["batch", 3]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["input", "input"], ["output"])],
+        "doubling",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+    )
+    path = tmp_path / "doubling.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def plausible(found: Latency) -> bool:
+    return 0 < found.p10_ms <= found.median_ms <= found.p90_ms and found.runs >= 30
+
+
+def test_candidates_take_turns() -> None:
+    order: list[str] = []
+    found = compare(
+        {name: lambda name=name: order.append(name) for name in "AB"}, warmup=2, repeats=3, min_seconds=0
+    )
+    assert order == ["A", "B"] * 5
+    assert found["A"].runs == found["B"].runs == 3
+
+
+def test_quick_calls_get_more_runs() -> None:
+    assert measure(lambda: sum(range(1000)), repeats=1, min_seconds=0.01).runs > 10
+
+
+def test_nothing_to_compare_and_nothing_to_repeat() -> None:
+    assert compare({}) == {}
+    with pytest.raises(ValueError, match="at least 1"):
+        measure(lambda: None, repeats=0)
+
+
+def test_a_failing_candidate_is_heard() -> None:
+    with pytest.raises(ZeroDivisionError):
+        measure(lambda: 1 // 0)
+
+
+def test_torch_runs_in_eval_mode_without_gradients_and_leaves_the_module_alone() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    x = torch.randn(4, 3)
+    call = torch_call(module, x)
+    first, second = call(), call()
+    assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    assert torch.equal(first, second) and not first.requires_grad
+    assert all(m.training for m in module.modules())
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_torch_threads_are_set_and_given_back() -> None:
+    before = torch.get_num_threads()
+    seen: set[int] = set()
+
+    class Spy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add(torch.get_num_threads())
+            return x + 1
+
+    assert plausible(torch_latency(Spy(), torch.zeros(1, 3), threads=before + 1))
+    assert seen == {before + 1} and torch.get_num_threads() == before
+
+
+def test_onnx(doubling: Path) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(onnx_call(doubling, x, threads=1)(), [2 * x])
+    assert plausible(onnx_latency(doubling, x, threads=1))
+
+
+def test_a_broken_onnx_file_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text("<html>")
+    for name in ("m.onnx", "missing.onnx"):
+        with pytest.raises(ModelFileError, match=name) as caught:
+            onnx_latency(tmp_path / name, np.zeros((1, 3), np.float32))
+        assert "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_the_environment_is_told_in_words() -> None:
+    found = environment()
+    assert set(found) == {"python", "torch", "onnxruntime", "cpu", "cores", "threads", "platform"}
+    assert all(isinstance(v, str) and v for v in found.values())
+    assert int(found["cores"]) >= 1 and found["threads"] == str(torch.get_num_threads())
