@@ -104,7 +104,9 @@ def _program(
     notes: tuple[str, ...],
 ) -> Program:
     if _mutates_views(exported):
-        exported = exported.run_decompositions({})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations
+            exported = exported.run_decompositions({})
         notes = (*notes, "dropout is left out: the model changes slices of tensors in place")
     return _Converter(exported, module, example, dynamic, notes).run()
 

@@ -201,7 +201,31 @@ class WidthSpace:
                 high = middle
         wish = np.minimum(1.0, wish * high)
         levels = self.levels(np.minimum(1.0, wish * (low / high)))
-        return self._fill(levels, wish, target)
+        levels = self._fill(levels, wish, target)
+        if self.macs(levels) < target - TOLERANCE * self.base_macs:
+            levels = self._trade(levels, target)
+        return levels
+
+    def _trade(self, levels: NDArray[np.int64], target: int) -> NDArray[np.int64]:
+        """Raise one coarse bundle by a level and lower fine ones until the target holds again.
+
+        Only extreme wishes need it: they leave every bundle with small steps at its full width.
+        """
+        best = levels
+        for raised in range(self.bundles):
+            trial = levels.copy()
+            trial[raised] += 1
+            if trial[raised] >= self.level_counts[raised]:
+                continue
+            while self.macs(trial) > target:
+                lowered = [trial - np.eye(self.bundles, dtype=np.int64)[i] for i in range(self.bundles)]
+                lowered = [n for i, n in enumerate(lowered) if i != raised and n[i] >= 0]
+                if not lowered:
+                    break
+                trial = max(lowered, key=self.macs)
+            if self.macs(best) < self.macs(trial) <= target:
+                best = trial
+        return best
 
     def _fill(self, levels: NDArray[np.int64], wish: NDArray[np.float64], target: int) -> NDArray[np.int64]:
         """Raise single levels while the target holds."""

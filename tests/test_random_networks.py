@@ -19,8 +19,28 @@ from graph.capture import capture
 from prune.plan import WidthSpace, make_plan
 
 EXAMPLES = int(os.environ.get("PRUNE_EXAMPLES", "25"))
-KINDS = ("conv", "residual", "branches", "sum", "depthwise", "grouped", "shuffle", "split", "chunk", "excite",
-         "pool", "shared", "padded", "gate", "scale", "dense", "rotate", "linear", "stack", "flip")  # fmt: skip
+KINDS = (
+    "conv",
+    "residual",
+    "branches",
+    "sum",
+    "depthwise",
+    "grouped",
+    "shuffle",
+    "split",
+    "chunk",
+    "excite",
+    "pool",
+    "shared",
+    "padded",
+    "gate",
+    "scale",
+    "dense",
+    "rotate",
+    "linear",
+    "stack",
+    "flip",
+)
 HEADS = ("mean", "max", "flatten", "channels last")
 Spec = tuple[str, int, int]
 
