@@ -20,17 +20,20 @@ from graph.axes import Axes
 from graph.errors import PlanError
 from graph.labels import FIXED, NOTHING, Field, Labels, Pass, run_on_labels, spread
 from graph.program import TENSOR, Node, Program
-from graph.resize import run_resized
+from graph.resize import SizeError, run_resized
 from prune.plan import Plan
 
 
 class Replay(Pass):
     """The pass over the smaller program: labels are the classes that remain, in the order they stand in."""
 
-    def __init__(self, axes: Axes, keep: NDArray[np.bool_]) -> None:
+    def __init__(self, axes: Axes, keep: NDArray[np.bool_], orders: Mapping[str, Labels]) -> None:
         super().__init__(axes.program, axes.shapes)
         self.axes = axes
         self.keep = keep
+        self.orders = orders
+        self.sources: dict[str, Labels] = {}
+        self.conflict: tuple[str, Labels] | None = None
 
     # Lengths of the smaller program
 
@@ -60,13 +63,25 @@ class Replay(Pass):
     def source(self, tensor: Node, dim: int) -> Labels:
         labels: Labels = self.axes.fields[tensor.name][dim].rows[0]
         kept: Labels = labels[self.keep[labels]]
+        if dim == 0:
+            kept = self.orders.get(tensor.name, kept)
+            self.sources[tensor.name] = kept
         return kept
 
     @override
     def equate(self, a: Labels, b: Labels, node: Node) -> None:
         wide_a, wide_b = np.broadcast_arrays(a, b)
         if not np.array_equal(wide_a, wide_b):
+            self.conflict = self._reordered(b.ravel(), a.ravel()) or self._reordered(a.ravel(), b.ravel())
             raise ValueError("channels meet in different orders")
+
+    def _reordered(self, labels: Labels, wanted: Labels) -> tuple[str, Labels] | None:
+        """The latest layer that makes these labels and could make them in the wanted order instead."""
+        if np.array_equal(np.sort(labels), np.sort(wanted)):
+            for name, made in reversed(self.sources.items()):
+                if name not in self.orders and np.array_equal(made, labels):
+                    return name, wanted
+        return None
 
     @override
     def pin(self, labels: Labels, reason: str, node: Node) -> None:
@@ -135,14 +150,34 @@ def prune_program(axes: Axes, plan: Plan) -> Program:
     Raises:
         PlanError: the plan belongs to another program, or keeps channels that leave uneven rows.
     """
-    run = Replay(axes, plan.keep_mask(axes))
-    nodes = run_resized(run, run)
+    run, nodes = _replay(axes, plan.keep_mask(axes))
     tensors = dict(axes.program.tensors)
     for node in axes.program.nodes:
         if node.op == TENSOR and node.name in run.fields:
             name = str(node.args[0])
             tensors[name] = _gather(tensors[name], axes.weights[name], run.fields[node.name])
     return replace(axes.program, nodes=nodes, tensors=tensors)
+
+
+def _replay(axes: Axes, keep: NDArray[np.bool_]) -> tuple[Replay, tuple[Node, ...]]:
+    """Run the rules over the smaller program.
+
+    A layer makes its kept channels in their old order. Where they meet channels that a shuffle has put into
+    another one, the layer is told to make them in that order, and the pass starts again.
+
+    Raises:
+        PlanError: channels meet in different orders, and no layer can be told otherwise.
+    """
+    orders: dict[str, Labels] = {}
+    while True:
+        run = Replay(axes, keep, orders)
+        try:
+            return run, run_resized(run, run)
+        except SizeError:
+            if run.conflict is None:
+                raise
+            name, order = run.conflict
+            orders = {**orders, name: order}
 
 
 def _gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field]) -> Tensor:
