@@ -179,6 +179,8 @@ def run_on_labels(node: Node, values: Mapping[str, Any], labels: Mapping[str, Te
         values: every value it takes, on the meta device or a number.
         labels: for each tensor operand, int64 labels of its whole shape.
     """
+    if node.base in ("view", "_unsafe_view"):  # expanded labels cannot always be viewed as others
+        labels = {name: tensor.contiguous() for name, tensor in labels.items()}
     env = {name: labels.get(name, values[name]) for name in node.refs}
     args = list(substitute(node.args, env))
     kwargs = substitute(dict(node.kwargs), env)
