@@ -80,8 +80,8 @@ class Report:
             ("FLOPs (2 x MACs)", count(2 * a.macs), count(2 * b.macs), f"{r['macs']:.3f} x"),
             ("parameters", count(a.params), count(b.params), f"{r['params']:.3f} x"),
             ("ONNX file", size(a.onnx_bytes), size(b.onnx_bytes), f"{r['onnx_bytes']:.3f} x"),
-            ("latency, onnxruntime", _ms(a.onnx_ms), _ms(b.onnx_ms), f"{r['speedup_onnx']:.2f} x faster"),
-            ("latency, torch", _ms(a.torch_ms), _ms(b.torch_ms), f"{r['speedup_torch']:.2f} x faster"),
+            ("latency, onnxruntime", _ms(a.onnx_ms), _ms(b.onnx_ms), f"{r['speedup_onnx']:.2f} x speed-up"),
+            ("latency, torch", _ms(a.torch_ms), _ms(b.torch_ms), f"{r['speedup_torch']:.2f} x speed-up"),
             (
                 "accuracy before fine-tuning",
                 f"{a.accuracy:.2%}",
