@@ -88,11 +88,15 @@ class InputSpec:
         name: of its node.
         shape: sizes of the example; the first is the batch where ``dynamic_batch`` holds.
         dtype: such as ``float32``.
+        low: of integers, the least that random inputs hold.
+        high: of integers, one more than the greatest.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    low: int = 0
+    high: int = 2
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class Program:
         ]
 
     def random_inputs(self, batch: int, *, seed: int = 0, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Normally distributed inputs of ``batch`` records (small integers where integers are asked for)."""
+        """Normally distributed inputs of ``batch`` records; integers lie evenly in the input's own range."""
         generator = torch.Generator().manual_seed(seed)
         result = []
         for spec in self.inputs:
@@ -140,7 +144,8 @@ class Program:
             if kind.is_floating_point:
                 result.append(torch.randn(shape, generator=generator, dtype=dtype or kind))
             else:
-                result.append(torch.randint(0, 2, shape, generator=generator).to(kind))
+                low, high = (0, 2) if kind is torch.bool else (spec.low, max(spec.high, spec.low + 1))
+                result.append(torch.randint(low, high, shape, generator=generator).to(kind))
         return result
 
     @cached_property
@@ -161,7 +166,10 @@ class Program:
         return {
             "format": "prune-program",
             "version": 1,
-            "inputs": [{"name": s.name, "shape": list(s.shape), "dtype": s.dtype} for s in self.inputs],
+            "inputs": [
+                {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "low": s.low, "high": s.high}
+                for s in self.inputs
+            ],
             "nodes": [
                 {
                     "name": n.name,
@@ -202,7 +210,13 @@ class Program:
                 for n in data["nodes"]
             )
             inputs = tuple(
-                InputSpec(str(s["name"]), tuple(int(i) for i in s["shape"]), str(s["dtype"]))
+                InputSpec(
+                    str(s["name"]),
+                    tuple(int(i) for i in s["shape"]),
+                    str(s["dtype"]),
+                    int(s.get("low", 0)),
+                    int(s.get("high", 2)),
+                )
                 for s in data["inputs"]
             )
             shapes = {str(k): tuple(v["shape"]) for k, v in data["tensors"].items()}
