@@ -58,8 +58,19 @@ def find_bundles(
         adjacency[np.ix_(inside[:1], inside)] = True
     _, component = connected_components(coo_array(adjacency), directed=False)
     parts = [tuple(int(g) for g in np.flatnonzero(component == c)) for c in dict.fromkeys(component)]
-    tied = [p for p in parts if len(p) > 1]
-    layouts = _layouts(program, run, solution, groups, rows, tied) if tied else {}
+    layouts: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {}
+    crossing = []
+    for part in parts:
+        if len(part) > 1:
+            sizes = np.array([len(groups[g].units) for g in part], dtype=np.int64)
+            matrices = [r[:, list(part)] for r in rows if r[:, list(part)].any()]
+            found = _counted(sizes, matrices)
+            if _cross(matrices) and len(found) < 4:
+                crossing.append(part)
+            layouts[part] = found
+    if crossing:
+        for part, more in _layouts(program, run, solution, groups, rows, crossing).items():
+            layouts[part] = tuple(sorted({*layouts[part], *more}, key=sum))
     return tuple(
         Bundle(
             groups[p[0]].name,
@@ -68,6 +79,56 @@ def find_bundles(
         )
         for p in parts
     )
+
+
+def _cross(matrices: list[NDArray[np.int64]]) -> bool:
+    """Whether rows of one kind overlap rows of another without one containing the other."""
+    for first in matrices:
+        for second in matrices:
+            shared = (first > 0).astype(np.int64) @ (second > 0).astype(np.int64).T
+            if (shared > 0).sum(axis=0).max() > 1 and (shared > 0).sum(axis=1).max() > 1:
+                return True
+    return False
+
+
+def _counted(
+    sizes: NDArray[np.int64], matrices: list[NDArray[np.int64]]
+) -> tuple[tuple[int, ...], ...]:
+    """Kept counts that keep the rows even whatever units are chosen.
+
+    All groups in proportion, where that gives whole numbers; else each row of the finest kind shares its
+    length out among its groups by largest remainders, if the coarser kinds of rows agree.
+
+    Args:
+        sizes: units of each group.
+        matrices: for each kind of rows the counts (rows, groups).
+    """
+    common = int(np.gcd.reduce(sizes))
+    found = {tuple(int(s) for s in sizes * k // common) for k in range(1, common + 1)}
+    finest = max(matrices, key=len)
+    single = (finest > 0).sum(axis=0) <= 1
+    shortest = int(finest.sum(axis=1).min())
+    if single.all() and not _cross(matrices) and common < shortest:
+        weights = [m / sizes for m in matrices]
+        for total in range(1, shortest):
+            kept = np.maximum(1, np.round(sizes * total / shortest)).astype(np.int64)
+            for row in finest:
+                inside = np.flatnonzero(row)
+                if (row[inside] == sizes[inside]).all():
+                    kept[inside] = _shared(sizes[inside], total)
+            even = all(np.ptp(w @ kept) < 1e-9 for w in weights)
+            if even and (kept >= 0).all() and (kept <= sizes).all() and kept.any():
+                found.add(tuple(int(k) for k in kept))
+    return tuple(sorted(found, key=sum))
+
+
+def _shared(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """``total`` shared out in proportion to sizes, by largest remainders."""
+    exact = sizes * total / sizes.sum()
+    kept = np.floor(exact).astype(np.int64)
+    order = np.argsort(kept - exact, kind="stable")
+    kept[order[: total - int(kept.sum())]] += 1
+    return kept
 
 
 class _Scaled(Inference):
@@ -119,6 +180,11 @@ def _layouts(
         for start, name, dim, end in run.ranges():
             if dim == 0 and np.isin(group_of[solution.classes[start:end]], part).any():
                 sources[name] = (part, height)
+    inside = np.isin(group_of, [g for part in tied for g in part])
+    labelled = {
+        name: {dim: f for dim, f in found.items() if inside[solution.fields[name][dim].labels].any()}
+        for name, found in run.fields.items()
+    }
     sizes = {name: len(program.tensors[name]) for name in sources if name in program.tensors}
     found: dict[tuple[int, ...], set[tuple[int, ...]]] = {
         part: {tuple(len(groups[g].units) for g in part)} for part in tied
@@ -133,7 +199,7 @@ def _layouts(
             chosen = {name: width for name, width in widths.items() if sources[name][0] in active}
             scaled = _Scaled(program, run.full, chosen)
             try:
-                run_resized(scaled, Proportional(scaled, run.fields))
+                run_resized(scaled, Proportional(scaled, labelled))
             except SizeError as err:  # this level does not divide: leave out whoever meets here
                 active -= scaled.meeting(err.node, sources) or active
                 continue

@@ -5,7 +5,8 @@ and matrix products count; normalisation, activation, pooling and movement count
 is in neither list is named in ``Costs.unknown``, never counted as zero in silence.
 
 Every cost here is a sum of products of dimension sizes, and the size of a dimension is linear in how many
-channels each group keeps. So a plan is priced by one small matrix product, without building anything.
+channels each group keeps, or a product of heads and lanes. So a plan is priced by one small matrix product,
+without building anything.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graph.axes import Axes
+from graph.channels import Axes
 from graph.labels import FIXED
 from graph.program import INPUT, TENSOR, Node, Program
 from graph.rules import CONTRACTIONS, known_operators
@@ -100,16 +101,56 @@ def _attention(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
     return [[*_all_dims(query, shapes), keys], [*_all_dims(node.name, shapes), keys]]
 
 
+def _transposed(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """Each input element meets the filters of its channel."""
+    return [_all_dims(node.args[0].name, shapes) + _all_dims(node.args[1].name, shapes, start=1)]
+
+
+def _einsum(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """The sizes of all letters, once for each product."""
+    letters = str(node.args[0]).replace(" ", "").partition("->")[0].split(",")
+    longest: dict[str, Factor] = {}
+    dots: dict[int, Factor] = {}
+    for ref, term in zip(node.args[1], letters, strict=True):
+        rank = len(shapes[ref.name].shape)
+        width = rank - len(term.replace("...", ""))
+        before, found, after = term.partition("...")
+        names: list[str | int] = [*before, *(range(-width, 0) if found else ()), *after]
+        for dim, name in enumerate(names):
+            factor = (ref.name, dim)
+            table: dict[Any, Factor] = dots if isinstance(name, int) else longest
+            if name not in table or shapes[ref.name].shape[dim] > _length(table[name], shapes):
+                table[name] = factor
+    return [[*longest.values(), *dots.values()]] * max(1, len(letters) - 1)
+
+
+def _length(factor: Factor, shapes: Mapping[str, Any]) -> int:
+    return int(shapes[factor[0]].shape[factor[1]])
+
+
+def _bilinear(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """Elements of the result x both inputs' lengths."""
+    return [_all_dims(node.name, shapes) + _all_dims(node.args[2].name, shapes, start=1)]
+
+
+def _recurrent(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """At each step every weight matrix once."""
+    steps = _all_dims(node.args[0].name, shapes)[:2]
+    names = [w.name for w in node.args[2] if len(shapes[w.name].shape) == 2]
+    return [steps + _all_dims(name, shapes) for name in names]
+
+
 _RULES: dict[str, Callable[[Node, Mapping[str, Any]], list[list[Factor]]]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
-    **dict.fromkeys(("linear", "mm", "addmm", "bmm", "baddbmm", "matmul"), _product),
+    **dict.fromkeys(("linear", "mm", "mv", "dot", "addmm", "bmm", "baddbmm", "matmul"), _product),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    "einsum": _einsum,
+    "bilinear": _bilinear,
     "scaled_dot_product_attention": _attention,
 }
 assert set(_RULES) >= CONTRACTIONS
-_FREE = frozenset(known_operators()) - CONTRACTIONS | {
-    "softmax", "log_softmax", "layer_norm", "group_norm", "rms_norm", "embedding", "arange", "full", "zeros",
-    "ones", "sym_size", "cumsum", "scalar_tensor", "index", "index_select", "gather",
-}  # fmt: skip
+_FREE = frozenset(known_operators()) - CONTRACTIONS
 
 
 def mac_factors(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]] | None:
@@ -196,10 +237,11 @@ class CostModel:
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
         self.widths: NDArray[np.int64] = np.array([len(g.units) for g in axes.groups], dtype=np.int64)
-        self._group_of = axes.group_of_class()
         self._index: dict[Factor, int] = {}
         self._base: list[float] = [1.0]  # size 0 of the table stands for "no factor"
         self._slopes: list[NDArray[np.float64]] = [np.zeros(len(axes.groups))]
+        self._products: list[tuple[int, int, int, float]] = []  # (size, group, group, coefficient)
+        self._parts = _parts(axes)
         program, shapes = axes.program, axes.shapes
         macs = [(node.name, term) for node in program.nodes for term in (mac_factors(node, shapes) or [])]
         node_of = {str(n.args[0]): n.name for n in program.nodes if n.op == TENSOR}
@@ -210,6 +252,9 @@ class CostModel:
         self._params = self._table(params)
         self._base_sizes = np.array(self._base)
         self._slope_matrix = np.stack(self._slopes)
+        table = np.array(self._products or [(0, 0, 0, 0.0)], dtype=np.float64)
+        self._rows, self._first, self._second = table[:, :3].astype(np.int64).T
+        self._coefficients = table[:, 3]
 
     def macs(self, kept: Sequence[int] | NDArray[Any]) -> int:
         """MACs for one record when group g keeps ``kept[g]`` units."""
@@ -226,7 +271,11 @@ class CostModel:
     def _evaluate(
         self, table: tuple[NDArray[np.float64], NDArray[np.int64]], kept: Sequence[int] | NDArray[Any]
     ) -> NDArray[np.float64]:
-        sizes = self._base_sizes + self._slope_matrix @ np.asarray(kept, dtype=np.float64)
+        counts = np.asarray(kept, dtype=np.float64)
+        sizes = self._base_sizes + self._slope_matrix @ counts
+        if self._products:
+            products = self._coefficients * counts[self._first] * counts[self._second]
+            sizes = sizes + np.bincount(self._rows, weights=products, minlength=len(sizes))
         coefficients, factors = table
         result: NDArray[np.float64] = coefficients * sizes[factors].prod(axis=1)
         return result
@@ -253,13 +302,28 @@ class CostModel:
         """The row of a dimension in the table of sizes, 0 where it does not vary."""
         name, dim = factor
         found = self.axes.fields.get(name, {}).get(dim)
-        if found is None or not (self._group_of[found.labels] >= 0).any():
+        if found is None or not (self._parts[found.labels, 0] >= 0).any():
             return 0
         if factor not in self._index:
             rows = found.rows
-            groups = self._group_of[rows]
-            slopes = np.bincount(groups[groups >= 0], minlength=len(self.widths)) / len(rows)
+            first, second = self._parts[rows, 0], self._parts[rows, 1]
+            single = (first >= 0) & (second < 0)
+            slopes = np.bincount(first[single], minlength=len(self.widths)) / len(rows)
             self._base.append(float((rows == FIXED).sum()) / len(rows))
             self._slopes.append(slopes / self.widths)
-            self._index[factor] = len(self._base) - 1
+            index = self._index[factor] = len(self._base) - 1
+            both = np.stack([first[second >= 0], second[second >= 0]], axis=1)
+            for (a, b), count in zip(*np.unique(both, axis=0, return_counts=True), strict=True):
+                share = float(count) / len(rows) / float(self.widths[a] * self.widths[b])
+                self._products.append((index, int(a), int(b), share))
         return self._index[factor]
+
+
+def _parts(axes: Axes) -> NDArray[np.int64]:
+    """For each class its group, or the groups of its outer and inner part; -1 for what is fixed."""
+    own = axes.group_of_class()
+    result = np.full((axes.classes, 2), -1, dtype=np.int64)
+    result[:, 0] = own
+    result[axes.derived[:, 0], 0] = own[axes.derived[:, 1]]
+    result[axes.derived[:, 0], 1] = own[axes.derived[:, 2]]
+    return result

@@ -1,8 +1,11 @@
-"""What inference yields: groups of interchangeable channels, bundles of groups, and what is pinned."""
+"""What inference yields: groups of interchangeable units, bundles of groups, sites, and what is pinned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["channel", "residual", "mlp", "head", "lane", "expert", "state"]
 
 
 @dataclass(frozen=True)
@@ -10,7 +13,7 @@ class Pinned:
     """Channels that cannot be removed, and why.
 
     Attributes:
-        tensor: the parameter whose output channels they are.
+        tensor: the parameter whose channels they are.
         channels: how many.
         reason: in words.
     """
@@ -26,13 +29,15 @@ class Group:
 
     Attributes:
         name: of the layer that makes them.
-        kind: what a unit is: ``channel``.
+        kind: what a unit is: a ``channel`` of a convolution, a channel of a ``residual`` stream, of a hidden
+            layer (``mlp``), a whole attention ``head``, one ``lane`` within the heads, an ``expert``, or a
+            ``state`` of a recurrence.
         units: for each unit the class of labels that goes with it.
         tensors: the parameters with a slice for each unit, as (name, dimension).
     """
 
     name: str
-    kind: str
+    kind: Kind
     units: tuple[int, ...]
     tensors: tuple[tuple[str, int], ...]
 
@@ -54,11 +59,23 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Site:
-    """A place where channels are consumed: argument ``operand`` of ``node`` is summed over ``dim``."""
+    """A place where channels are consumed.
+
+    Attributes:
+        node: the operator.
+        operand: where the operand stands among its arguments: a position, or one within a list.
+        value: the operand's name.
+        dim: the dimension that is summed, averaged or compared over.
+        fills: the number that stands for a removed channel there (0 in a sum, -inf in a maximum); None
+            where the operator computes statistics, which must be those of the remaining channels.
+        weight: the tensor of the table that meets the operand there, if any.
+        weight_dim: the dimension of that tensor.
+    """
 
     node: str
-    operand: int
+    operand: tuple[int, ...]
     value: str
     dim: int
-    weight: str | None
-    weight_dim: int
+    fills: float | None = 0.0
+    weight: str | None = None
+    weight_dim: int = 0

@@ -9,16 +9,16 @@ same rules over the smaller program and checks that the labels that meet are the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graph.program import TENSOR, Node, Program, Ref, refs_in, resolve, substitute
+from graph.groups import Site
+from graph.program import INPUT, TENSOR, Node, Program, Ref, refs_in
 
 Labels = NDArray[np.int64]
 FIXED = 0  # the label of what always stays
@@ -32,8 +32,8 @@ class Field:
     Attributes:
         dim: the dimension that gets shorter when labels go.
         labels: int64, of the value's rank; size 1 in every dimension that the labels do not depend on.
-            Usually only ``dim`` is longer than 1. After a view splits C into (G, C/G), ``dim`` is the
-            second and each row of the first holds other labels: all rows must keep equally many.
+            Usually only ``dim`` is longer than 1. After a view splits C into (H, D), D has a label for
+            each lane of each head: an array of both dimensions, each row of which keeps equally many.
     """
 
     dim: int
@@ -58,6 +58,7 @@ class Pass(ABC):
     def __init__(self, program: Program, full: Mapping[str, Any]) -> None:
         self.program = program
         self.full = dict(full)
+        self.static = _static(program)
         for name, value in full.items():
             if isinstance(value, (list, tuple)):  # results of split, chunk, unbind
                 self.full |= {result_name(name, i): v for i, v in enumerate(value)}
@@ -84,8 +85,8 @@ class Pass(ABC):
         """Each row of the matrix must keep equally many."""
 
     @abstractmethod
-    def contract(self, node: Node, operand: int, dim: int, weight: Node | None, weight_dim: int) -> None:
-        """Argument ``operand`` of ``node`` is summed over ``dim``; so is the weight over its dimension."""
+    def consume(self, site: Site) -> None:
+        """An operator sums, averages or compares over labelled channels."""
 
     @abstractmethod
     def unsupported(self, node: Node) -> None:
@@ -94,6 +95,10 @@ class Pass(ABC):
     @abstractmethod
     def move(self, node: Node) -> None:
         """The operator only moves elements: find the labels of its result by running it on labels."""
+
+    @abstractmethod
+    def create(self, name: str, dim: int) -> None:
+        """A dimension along which all elements are equal (zeros, expand): it can have any length."""
 
     # What rules use
 
@@ -171,27 +176,10 @@ def result_name(node: str, index: int) -> str:
     return f"{node}:{index}"
 
 
-def run_on_labels(node: Node, values: Mapping[str, Any], labels: Mapping[str, Tensor]) -> list[Tensor]:
-    """Run an operator that moves elements on tensors of labels.
-
-    Args:
-        node: the operator.
-        values: every value it takes, on the meta device or a number.
-        labels: for each tensor operand, int64 labels of its whole shape.
-    """
-    if node.base in ("view", "_unsafe_view"):  # expanded labels cannot always be viewed as others
-        labels = {name: tensor.contiguous() for name, tensor in labels.items()}
-    env = {name: labels.get(name, values[name]) for name in node.refs}
-    args = list(substitute(node.args, env))
-    kwargs = substitute(dict(node.kwargs), env)
-    if node.base in ("pad", "constant_pad_nd"):
-        args = args[:2]
-        kwargs = {"mode": "constant", "value": NOTHING} if node.base == "pad" else {"value": NOTHING}
-    function: Callable[..., Any] = resolve(node.op)
-    result = function(*args, **kwargs)
-    return list(result) if isinstance(result, (list, tuple)) else [result]
-
-
-def spread(field: Field, shape: tuple[int, ...]) -> Tensor:
-    """A field's labels as a tensor of the whole shape."""
-    return torch.from_numpy(np.ascontiguousarray(field.labels)).expand(shape)
+def _static(program: Program) -> frozenset[str]:
+    """The values that depend on no input."""
+    static: set[str] = set()
+    for node in program.nodes:
+        if node.op == TENSOR or (node.op != INPUT and all(r in static for r in node.refs)):
+            static.add(node.name)
+    return frozenset(static)

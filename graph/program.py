@@ -287,6 +287,8 @@ class Program:
 
 
 Intercept = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
+# Computes a node's value in its operator's place: (operator, node, arguments, keyword arguments) -> value
+Override = Callable[[Callable[..., Any], Node, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def execute(
@@ -297,6 +299,7 @@ def execute(
     env: dict[str, Any],
     training: bool = False,
     intercept: Intercept | None = None,
+    overrides: Mapping[str, Override] | None = None,
 ) -> Iterator[Node]:
     """Run the nodes one by one into ``env``; the caller sees each node after it ran.
 
@@ -307,6 +310,7 @@ def execute(
         env: filled with the value of every node.
         training: batch norm uses and updates batch statistics, dropout drops.
         intercept: may replace the positional arguments of a node just before it runs.
+        overrides: compute the values of these nodes in their operators' place.
 
     Raises:
         ProgramError: an operator fails; the message names the node.
@@ -325,7 +329,11 @@ def execute(
             if intercept is not None:
                 args = intercept(node, args)
             try:
-                env[node.name] = resolve(node.op)(*args, **substitute(dict(node.kwargs), env, device))
+                function, kwargs = resolve(node.op), substitute(dict(node.kwargs), env, device)
+                if overrides is not None and node.name in overrides:
+                    env[node.name] = overrides[node.name](function, node, args, kwargs)
+                else:
+                    env[node.name] = function(*args, **kwargs)
             except (RuntimeError, TypeError, IndexError, ValueError) as err:
                 reason = str(err).splitlines()[0] if str(err) else type(err).__name__
                 raise ProgramError(f"node {node.name!r} ({node.op}) failed: {reason}") from err
@@ -350,6 +358,7 @@ def run(
     *,
     training: bool = False,
     intercept: Intercept | None = None,
+    overrides: Mapping[str, Override] | None = None,
 ) -> Any:
     """Run a whole program and return its output; a value is freed once nobody needs it.
 
@@ -359,6 +368,7 @@ def run(
         inputs: one tensor per input.
         training: batch norm uses and updates batch statistics, dropout drops.
         intercept: may replace the positional arguments of a node just before it runs.
+        overrides: compute the values of these nodes in their operators' place.
 
     Raises:
         ProgramError: wrong number of inputs, or an operator fails.
@@ -367,7 +377,9 @@ def run(
         raise ProgramError(f"the program takes {len(program.inputs)} inputs, got {len(inputs)}")
     env: dict[str, Any] = {}
     last_uses = program.last_uses
-    for node in execute(program, tensors, inputs, env=env, training=training, intercept=intercept):
+    for node in execute(
+        program, tensors, inputs, env=env, training=training, intercept=intercept, overrides=overrides
+    ):
         for name in last_uses.get(node.name, ()):
             del env[name]
     return substitute(program.output, env)

@@ -6,9 +6,10 @@ depthwise convolution the number of its groups. Everything else follows from the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -28,6 +29,7 @@ class SizeError(PlanError):
     def __init__(self, node: Node, reason: str) -> None:
         super().__init__(f"{node.name} ({node.op}) does not fit the smaller shapes: {reason}")
         self.node = node
+        self.reason = reason
 
 
 class Lengths(Protocol):
@@ -73,8 +75,8 @@ def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
                     if run.is_tensor(ref):
                         run.now[ref.name] = _meta(run, ref.name)
                 _execute(run, small)
-            except (RuntimeError, TypeError, IndexError, ValueError, SizeError) as err:
-                raise SizeError(node, str(err).splitlines()[0]) from err
+            except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as err:
+                raise SizeError(node, (str(err).splitlines() or [type(err).__name__])[0]) from err
         nodes.append(small)
     for node in run.program.nodes:
         run.now.setdefault(node.name, run.full[node.name])
@@ -106,13 +108,31 @@ def resized(node: Node, run: Pass, lengths: Lengths) -> Node:
 
 
 def _sizes(node: Node, run: Pass, lengths: Lengths) -> Node:
-    """view(x, sizes), reshape(x, sizes), expand(x, sizes)."""
-    sizes = list(node.args[1])
+    """view(x, sizes), reshape(x, sizes), expand(x, sizes), new_zeros(x, sizes)."""
+    sizes = _listed(node.args[1], node, run, lengths, spare=node.base in _VIEWS)
+    return replace(node, args=(node.args[0], sizes, *node.args[2:]))
+
+
+def _created(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """zeros(sizes), full(sizes, value)."""
+    return replace(node, args=(_listed(node.args[0], node, run, lengths), *node.args[1:]))
+
+
+def _listed(given: Any, node: Node, run: Pass, lengths: Lengths, *, spare: bool = False) -> list[Any]:
+    """A list of sizes for a result; ``spare``: one of them may be left to the operator as -1."""
+    sizes = list(given)
     for dim, size in enumerate(sizes):
         new = lengths.length(node.name, dim)
-        if new is not None and not isinstance(size, Ref) and size != -1:
+        full = int(run.full[node.name].shape[dim])
+        if new is None or (isinstance(size, int) and size == -1):
+            continue
+        if isinstance(size, int):
             sizes[dim] = new
-    return replace(node, args=(node.args[0], sizes, *node.args[2:]))
+        elif new != full:  # a product with the batch size, in which the channels are a number
+            if not spare or -1 in sizes:
+                raise ValueError("a size computed from the batch size counts channels")
+            sizes[dim] = -1
+    return sizes
 
 
 def _unflatten(node: Node, run: Pass, lengths: Lengths) -> Node:
@@ -150,7 +170,32 @@ def _slice(node: Node, run: Pass, lengths: Lengths) -> Node:
     start = lengths.before(x.name, dim, start + size if start < 0 else min(start, size))
     if node.base == "narrow":
         return replace(node, args=(x, dim, start, new), kwargs={})
-    return replace(node, args=(x, dim, start, start + new, node.arg(4, "step", 1)), kwargs={})
+    step = int(node.arg(4, "step", 1))
+    return replace(node, args=(x, dim, start, start + (new - 1) * step + 1, step), kwargs={})
+
+
+def _slice_scatter(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """slice_scatter(x, part, dim, start, end, step)."""
+    x, part, dim = node.args[0], node.args[1], int(node.arg(2, "dim", 0)) % len(run.size(node.args[0]))
+    if run.field(x, dim) is None:
+        return node
+    size = run.size(x)[dim]
+    start = node.arg(3, "start") or 0
+    start = lengths.before(x.name, dim, start + size if start < 0 else min(start, size))
+    return replace(node, args=(x, part, dim, start, start + int(run.now[part.name].shape[dim])), kwargs={})
+
+
+def _normalised(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """layer_norm(x, sizes, ...), rms_norm(x, sizes, ...)."""
+    shape = run.now[node.args[0].name].shape
+    return replace(node, args=(node.args[0], list(shape[-len(node.args[1]) :]), *node.args[2:]))
+
+
+def _attention(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """scaled_dot_product_attention: the scale of the whole program stays."""
+    if node.kwargs.get("scale") is not None:
+        return node
+    return replace(node, kwargs={**node.kwargs, "scale": 1.0 / math.sqrt(run.size(node.args[0])[-1])})
 
 
 def _pad(node: Node, run: Pass, lengths: Lengths) -> Node:
@@ -167,18 +212,29 @@ def _pad(node: Node, run: Pass, lengths: Lengths) -> Node:
 def _convolution(node: Node, run: Pass, lengths: Lengths) -> Node:
     """conv(x, weight, bias, stride, padding, dilation, groups): one group per channel if depthwise."""
     x, weight = node.args[0], node.args[1]
+    transposed = node.base.startswith("conv_transpose")
     groups = int(node.arg(6, "groups", 1))
-    if groups == 1 or run.size(weight)[1] > 1 or run.field(x, 1) is None:
+    own = run.size(weight)[1] == 1 if not transposed else run.size(x)[1] == groups
+    if groups == 1 or not own or run.field(x, 1) is None:
         return node
-    return replace(node, args=(*node.args[:6], int(run.now[x.name].shape[1])))
+    now = int(run.now[x.name].shape[1])
+    if len(node.args) > 6:
+        return replace(node, args=(*node.args[:6], now, *node.args[7:]))
+    return replace(node, kwargs={**node.kwargs, "groups": now})
 
 
+_VIEWS = ("view", "reshape", "_unsafe_view")
 _REWRITES = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "expand"), _sizes),
+    **dict.fromkeys((*_VIEWS, "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _sizes),
+    **dict.fromkeys(("zeros", "ones", "full", "empty"), _created),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
     **dict.fromkeys(("slice", "narrow"), _slice),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
+    **dict.fromkeys(("layer_norm", "rms_norm"), _normalised),
+    "slice_scatter": _slice_scatter,
+    "scaled_dot_product_attention": _attention,
     "unflatten": _unflatten,
 }
 

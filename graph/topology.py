@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from graph.axes import Axes
+from graph.channels import Axes
 from graph.cost import costs
 from graph.program import INPUT, TENSOR, Node
 from graph.rules import CONTRACTIONS

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from graph.axes import Axes
+from graph.channels import Axes
 from graph.labels import Field
 from graph.program import ProgramModule
 
@@ -49,7 +49,7 @@ def magnitude(axes: Axes) -> Scores:
         weight = axes.program.tensors[name]
         if weight.dim() > 1:
             scores += _by_class(weight.detach().float().square(), field, axes.classes)
-    return scores
+    return axes.spread(scores)
 
 
 def bn_scale(axes: Axes) -> Scores:
@@ -95,7 +95,7 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
             if parameter.grad is not None:
                 product = (parameter.detach() * parameter.grad).float()
                 scores += _by_class(product, field, axes.classes) ** 2
-    return scores
+    return axes.spread(scores)
 
 
 def score(axes: Axes, criterion: Criterion, batches: Iterable[tuple[Tensor, Tensor]] = ()) -> Scores:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graph.axes import Axes
+from graph.channels import Axes
 from graph.cost import CostModel
 from graph.errors import PlanError, TargetError
 
@@ -69,7 +69,7 @@ class Plan:
             if list(kept) != sorted(set(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < len(group.units)):
                 raise PlanError(f"the plan keeps impossible units of group {group.name!r}")
             mask[np.array(group.units)[list(kept)]] = True
-        return mask
+        return axes.closed(mask)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
@@ -112,6 +112,7 @@ class WidthSpace:
     Args:
         axes: of the whole program.
         round_to: kept counts are multiples of this where a group has at least that many units.
+        minimum: for groups by name, the least number of units that they keep.
 
     Attributes:
         bundles: how many decisions there are.
@@ -120,12 +121,20 @@ class WidthSpace:
         base_macs: MACs of the whole program for one record.
     """
 
-    def __init__(self, axes: Axes, *, round_to: int = 1) -> None:
+    def __init__(
+        self, axes: Axes, *, round_to: int = 1, minimum: Mapping[str, int] | None = None
+    ) -> None:
         self.axes = axes
         self.cost = CostModel(axes)
         self._layouts = [np.array(b.layouts, dtype=np.int64) for b in axes.bundles]
         if round_to > 1:
             self._layouts = [_rounded(layout, round_to) for layout in self._layouts]
+        if minimum:
+            least = np.array([minimum.get(g.name, 0) for g in axes.groups], dtype=np.int64)
+            self._layouts = [
+                _at_least(layout, least[list(b.groups)])
+                for b, layout in zip(axes.bundles, self._layouts, strict=True)
+            ]
         self._totals = [layout.sum(axis=1) for layout in self._layouts]
         self.bundles = len(axes.bundles)
         self.level_counts = [len(t) for t in self._totals]
@@ -247,6 +256,14 @@ class WidthSpace:
 def _rounded(layouts: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
     """The layouts whose groups all keep multiples; all of them where there is no such layout."""
     good = ((layouts % multiple == 0) | (layouts == layouts[-1])).all(axis=1)
+    result: NDArray[np.int64] = layouts[good]
+    return result
+
+
+def _at_least(layouts: NDArray[np.int64], least: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The layouts that keep no less than asked for; the widest one always."""
+    good = (layouts >= least).all(axis=1)
+    good[-1] = True
     result: NDArray[np.int64] = layouts[good]
     return result
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graph.program import Node, Program, Ref, run
+from graph.program import Node, Override, Program, Ref, run
 
 _TRAINING, _MOMENTUM = 5, 6  # positions among the arguments of batch_norm
 
@@ -28,7 +28,11 @@ def batch_norm_statistics(program: Program) -> list[str]:
 
 
 def recalibrated(
-    program: Program, tensors: Mapping[str, Tensor], batches: Iterable[Tensor]
+    program: Program,
+    tensors: Mapping[str, Tensor],
+    batches: Iterable[Tensor],
+    *,
+    overrides: Mapping[str, Override] | None = None,
 ) -> dict[str, Tensor]:
     """The tensor table with batch-norm statistics averaged over the given batches.
 
@@ -36,9 +40,13 @@ def recalibrated(
         program: what to run; dropout stays off.
         tensors: its weights; left as they are.
         batches: normalised inputs (B, ...), B at least 2.
+        overrides: of operators, see ``graph.program.execute``.
     """
     table = dict(tensors)
-    for name in batch_norm_statistics(program):
+    statistics = batch_norm_statistics(program)
+    if not statistics:
+        return table
+    for name in statistics:
         table[name] = tensors[name].detach().clone()
     seen = 0
 
@@ -52,5 +60,5 @@ def recalibrated(
         for inputs in batches:
             if inputs.shape[0] > 1:
                 seen += 1
-                run(program, table, [inputs], intercept=intercept)
+                run(program, table, [inputs], intercept=intercept, overrides=overrides)
     return table

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from graph.axes import Axes
+from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.importance import Scores
 from prune.plan import Plan, WidthSpace

@@ -1,13 +1,14 @@
 """Rewards: how good a plan is, measured with masks on the whole program.
 
-No surgery happens here. Where a removed channel is consumed, the consumer's weights for it are zero, which
-is the same function as the pruned program (see ``prune.verify``). Batch-norm statistics are measured again
+No surgery happens here. Where a removed channel is consumed, the consumer's weights for it are zero, or its
+value is masked (see ``prune.masks``), which is the same function as the pruned program. Batch-norm statistics are measured again
 on training images, the accuracy on a fixed part of the search split. Plans are memoised.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from graph.axes import Axes
-from graph.program import run
+from graph.channels import Axes
+from graph.program import Override, run
 from models_zoo.data import DataSet
+from prune.masks import Masks
 from prune.recalibrate import recalibrated
 
 
@@ -90,22 +92,30 @@ class Evaluator:
         key = np.packbits(keep).tobytes()
         if key not in self._memo:
             start = time.perf_counter()
-            self._memo[key] = self._measure(masked_tensors(self.axes, self._tensors, keep))
+            if weighted(self.axes):
+                self._memo[key] = self._measure(masked_tensors(self.axes, self._tensors, keep), {})
+            else:
+                self._memo[key] = self._measure(self._tensors, Masks(self.axes, keep).overrides)
             self.seconds += time.perf_counter() - start
             self.evaluations += 1
         return self._memo[key]
 
-    def _measure(self, tensors: dict[str, Tensor]) -> Score:
+    def _measure(self, tensors: dict[str, Tensor], overrides: Mapping[str, Override]) -> Score:
         program = self.axes.program
-        table = recalibrated(program, tensors, self._calibration)
+        table = recalibrated(program, tensors, self._calibration, overrides=overrides)
         correct, loss, total = 0, 0.0, 0
         with torch.no_grad():
             for inputs, targets in self._search:
-                logits = run(program, table, [inputs])
+                logits = run(program, table, [inputs], overrides=overrides)
                 correct += int((logits.argmax(1) == targets).sum())
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
                 total += len(targets)
         return Score(correct / total, loss / total)
+
+
+def weighted(axes: Axes) -> bool:
+    """Whether all channels are consumed by weights, so that masking those is enough."""
+    return all(s.weight is not None and s.fills == 0.0 for s in axes.sites)
 
 
 def masked_tensors(axes: Axes, tensors: dict[str, Tensor], keep: NDArray[np.bool_]) -> dict[str, Tensor]:
@@ -114,8 +124,7 @@ def masked_tensors(axes: Axes, tensors: dict[str, Tensor], keep: NDArray[np.bool
     for site in axes.sites:
         if keep[axes.fields[site.value][site.dim].labels].all():
             continue
-        if site.weight is None:
-            raise NotImplementedError(f"{site.node} consumes channels without a weight")
+        assert site.weight is not None
         field = axes.weights[site.weight][site.weight_dim]
         if not keep[field.labels].all():
             mask = torch.from_numpy(keep[field.labels]).to(table[site.weight].dtype)

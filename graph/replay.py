@@ -1,0 +1,186 @@
+"""Replay: the rules once more, over the program without the removed channels.
+
+Labels are now the classes that remain, in the order in which they stand. Where labels enter a weight, the
+weight is to be gathered in the order in which they arrive; where two values meet, their labels must be the
+same ones in the same order. So a channel shuffle, a concatenation or a flatten needs no case here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from graph.channels import Axes
+from graph.groups import Site
+from graph.labels import NOTHING, Field, Labels, Pass
+from graph.movement import movements, translated
+from graph.program import Node
+from graph.resize import SizeError, run_resized
+
+
+class Replay(Pass):
+    """The pass over the smaller program.
+
+    Args:
+        axes: of the whole program.
+        keep: for each class whether it stays, completed by ``Axes.closed``.
+        orders: for layers that make their channels in another order than the old one, that order.
+    """
+
+    def __init__(self, axes: Axes, keep: NDArray[np.bool_], orders: Mapping[str, Labels]) -> None:
+        super().__init__(axes.program, axes.shapes)
+        self.axes = axes
+        self.keep = keep
+        self.orders = orders
+        self.sources: dict[str, Labels] = {}
+        self.conflict: tuple[str, Labels] | None = None
+        self._remaining: dict[tuple[str, int], Labels] = {}
+
+    def remaining(self, value: str, dim: int) -> Labels:
+        """The labels of the whole program's dimension that remain."""
+        key = (value, dim)
+        if key not in self._remaining:
+            self._remaining[key] = self.axes.remaining(value, dim, self.keep)
+        return self._remaining[key]
+
+    # Lengths of the smaller program
+
+    def length(self, result: str, dim: int) -> int | None:
+        """How many of the whole program's labels remain; every row must have equally many."""
+        if dim not in self.axes.fields.get(result, {}):
+            return None
+        return int(self.remaining(result, dim).shape[dim])
+
+    def before(self, value: str, dim: int, position: int) -> int:
+        """The kept labels among the first ones."""
+        rows = self.keep[self.axes.fields[value][dim].rows]
+        full = int(self.remaining(value, dim).shape[dim])
+        return int(next(row for row in rows if row.sum() == full)[:position].sum())
+
+    def padding(self, result: str, dim: int, left: int) -> tuple[int, int]:
+        """The kept ones among the positions that padding made, on each side."""
+        made = self.axes.made[result, dim]
+        kept = self.keep[self.axes.fields[result][dim].rows[0]] & made
+        return int(kept[:left].sum()), int(kept[left:].sum())
+
+    # What the rules say
+
+    @override
+    def source(self, tensor: Node, dim: int) -> Labels:
+        labels: Labels = self.axes.fields[tensor.name][dim].rows[0]
+        kept: Labels = labels[self.keep[labels]]
+        if dim == 0:
+            kept = self.orders.get(tensor.name, kept)
+            self.sources[tensor.name] = kept
+        return kept
+
+    @override
+    def create(self, name: str, dim: int) -> None:
+        if dim in self.axes.fields.get(name, {}):
+            self.put(name, dim, self.remaining(name, dim))
+
+    @override
+    def equate(self, a: Labels, b: Labels, node: Node) -> None:
+        wide_a, wide_b = np.broadcast_arrays(a, b)
+        if not np.array_equal(wide_a, wide_b):
+            self.conflict = self._reordered(b.ravel(), a.ravel()) or self._reordered(a.ravel(), b.ravel())
+            raise ValueError("channels meet in different orders")
+
+    def _reordered(self, labels: Labels, wanted: Labels) -> tuple[str, Labels] | None:
+        """The latest layer that makes these labels and could make them in the wanted order instead."""
+        if np.array_equal(np.sort(labels), np.sort(wanted)):
+            for name, made in reversed(self.sources.items()):
+                if name not in self.orders and np.array_equal(made, labels):
+                    return name, wanted
+        return None
+
+    @override
+    def pin(self, labels: Labels, reason: str, node: Node) -> None:
+        pass  # the plan was made from what inference found pinned
+
+    @override
+    def balance(self, rows: Labels, node: Node) -> None:
+        pass  # the reshape into rows has succeeded
+
+    @override
+    def consume(self, site: Site) -> None:
+        pass
+
+    @override
+    def unsupported(self, node: Node) -> None:
+        pass
+
+    @override
+    def move(self, node: Node) -> None:
+        now = {(s.result, s.sources): s for s in movements(self, node)}
+        for whole in self.axes.moves.get(node.name, ()):
+            step = now.get((whole.result, whole.sources))
+            for dim in whole.targets:
+                expected = self.axes.fields.get(whole.result, {}).get(dim)
+                if expected is None:
+                    continue
+                if step is None:  # what remains does not vary any more
+                    self.fields.setdefault(whole.result, {})[dim] = Field(
+                        dim, self.remaining(whole.result, dim)
+                    )
+                    continue
+                if len(whole.sources) == len(whole.targets) == 1:
+                    out = step.entering[0]
+                else:
+                    out = translated(whole.entering, expected.labels, step.entering)
+                self._settle(whole.result, dim, out)
+
+    def _settle(self, name: str, dim: int, out: Labels) -> None:
+        """Store the moved labels of a result, after a check that they are the expected ones."""
+        whole, expected = self.axes.fields[name][dim], self.remaining(name, dim)
+        for axis, size in enumerate(whole.labels.shape):
+            if size == 1 and out.shape[axis] > 1:
+                out = out.max(axis=axis, keepdims=True)
+        if (name, dim) in self.axes.made:
+            made = whole.rows[0][self.axes.made[name, dim]]
+            moved = np.moveaxis(out.copy(), dim, -1)
+            moved[..., (moved == NOTHING).reshape(-1, moved.shape[-1]).all(axis=0)] = made[self.keep[made]]
+            out = np.moveaxis(moved, -1, dim)
+        if out.size == 1 < expected.size:  # one label fills the dimension
+            out = np.broadcast_to(out, expected.shape)
+        if not np.array_equal(np.sort(out.ravel()), np.sort(expected.ravel())):
+            raise ValueError(f"{name} would hold other channels than it must")
+        self.fields.setdefault(name, {})[dim] = Field(dim, out)
+
+    @override
+    def put(self, name: str, dim: int, labels: Labels) -> None:
+        # A dimension may have shrunk to one channel, but it is still the dimension that the labels lie along.
+        if dim in self.axes.fields.get(name, {}):
+            super().put(name, dim, labels)
+
+
+def replay(axes: Axes, keep: NDArray[np.bool_]) -> tuple[Replay, tuple[Node, ...]]:
+    """Run the rules over the smaller program.
+
+    A layer makes its kept channels in their old order. Where they meet channels that a shuffle has put into
+    another one, the layer is told to make them in that order, and the pass starts again.
+
+    Args:
+        axes: of the whole program.
+        keep: for each class whether it stays.
+
+    Returns:
+        The pass, whose ``fields`` say what remains of each tensor, and the nodes of the smaller program.
+
+    Raises:
+        SizeError: channels meet in different orders, and no layer can be told otherwise.
+    """
+    orders: dict[str, Labels] = {}
+    keep = axes.closed(keep)
+    while True:
+        run = Replay(axes, keep, orders)
+        try:
+            return run, run_resized(run, run)
+        except SizeError:
+            if run.conflict is None:
+                raise
+            name, order = run.conflict
+            orders = {**orders, name: order}
