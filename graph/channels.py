@@ -91,7 +91,9 @@ class Axes:
         mask = keep[labels]
         for other, found in self.fields[value].items():
             if other != dim and labels.shape[other] > 1:
-                mask = mask & keep[found.labels]
+                rows = keep[found.labels]
+                beyond = tuple(d for d, s in enumerate(labels.shape) if s == 1)
+                mask = mask & rows.any(axis=beyond, keepdims=True)
         for axis in range(labels.ndim):  # whole rows that go
             if axis != dim and labels.shape[axis] > 1:
                 present = mask.any(axis=tuple(a for a in range(labels.ndim) if a != axis))

@@ -106,6 +106,15 @@ class Pass(ABC):
         """The shape of a value in the whole program."""
         return tuple(self.full[ref.name].shape)
 
+    def shape_now(self, name: str) -> tuple[int, ...]:
+        """The shape of an operand in this run; a parameter has the one that its labels give it."""
+        if self.by_name[name].op != TENSOR:
+            return tuple(self.now[name].shape)
+        shape = list(self.full[name].shape)
+        for dim, found in self.fields.get(name, {}).items():
+            shape[dim] = found.labels.shape[dim]
+        return tuple(shape)
+
     def is_tensor(self, ref: Ref) -> bool:
         """Whether the value stands in the tensor table (a parameter, buffer or constant)."""
         return self.by_name[ref.name].op == TENSOR

@@ -57,7 +57,7 @@ def movements(run: Pass, node: Node) -> list[Movement]:
         labels: dict[str, Tensor] = {}
         lines: dict[str, Tensor] = {}
         for name in operands:
-            shape = tuple(run.now[name].shape)
+            shape = run.shape_now(name)
             found = run.fields.get(name, {}).get(dim)
             narrow = [1] * len(shape)
             if dim < len(shape):

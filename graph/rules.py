@@ -391,12 +391,14 @@ def convolution(run: Pass, node: Node) -> None:
             if groups == 1:
                 run.bind(weight, 1, labels, node)
             else:
-                assert result is not None
                 per_group = labels.reshape(groups, -1)
                 run.balance(per_group, node)
-                run.balance(result.reshape(groups, -1), node)
+                made = outs
+                if result is not None:
+                    run.balance(result.reshape(groups, -1), node)
+                    made = len(result)
                 rank = len(run.size(weight))
-                rows = np.repeat(per_group, len(result) // groups, axis=0)
+                rows = np.repeat(per_group, made // groups, axis=0)
                 run.bind(weight, 1, rows.reshape(*rows.shape, *[1] * (rank - 2)), node)
             run.consume(Site(node.name, (0,), x.name, 1, 0.0, _table_name(run, weight), 1))
         elif groups > 1 and result is not None:
@@ -532,12 +534,8 @@ def _pin_dims(run: Pass, node: Node, x: Ref, reason: str, *without: int) -> None
 
 
 def _statistic(run: Pass, node: Node, x: Ref, dim: int, fills: float | None = None) -> bool:
-    """Computed over labelled channels: of activations those that remain, of weights alone all of them."""
-    found = run.field(x, dim)
-    if found is None:
-        return False
-    if x.name in run.static:
-        run.pin(found.labels, f"weights reduced over in {node.op}", node)
+    """Computed over labelled channels: those that remain."""
+    if run.field(x, dim) is None:
         return False
     position = next(p for p, a in _flat(node) if a == x)
     run.consume(Site(node.name, position, x.name, dim, fills))
@@ -602,6 +600,7 @@ def group_norm(run: Pass, node: Node) -> None:
 def along_one(run: Pass, node: Node) -> None:
     """Computed along one dimension, which keeps its size."""
     x = node.args[0]
+    _source_all(run, node, x)
     dim = int(node.args[1]) % max(1, len(run.size(x))) if len(node.args) > 1 else -1
     if dim >= 0 and run.field(x, dim) is not None:
         if node.base in ("cummax", "cummin", "logcumsumexp"):
@@ -629,6 +628,7 @@ def reduction(run: Pass, node: Node) -> None:
 
 
 def _reduce(run: Pass, node: Node, x: Ref, given: Any, fills: float | None) -> None:
+    _source_all(run, node, x)
     rank = len(run.size(x))
     dims = range(rank) if given is None else [given] if isinstance(given, int) else given
     reduced = {d % max(1, rank) for d in dims} or set(range(rank))

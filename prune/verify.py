@@ -28,7 +28,7 @@ class Verification:
     """The result of a comparison.
 
     Attributes:
-        max_error: largest difference of the outputs, relative to the largest output (at least 1).
+        max_error: largest difference of the outputs, relative to the largest output.
         records: how many inputs were compared.
         limit: what the difference must not exceed.
     """
@@ -106,9 +106,9 @@ def _difference(expected: Tensor, actual: Tensor) -> float:
     strange = ~torch.isfinite(expected)
     if not torch.equal(strange, ~torch.isfinite(actual)):
         return math.inf
-    scale = max(1.0, float(expected[~strange].abs().max())) if bool((~strange).any()) else 1.0
+    scale = float(expected[~strange].abs().max()) if bool((~strange).any()) else 0.0
     error = torch.where(strange, torch.zeros_like(expected), expected - actual).abs().max()
-    return float(error) / scale
+    return float(error) / (scale or 1.0)
 
 
 def check(result: Verification) -> None:
