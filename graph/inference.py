@@ -213,13 +213,23 @@ def solve(run: Inference) -> Solution:
     """Close the recorded statements."""
     classes, count, derived = _closed(run)
     fields = {
-        name: {dim: Field(dim, classes[f.labels]) for dim, f in found.items()}
+        name: {dim: Field(dim, _narrowed(classes[f.labels], dim)) for dim, f in found.items()}
         for name, found in run.fields.items()
     }
     balanced = [(key, classes[rows]) for key, rows in run.balanced.values()]
     tensors = {n.name for n in run.program.nodes if n.op == TENSOR}
     prints = footprints(fields, balanced, derived, count, skip=tensors)
     return Solution(classes, count, derived, fields, balanced, prints, _origins(run, classes, derived, count))
+
+
+def _narrowed(labels: Labels, dim: int) -> Labels:
+    """Size 1 in each other dimension along which all labels turned out to be the same classes."""
+    for axis in range(labels.ndim):
+        if axis != dim and labels.shape[axis] > 1:
+            first = np.take(labels, [0], axis=axis)
+            if (labels == first).all():
+                labels = first
+    return labels
 
 
 def _origins(run: Inference, classes: Labels, derived: Labels, count: int) -> list[str]:

@@ -326,13 +326,13 @@ def attention(run: Pass, node: Node) -> None:
         labels = next((run.field(h, dim) for h in holders if run.field(h, dim) is not None), None)
         if labels is None:
             continue
-        full = _repeated(labels.labels, run.size(query))
+        full = _repeated(labels.labels, run.shape_now(query.name))
         for holder in holders:
             found = run.field(holder, dim)
             if found is None:
                 run.pin(full, f"meets a value whose channels are fixed in {node.op}", node)
             else:
-                run.equate(_repeated(found.labels, run.size(query)), full, node)
+                run.equate(_repeated(found.labels, run.shape_now(query.name)), full, node)
         run.put(node.name, dim, full)
         if isinstance(mask, Ref) and dim < last:
             own = dim - rank + len(run.size(mask))
@@ -346,13 +346,13 @@ def attention(run: Pass, node: Node) -> None:
     if lanes:
         found = run.field(lanes[0], last)
         assert found is not None
-        full = _repeated(found.labels, run.size(query))
+        full = _repeated(found.labels, run.shape_now(query.name))
         for holder in (query, key):
             theirs = run.field(holder, last)
             if theirs is None:
                 run.pin(full, f"meets a value whose channels are fixed in {node.op}", node)
             else:
-                run.equate(_repeated(theirs.labels, run.size(query)), full, node)
+                run.equate(_repeated(theirs.labels, run.shape_now(query.name)), full, node)
         operand = 0 if lanes[0] == query else 1
         run.consume(Site(node.name, (operand,), lanes[0].name, last))
 
