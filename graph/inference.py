@@ -310,7 +310,8 @@ def _consequences(known: Labels, even: Labels) -> Labels:
         ((outer, zero), child == FIXED), ((inner, zero), child == FIXED),
         ((child, inner), outer == FIXED), ((child, outer), inner == FIXED),
         ((child, outer), outer == inner),
-        ((child, inner), child == outer), ((child, outer), child == inner))]  # fmt: skip
+        ((child, inner), (child == outer) & (inner != FIXED)),
+        ((child, outer), (child == inner) & (outer != FIXED)))]  # fmt: skip
     real = (child != FIXED) & (outer != FIXED) & (inner != FIXED)
     rows = known[real]
     if len(rows):
