@@ -269,7 +269,7 @@ def _closed(run: Inference) -> tuple[Labels, int, Labels]:
         pairs = np.concatenate([np.stack([np.arange(run.count), _representative(classes)]), _lift(new, classes)],
                                axis=1)  # fmt: skip
     child, outer, inner = known[:, 0], known[:, 1], known[:, 2]
-    real = (child != outer) & (child != FIXED)
+    real = (child != FIXED) & (outer != FIXED) & (inner != FIXED) & (child != outer) & (child != inner)
     return classes, count, np.unique(known[real][:, :3], axis=0)
 
 

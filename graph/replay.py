@@ -144,8 +144,8 @@ class Replay(Pass):
             moved = np.moveaxis(out.copy(), dim, -1)
             moved[..., (moved == NOTHING).reshape(-1, moved.shape[-1]).all(axis=0)] = made[self.keep[made]]
             out = np.moveaxis(moved, -1, dim)
-        if out.size == 1 < expected.size:  # one label fills the dimension
-            out = np.broadcast_to(out, expected.shape)
+        if all(o in (1, e) for o, e in zip(out.shape, expected.shape, strict=True)):
+            out = np.broadcast_to(out, expected.shape)  # what remains may vary less than the whole did
         if not np.array_equal(np.sort(out.ravel()), np.sort(expected.ravel())):
             raise ValueError(f"{name} would hold other channels than it must")
         self.fields.setdefault(name, {})[dim] = Field(dim, out)
