@@ -43,17 +43,24 @@ class Movement:
     tied: tuple[int, ...] = ()
 
 
-def movements(run: Pass, node: Node) -> list[Movement]:
-    """Follow the labels of all operands of a node into its results.
+Moved = dict[tuple[str, int], tuple[Labels, Labels]]
+
+
+def moved_labels(run: Pass, node: Node, whole: Mapping[str, frozenset[int]] | None = None) -> Moved:
+    """Where the labels of each operand dimension lie in each result, and their positions before.
+
+    Args:
+        whole: for results, dimensions that are not narrowed even if nothing changes along them.
+
+    Returns:
+        For each (result, operand dimension) two arrays, of size 1 in dimensions along which nothing changes.
 
     Raises:
         RuntimeError, ValueError, IndexError, TypeError: the operator does not run on these shapes.
     """
     operands = [r.name for r in run.operands(node)]
-    names = run.results(node)
-    dims = sorted({d for r in operands for d in run.fields.get(r, {})})
-    moved: dict[int, tuple[list[Labels], list[Labels]]] = {}
-    for dim in dims:
+    result: Moved = {}
+    for dim in sorted({d for r in operands for d in run.fields.get(r, {})}):
         labels: dict[str, Tensor] = {}
         lines: dict[str, Tensor] = {}
         for name in operands:
@@ -68,12 +75,25 @@ def movements(run: Pass, node: Node) -> list[Movement]:
             labels[name] = (
                 torch.zeros(1, dtype=torch.int64).expand(shape)
                 if found is None
-                else torch.from_numpy(np.ascontiguousarray(found.labels)).expand(shape)
+                else torch.from_numpy(np.array(found.labels)).expand(shape)
             )
-        moved[dim] = (_run(node, run.now, labels), _run(node, run.now, lines))
+        outs, positions = _run(node, run.now, labels), _run(node, run.now, lines)
+        for name, out, line in zip(run.results(node), outs, positions, strict=True):
+            keep = (whole or {}).get(name, frozenset())
+            result[name, dim] = _compressed(out, keep), _compressed(line)
+    return result
+
+
+def movements(run: Pass, node: Node) -> list[Movement]:
+    """Follow the labels of all operands of a node into its results.
+
+    Raises:
+        RuntimeError, ValueError, IndexError, TypeError: the operator does not run on these shapes.
+    """
+    moved = moved_labels(run, node)
     result: list[Movement] = []
-    for index, name in enumerate(names):
-        result += _steps(name, {d: (m[0][index], m[1][index]) for d, m in moved.items()})
+    for name in run.results(node):
+        result += _steps(name, {dim: found for (of, dim), found in moved.items() if of == name})
     return result
 
 
@@ -83,7 +103,7 @@ def _steps(name: str, moved: Mapping[int, tuple[Labels, Labels]]) -> list[Moveme
     lines: dict[int, Labels] = {}
     targets: dict[int, set[int]] = {}
     for dim, (out, line) in moved.items():
-        labels[dim], lines[dim] = _compressed(out), _compressed(line)
+        labels[dim], lines[dim] = out, line
         known = labels[dim][labels[dim] != NOTHING]
         if known.size == 0 or (known == FIXED).all():
             continue
@@ -106,13 +126,13 @@ def _steps(name: str, moved: Mapping[int, tuple[Labels, Labels]]) -> list[Moveme
     return steps
 
 
-def _compressed(array: Labels) -> Labels:
+def _compressed(array: Labels, keep: frozenset[int] = frozenset()) -> Labels:
     """Size 1 in each dimension along which nothing changes (but for elements that were made)."""
     for d in range(array.ndim):  # expanded dimensions cost nothing to tell
-        if array.strides[d] == 0 and array.shape[d] > 1:
+        if array.strides[d] == 0 and array.shape[d] > 1 and d not in keep:
             array = array.take([0], axis=d)
     for d in sorted(range(array.ndim), key=lambda d: -array.shape[d]):
-        if array.shape[d] > 1:
+        if array.shape[d] > 1 and d not in keep:
             flat = array.max(axis=d, keepdims=True)
             if ((array == flat) | (array == NOTHING)).all():
                 array = flat

@@ -16,7 +16,7 @@ from typing_extensions import override
 from graph.channels import Axes
 from graph.groups import Site
 from graph.labels import NOTHING, Field, Labels, Pass
-from graph.movement import movements, translated
+from graph.movement import moved_labels, translated
 from graph.program import Node
 from graph.resize import SizeError, run_resized
 
@@ -115,23 +115,23 @@ class Replay(Pass):
 
     @override
     def move(self, node: Node) -> None:
-        now = {(s.result, s.sources): s for s in movements(self, node)}
-        for whole in self.axes.moves.get(node.name, ()):
-            step = now.get((whole.result, whole.sources))
-            for dim in whole.targets:
-                expected = self.axes.fields.get(whole.result, {}).get(dim)
+        steps = self.axes.moves.get(node.name, ())
+        made = {name: frozenset(d for of, d in self.axes.made if of == name) for name in self.results(node)}
+        now = moved_labels(self, node, made)
+        for step in steps:
+            entering = [now[step.result, d][0] for d in step.sources if (step.result, d) in now]
+            for dim in step.targets:
+                expected = self.axes.fields.get(step.result, {}).get(dim)
                 if expected is None:
                     continue
-                if step is None:  # what remains does not vary any more
-                    self.fields.setdefault(whole.result, {})[dim] = Field(
-                        dim, self.remaining(whole.result, dim)
-                    )
-                    continue
-                if len(whole.sources) == len(whole.targets) == 1:
-                    out = step.entering[0]
+                if len(entering) < len(step.sources):  # labels that turned out to be fixed
+                    labels = self.remaining(step.result, dim)
+                    self.fields.setdefault(step.result, {})[dim] = Field(dim, labels)
+                elif len(step.sources) == len(step.targets) == 1:
+                    self._settle(step.result, dim, entering[0])
                 else:
-                    out = translated(whole.entering, expected.labels, step.entering)
-                self._settle(whole.result, dim, out)
+                    found = translated(step.entering, expected.labels, tuple(entering))
+                    self._settle(step.result, dim, found)
 
     def _settle(self, name: str, dim: int, out: Labels) -> None:
         """Store the moved labels of a result, after a check that they are the expected ones."""
@@ -142,7 +142,8 @@ class Replay(Pass):
         if (name, dim) in self.axes.made:
             made = whole.rows[0][self.axes.made[name, dim]]
             moved = np.moveaxis(out.copy(), dim, -1)
-            moved[..., (moved == NOTHING).reshape(-1, moved.shape[-1]).all(axis=0)] = made[self.keep[made]]
+            hole = (moved == NOTHING).reshape(-1, moved.shape[-1]).all(axis=0)
+            moved[..., hole] = made[self.keep[made]]
             out = np.moveaxis(moved, -1, dim)
         if all(o in (1, e) for o, e in zip(out.shape, expected.shape, strict=True)):
             out = np.broadcast_to(out, expected.shape)  # what remains may vary less than the whole did
