@@ -442,6 +442,8 @@ def resolve(op: str) -> Callable[..., Any]:
     if space == "builtin" and rest in _BUILTINS:
         return _BUILTINS[rest]
     name, _, overload = rest.partition(".")
+    if name in ("view", "_unsafe_view") and overload == "default":
+        name = "reshape"  # an operator may lay its result out otherwise than the one that was captured
     if space == "aten" and name not in _FORBIDDEN and name.isidentifier() and overload.isidentifier():
         packet = getattr(torch.ops.aten, name, None)
         found = getattr(packet, overload, None) if packet is not None else None

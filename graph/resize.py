@@ -6,6 +6,7 @@ depthwise convolution the number of its groups. Everything else follows from the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -167,11 +168,28 @@ def _slice(node: Node, run: Pass, lengths: Lengths) -> Node:
         return node
     size = run.size(x)[dim]
     start = node.arg(2, "start") or 0
-    start = lengths.before(x.name, dim, start + size if start < 0 else min(start, size))
+    start = start + size if start < 0 else min(start, size)
     if node.base == "narrow":
-        return replace(node, args=(x, dim, start, new), kwargs={})
+        return replace(node, args=(x, dim, lengths.before(x.name, dim, start), new), kwargs={})
     step = int(node.arg(4, "step", 1))
+    if step == 1:
+        start = lengths.before(x.name, dim, start)
+    else:
+        start = _first(lengths, x.name, dim, range(start, size, step))
     return replace(node, args=(x, dim, start, start + (new - 1) * step + 1, step), kwargs={})
+
+
+def _first(lengths: Lengths, value: str, dim: int, taken: range) -> int:
+    """Where the first of the positions that remain stands; the others must follow at the same step.
+
+    Raises:
+        ValueError: they do not.
+    """
+    places = [(lengths.before(value, dim, p), lengths.before(value, dim, p + 1)) for p in taken]
+    kept = [before for before, after in places if after > before]
+    if not kept or any(b - a != taken.step for a, b in itertools.pairwise(kept)):
+        raise ValueError("every so many-th channel is taken, and those do not remain so")
+    return kept[0]
 
 
 def _slice_scatter(node: Node, run: Pass, lengths: Lengths) -> Node:

@@ -90,8 +90,11 @@ def verify(
         seed: of the inputs.
     """
     inputs = axes.program.random_inputs(batch, seed=seed, dtype=torch.float64)
-    expected = run_program(axes.program, inputs, masks=Masks(axes, keep))
-    actual = run_program(pruned, inputs)
+    with torch.random.fork_rng(devices=[]):  # models that draw random numbers draw the same ones
+        torch.manual_seed(seed)
+        expected = run_program(axes.program, inputs, masks=Masks(axes, keep))
+        torch.manual_seed(seed)
+        actual = run_program(pruned, inputs)
     if [e.shape for e in expected] != [a.shape for a in actual]:
         return Verification(math.inf, batch)
     return Verification(max(map(_difference, expected, actual), default=0.0), batch)
