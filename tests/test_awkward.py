@@ -1,0 +1,70 @@
+"""Awkward modules are captured, cut by random plans and to half, and proved; the original stays as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from networks import prune_and_prove, random_plan
+
+from benchmarks.awkward import MODULES
+from graph.axes import infer
+from graph.capture import capture
+from prune.importance import magnitude
+from prune.plan import WidthSpace, make_plan
+
+# What the core cannot do yet, with the reason.
+MISSING = {
+    "channel-shuffle": "a shuffle into a grouped convolution of as many groups fails its rehearsal",
+    "transposed-grouped": "grouped transposed convolutions are pinned",
+    "weight-slice": "slices of weights are pinned",
+    "weight-norm": "no rule for _weight_norm",
+    "spectral-norm": "no rule for vdot",
+    "selective-kernel": "the rehearsal fails on an empty row",
+    "bilinear-pooling": "pairs of the same channels are pinned",
+    "outer-product": "pairs of the same channels are pinned",
+    "fused-qkv-bloom": "the rehearsal fails on an empty row",
+    "grouped-queries-repeat": "heads that share keys fail their rehearsal",
+    "grouped-queries-expand": "heads that share keys fail their rehearsal",
+    "grouped-queries-native": "heads that share keys fail their rehearsal",
+    "grouped-queries-fused": "heads that share keys fail their rehearsal",
+    "multihead-attention": "plans that the space offers do not fit",
+    "multihead-attention-weights": "plans that the space offers do not fit",
+    "encoder-layer": "plans that the space offers do not fit",
+    "baddbmm-attention": "the rehearsal fails on an empty row",
+    "pooled-attention": "the rehearsal fails on an empty row",
+    "lstm-projected": "projections are pinned",
+    "lstm-cell": "no rule for lstm_cell",
+    "long-filter": "the rule for the Fourier transform takes an int for a list",
+    "tensordot": "no rule for tensordot",
+    "distances": "no rule for cdist",
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+@pytest.mark.parametrize("name", MODULES)
+def test_awkward_module(name: str, request: pytest.FixtureRequest) -> None:
+    if name in MISSING:
+        request.applymarker(pytest.mark.xfail(reason=MISSING[name], strict=False))
+    module, example = MODULES[name].build()
+    before = copy.deepcopy(module.state_dict())
+    axes = infer(capture(module, list(example)))
+    for seed in range(2):
+        prune_and_prove(axes, random_plan(axes, seed), batch=2 + seed)
+    space = WidthSpace(axes)
+    if MODULES[name].must_prune:
+        assert space.lowest_macs <= 0.5 * space.base_macs
+    if space.bundles:
+        target = max(space.base_macs // 2, space.lowest_macs)
+        levels = space.project([1.0] * space.bundles, target)
+        plan = make_plan(space, levels, magnitude(axes), "uniform")
+        prune_and_prove(axes, plan)
+        assert plan.macs <= target
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def test_every_class_of_failure_is_there() -> None:
+    assert len(MODULES) >= 40
