@@ -173,6 +173,7 @@ def costs(program: Program) -> Costs:
     records = _records(program)
     unknown: Counter[str] = Counter()
     counted: set[str] = set()
+    total = 0
     tensor_of = {n.name: str(n.args[0]) for n in program.nodes if n.op == TENSOR}
     ops = []
     for node in program.nodes:
@@ -182,6 +183,7 @@ def costs(program: Program) -> Costs:
         if terms is None:
             unknown[node.op] += 1
         macs = sum(math.prod(shapes[v].shape[d] for v, d in term) for term in terms or [])
+        total += macs
         read = {tensor_of[r] for r in node.refs if r in tensor_of} & program.trainable - counted
         counted |= read
         params = sum(program.tensors[name].numel() for name in read)
@@ -191,7 +193,7 @@ def costs(program: Program) -> Costs:
             ops.append(OpCost(node.name, node.op, node.module, macs // records, params, size))
     return Costs(
         tuple(ops),
-        sum(o.macs for o in ops),
+        total // records,
         sum(program.tensors[name].numel() for name in program.trainable),
         _peak(program, shapes) // records,
         dict(unknown),
@@ -248,7 +250,8 @@ class CostModel:
         params = [_all_dims(node_of[name], shapes) for name in sorted(program.trainable) if name in node_of]
         self.macs_by_term = tuple(name for name, _ in macs)
         coefficients, factors = self._table([term for _, term in macs])
-        self._macs = coefficients / _records(program), factors
+        self._macs = coefficients, factors
+        self._per_record = _records(program)
         self._params = self._table(params)
         self._base_sizes = np.array(self._base)
         self._slope_matrix = np.stack(self._slopes)
@@ -258,11 +261,11 @@ class CostModel:
 
     def macs(self, kept: Sequence[int] | NDArray[Any]) -> int:
         """MACs for one record when group g keeps ``kept[g]`` units."""
-        return round(float(self.macs_per_term(kept).sum()))
+        return round(float(self._evaluate(self._macs, kept).sum())) // self._per_record
 
     def macs_per_term(self, kept: Sequence[int] | NDArray[Any]) -> NDArray[np.float64]:
         """The same for each term, in the order of ``macs_by_term``."""
-        return self._evaluate(self._macs, kept)
+        return self._evaluate(self._macs, kept) / self._per_record
 
     def params(self, kept: Sequence[int] | NDArray[Any]) -> int:
         """Elements of the trainable tensors."""
