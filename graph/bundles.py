@@ -65,7 +65,7 @@ def find_bundles(
             sizes = np.array([len(groups[g].units) for g in part], dtype=np.int64)
             matrices = [r[:, list(part)] for r in rows if r[:, list(part)].any()]
             found = _counted(sizes, matrices)
-            if _cross(matrices) and len(found) < 4:
+            if _cross(matrices):
                 crossing.append(part)
             layouts[part] = found
     if crossing:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import override
 
 from graph.channels import Axes
@@ -65,6 +66,17 @@ class Replay(Pass):
         made = self.axes.made[result, dim]
         kept = self.keep[self.axes.fields[result][dim].rows[0]] & made
         return int(kept[:left].sum()), int(kept[left:].sum())
+
+    def check(self, node: Node) -> None:
+        """Every labelled dimension has its remaining length, every other one its old length."""
+        for name in self.results(node):
+            now = self.now[name] if name in self.now else None
+            if not isinstance(now, Tensor):
+                continue
+            for dim, size in enumerate(now.shape):
+                expected = self.length(name, dim)
+                if size != (self.full[name].shape[dim] if expected is None else expected):
+                    raise ValueError(f"dimension {dim} of {name} would have {size} elements")
 
     # What the rules say
 

@@ -45,6 +45,9 @@ class Lengths(Protocol):
     def padding(self, result: str, dim: int, left: int) -> tuple[int, int]:
         """How much padding remains on each side, of which ``left`` was on the left."""
 
+    def check(self, node: Node) -> None:
+        """Raise ValueError if the results of a node, as they are now, have other sizes than they should."""
+
 
 def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
     """Run the rules over a smaller program.
@@ -76,6 +79,7 @@ def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
                     if run.is_tensor(ref):
                         run.now[ref.name] = _meta(run, ref.name)
                 _execute(run, small)
+                lengths.check(node)
             except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as err:
                 raise SizeError(node, (str(err).splitlines() or [type(err).__name__])[0]) from err
         nodes.append(small)
@@ -287,6 +291,9 @@ class Proportional:
         now, full = self.run.now[operand].shape[dim], self.run.full[operand].shape[dim]
         right = self.run.full[result].shape[dim] - full - left
         return _exact(left * now, full), _exact(right * now, full)
+
+    def check(self, node: Node) -> None:
+        """What does not fit shows where the channels are counted."""
 
     def _operand(self, result: str) -> str:
         return self.run.operands(self.run.by_name[result.partition(":")[0]])[0].name

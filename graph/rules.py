@@ -93,13 +93,13 @@ def number(run: Pass, node: Node) -> None:
 def elementwise(run: Pass, node: Node) -> None:
     """Broadcasting: where two operands are both longer than 1, index i of one is index i of the other."""
     operands = run.operands(node)
+    if node.base in ("max", "min") and (len(operands) == 1 or node.op.endswith((".dim", ".default"))):
+        return extremum(run, node)
     if not operands or not hasattr(run.full[node.name], "shape"):
         return
     rank = len(run.full[node.name].shape)
     if node.base == "prelu":
         return _prelu(run, node, operands)
-    if node.base in ("max", "min") and (len(operands) == 1 or node.op.endswith((".dim", ".default"))):
-        return extremum(run, node)
     if node.base in ("to", "type_as"):
         operands = operands[:1]  # the second one names a type alone
     if node.base in ("copy", "fill"):
