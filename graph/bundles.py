@@ -104,20 +104,24 @@ def _counted(
         matrices: for each kind of rows the counts (rows, groups).
     """
     common = int(np.gcd.reduce(sizes))
-    found = {tuple(int(s) for s in sizes * k // common) for k in range(1, common + 1)}
+    weights = [m / sizes for m in matrices]
+
+    def even(kept: NDArray[np.int64]) -> bool:  # what is fixed counts, too: all rows are equally long
+        return all(np.ptp(w @ kept - m.sum(axis=1)) < 1e-9 for w, m in zip(weights, matrices, strict=True))
+
+    proportional = [sizes * k // common for k in range(1, common + 1)]
+    found = {tuple(int(k) for k in kept) for kept in proportional if even(kept)}
     finest = max(matrices, key=len)
     single = (finest > 0).sum(axis=0) <= 1
     shortest = int(finest.sum(axis=1).min())
     if single.all() and not _cross(matrices) and common < shortest:
-        weights = [m / sizes for m in matrices]
         for total in range(1, shortest):
             kept = np.maximum(1, np.round(sizes * total / shortest)).astype(np.int64)
             for row in finest:
                 inside = np.flatnonzero(row)
                 if (row[inside] == sizes[inside]).all():
                     kept[inside] = _shared(sizes[inside], total)
-            even = all(np.ptp(w @ kept) < 1e-9 for w in weights)
-            if even and (kept >= 0).all() and (kept <= sizes).all() and kept.any():
+            if even(kept) and (kept >= 0).all() and (kept <= sizes).all() and kept.any():
                 found.add(tuple(int(k) for k in kept))
     return tuple(sorted(found, key=sum))
 

@@ -91,13 +91,20 @@ def movements(run: Pass, node: Node) -> list[Movement]:
         RuntimeError, ValueError, IndexError, TypeError: the operator does not run on these shapes.
     """
     moved = moved_labels(run, node)
+    depends: dict[int, set[int]] = {}  # lanes depend on heads, wherever both stand
+    for ref in run.operands(node):
+        for dim, field in run.fields.get(ref.name, {}).items():
+            others = {d for d, size in enumerate(field.labels.shape) if size > 1 and d != dim}
+            depends.setdefault(dim, set()).update(others)
     result: list[Movement] = []
     for name in run.results(node):
-        result += _steps(name, {dim: found for (of, dim), found in moved.items() if of == name})
+        result += _steps(name, {dim: found for (of, dim), found in moved.items() if of == name}, depends)
     return result
 
 
-def _steps(name: str, moved: Mapping[int, tuple[Labels, Labels]]) -> list[Movement]:
+def _steps(
+    name: str, moved: Mapping[int, tuple[Labels, Labels]], depends: Mapping[int, set[int]]
+) -> list[Movement]:
     """Sort the operand dimensions of one result by the result dimensions that they share."""
     labels: dict[int, Labels] = {}
     lines: dict[int, Labels] = {}
@@ -122,6 +129,7 @@ def _steps(name: str, moved: Mapping[int, tuple[Labels, Labels]]) -> list[Moveme
         if len(goal) > 1 and not _clean([lines[d] for d in ordered], goal):
             outer = max(goal, key=lambda d: _step(lines[ordered[0]], d))  # where neighbours lay farthest apart
             goal, tied = (outer,), tuple(d for d in goal if d != outer)
+        ordered = tuple(sorted(sources, key=lambda d: (len(depends.get(d, set()) & sources), d)))
         steps.append(Movement(name, ordered, goal, tuple(labels[d] for d in ordered), tied))
     return steps
 

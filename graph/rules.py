@@ -983,8 +983,6 @@ def movement(run: Pass, node: Node) -> None:
         return pin_operands(run, node, f"{node.op} names positions among them")
     if node.base in ("cat", "concat"):
         _tie_beside(run, node, list(node.args[0]), int(node.arg(1, "dim", 0)))
-    if node.base == "stack":
-        _tie_beside(run, node, list(node.args[0]), None)
     if node.base == "slice_scatter":
         _tie_beside(run, node, [node.args[0], node.args[1]], int(node.arg(2, "dim", 0)))
     if _positional(run, node):
@@ -1022,12 +1020,12 @@ def _touched(run: Pass, node: Node, dim: int) -> bool:
     return pair < len(amounts) and any(amounts[pair : pair + 2])
 
 
-def _tie_beside(run: Pass, node: Node, parts: list[Ref], joined: int | None) -> None:
+def _tie_beside(run: Pass, node: Node, parts: list[Ref], joined: int) -> None:
     """Joined values must agree in every dimension but the joined one."""
     parts = [p for p in parts if len(run.size(p)) > 1 or run.size(p) != (0,)]
     rank = len(run.size(parts[0]))
     for dim in range(rank):
-        if joined is not None and dim == joined % rank:
+        if dim == joined % rank:
             continue
         lead = next((p for p in parts if run.field(p, dim) is not None), None)
         for part in parts:
@@ -1035,7 +1033,7 @@ def _tie_beside(run: Pass, node: Node, parts: list[Ref], joined: int | None) -> 
                 found = run.field(lead, dim)
                 assert found is not None
                 labels = found.labels
-                if joined is not None and labels.shape[joined % rank] > 1:
+                if labels.shape[joined % rank] > 1:
                     first = np.take(labels, [0], axis=joined % rank)
                     run.equate(labels, first, node)
                     labels = first
