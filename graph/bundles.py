@@ -83,12 +83,11 @@ def find_bundles(
 
 def _cross(matrices: list[NDArray[np.int64]]) -> bool:
     """Whether rows of one kind overlap rows of another without one containing the other."""
-    for first in matrices:
-        for second in matrices:
-            shared = (first > 0).astype(np.int64) @ (second > 0).astype(np.int64).T
-            if (shared > 0).sum(axis=0).max() > 1 and (shared > 0).sum(axis=1).max() > 1:
-                return True
-    return False
+    rows = np.unique(np.concatenate(matrices) > 0, axis=0).astype(np.int64)
+    shared, sizes = rows @ rows.T, rows.sum(axis=1)
+    apart = shared == 0
+    inside = (shared == sizes[:, None]) | (shared == sizes[None, :])
+    return bool((~apart & ~inside).any())
 
 
 def _counted(
