@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from networks import CASES, INPUT, Net, conv, head, pool
@@ -42,7 +43,8 @@ def test_groups(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_class_lies_in_one_group_and_every_group_in_one_bundle(name: str) -> None:
     axes = axes_of(name)
-    assert sorted(u for g in axes.groups for u in g.units) == list(range(1, axes.classes))
+    derived = axes.derived[:, 0].tolist()
+    assert sorted([u for g in axes.groups for u in g.units] + derived) == list(range(1, axes.classes))
     assert sorted(g for b in axes.bundles for g in b.groups) == list(range(len(axes.groups)))
     assert len({g.name for g in axes.groups}) == len(axes.groups)
     for bundle in axes.bundles:
@@ -94,7 +96,7 @@ def test_a_pad_adds_the_missing_channels_on_both_sides() -> None:
     assert sorted(labels[:2] + labels[10:]) == list(b.units)
 
 
-@pytest.mark.parametrize("function", ["cumsum", "softmax", "layer norm"])
+@pytest.mark.parametrize("function", ["differences", "renormalised"])
 def test_an_unknown_operator_names_itself_and_what_it_costs(function: str) -> None:
     axes = axes_of(function)
     ((op, channels),) = axes.unsupported.items()
@@ -120,3 +122,33 @@ def test_a_convolution_without_a_batch_is_left_alone() -> None:
     module = Net(lambda m, x: m.h(m.a(x).mean((1, 2))), {"a": conv(3, 8), "h": head(8)})
     axes = infer(capture(module, [torch.randn(INPUT[1:])]))
     assert axes.groups == ()
+
+
+def kinds(axes: Axes) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for group in axes.groups:
+        found[group.kind] += len(group.units)
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("attention", {"channel": 8, "head": 2, "lane": 20, "mlp": 8}),
+        ("grouped queries", {"channel": 8, "head": 2, "lane": 16}),
+        ("rotary pairs", {"channel": 8, "head": 2, "lane": 10}),
+        ("chain", {"channel": 14}),
+    ],
+)
+def test_kinds(name: str, expected: dict[str, int]) -> None:
+    assert kinds(axes_of(name)) == expected
+
+
+def test_heads_and_lanes_price_a_dimension_together() -> None:
+    axes = axes_of("attention")
+    head = next(g for g in axes.groups if g.kind == "head")
+    keep = np.ones(axes.classes, dtype=bool)
+    keep[head.units[0]] = False
+    closed = axes.closed(keep)
+    labels = axes.weights["o.weight"][1].labels.ravel()
+    assert closed[labels].tolist() == [False] * 4 + [True] * 4
