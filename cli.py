@@ -29,6 +29,8 @@ from rich.table import Table
 from graph.errors import PruneError, UsageError
 
 if TYPE_CHECKING:
+    from prune.load import ModelSource
+    from prune.selection import Selection
     from prune.trials import Trial
     from prune.tune import EpochResult
 
@@ -47,23 +49,63 @@ app.add_typer(zoo, name="zoo")
 
 _state = {"debug": False}
 
-ModelArgument = Annotated[
-    Path, typer.Argument(help="Model file (.pt, .pth, .safetensors).", show_default=False)
-]
+MODEL = (
+    "FILE (.safetensors, .pt, .pth, .pt2), folder of a run, hf:DIR (transformers checkpoint), timm:NAME, "
+    "torchvision:NAME or package.module:factory"
+)
+ModelArgument = Annotated[str, typer.Argument(help=f"{MODEL}.", show_default=False)]
 ArchOption = Annotated[
     str | None,
-    typer.Option("--arch", help="Architecture of a bare state dict: a zoo name or package.module:factory."),
+    typer.Option(
+        "--arch",
+        help="Architecture of bare weights: a zoo name, timm:NAME, torchvision:NAME or "
+        "package.module:factory. With hf:DIR: a class of transformers.",
+    ),
 ]
 ArchArgsOption = Annotated[
     str | None,
     typer.Option("--arch-args", help="Arguments of the architecture as JSON: '{\"num_classes\": 10}'."),
 ]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the weights of a network that is named (timm:NAME, package.module:factory).",
+        show_default="random, or what the factory returns",
+    ),
+]
+PretrainedOption = Annotated[
+    bool, typer.Option("--pretrained", help="Take the weights that timm or torchvision has for it.")
+]
 ShapeOption = Annotated[
     str | None,
-    typer.Option("--input-shape", help="One image, such as 3x224x224 (a leading batch of 1 is dropped)."),
+    typer.Option(
+        "--input-shape", help="Of the one input: 3x224x224, 1x3x224x224, 1x80x100 (sound), 1x128 (tokens)."
+    ),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--input-dtype", help="Of the one input, such as int64 for tokens.", show_default="float32"),
+]
+SpecOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--input-spec",
+        help="Several or integer inputs: a .json or .toml file with shape, dtype, low and high of each "
+        "by name, or a .safetensors or .npz file with an example.",
+    ),
 ]
 ExcludeOption = Annotated[
     list[str] | None, typer.Option(help="Keep the channels of modules that match, such as 'layer1.*'.")
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option(help="Prune only what modules that match make, such as '*.mlp.*'.")
+]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Keep at least this share, or this number, of the channels of modules that match: "
+        "'layer1.*=0.5', fc=64.",
+    ),
 ]
 TrustOption = Annotated[
     bool, typer.Option("--trust-code", help="Load files that run code when loaded (pickled modules, .pt2).")
@@ -72,8 +114,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, glyphs, cifar10:PATH, imagefolder:PATH or package.module:factory. "
-        "Left out: the data that the model file names.",
+        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none. "
+        "Left out: the data that the model names, else none.",
         show_default=False,
     ),
 ]
@@ -188,20 +230,6 @@ class _Screen:
             self._finish()
 
 
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        sizes = tuple(int(part) for part in text.lower().replace(",", "x").split("x"))
-    except ValueError:
-        sizes = ()
-    if len(sizes) == 4:
-        sizes = sizes[1:]
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise UsageError(f"--input-shape {text}: not a shape", hint="such as --input-shape 3x224x224")
-    return sizes
-
-
 def _arguments(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
@@ -212,6 +240,45 @@ def _arguments(text: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError("--arch-args: must be a JSON object", hint="such as '{\"num_classes\": 10}'")
     return value
+
+
+def _source(
+    model: str,
+    arch: str | None,
+    arch_args: str | None,
+    weights: Path | None,
+    pretrained: bool,
+    shape: str | None,
+    dtype: str | None,
+    spec: Path | None,
+    trust_code: bool,
+) -> ModelSource:
+    """The options that say which model it is and what it takes."""
+    from prune.input_spec import read_input_spec
+    from prune.inputs import InputRequest, parse_shape
+    from prune.load import ModelSource
+
+    request = InputRequest(
+        shape=None if shape is None else parse_shape(shape),
+        dtype=dtype,
+        inputs=None if spec is None else read_input_spec(spec),
+        path=None if spec is None else str(spec),
+    )
+    return ModelSource(
+        model=model,
+        arch=arch,
+        arch_args=_arguments(arch_args),
+        weights=weights,
+        pretrained=pretrained,
+        request=request,
+        trust_code=trust_code,
+    )
+
+
+def _selection(exclude: list[str] | None, only: list[str] | None, limit: list[str] | None) -> Selection:
+    from prune.selection import Selection, parse_limit
+
+    return Selection(tuple(exclude or ()), tuple(only or ()), tuple(parse_limit(t) for t in limit or ()))
 
 
 @app.command()
@@ -229,14 +296,31 @@ def compress(
     data: DataOption = None,
     arch: ArchOption = None,
     arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
     input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
+    planner: Annotated[
+        str | None,
+        typer.Option(
+            help="Who makes the plan: search (by accuracy), or from the weights alone uniform (the same "
+            "share everywhere) or global (one threshold of importance).",
+            show_default="search; uniform without data",
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=0, help="Episodes of the agent; 0: baselines alone.")] = 100,
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
     ] = "magnitude",
     exclude: ExcludeOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
     round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this many channels.")] = 1,
+    tune: Annotated[
+        bool, typer.Option("--tune/--no-tune", help="Fine-tune the pruned model, where there is data.")
+    ] = True,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate of fine-tuning.")] = 0.02,
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step of fine-tuning.")] = 128,
@@ -256,53 +340,53 @@ def compress(
             raise UsageError("give a target: either --flops or --macs", hint="such as --flops 0.5")
         target, unit = (flops, "flops") if flops is not None else (macs, "macs")
         assert target is not None
+        from prune.baselines import BASELINES
         from prune.pipeline import CompressConfig
         from prune.pipeline import compress as run
         from prune.tune import TuneConfig
-        from rl.search import SearchConfig, planner
+        from rl import search as agent
 
-        search = SearchConfig(episodes=episodes, seed=seed)
+        source = _source(
+            model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
+        )
+        search = agent.SearchConfig(episodes=episodes, seed=seed)
         config = CompressConfig(
-            model=model,
+            source=source,
             target=target,
             unit=unit,
-            output=output or Path("runs") / f"{model.stem}-{target.replace('%', 'pct').replace('/', '_')}",
+            output=output or Path("runs") / f"{source.stem}-{target.replace('%', 'pct').replace('/', '_')}",
             data=data,
-            arch=arch,
-            arch_args=_arguments(arch_args),
-            input_shape=_shape(input_shape),
+            planner=planner,
             importance=importance,  # type: ignore[arg-type]
-            exclude=tuple(exclude or ()),
+            selection=_selection(exclude, only, limit),
             round_to=round_to,
-            tune=TuneConfig(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed),
+            tune=TuneConfig(epochs=epochs if tune else 0, lr=lr, batch_size=batch_size, seed=seed),
             seed=seed,
             force=force,
-            trust_code=trust_code,
             verify=verify,
         )
         screen = _Screen(trials=2 + search.random_plans + episodes, epochs=epochs)
         with screen.running():
-            report = run(config, planner(search, images=images), screen)
+            report = run(
+                config,
+                agent.planner(search, images=images),
+                screen,
+                baselines={**BASELINES, "global": agent.global_ratios},
+            )
         _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
 
 
 def _print_report(report: Any) -> None:
-    table = Table(
-        "", "original", "pruned", "change", title=f"{report.model['arch']} on {report.data['name']}"
-    )
+    data = f" on {report.data['name']}" if report.data["name"] else ""
+    table = Table("", "original", "pruned", "change", title=f"{report.model['arch']}{data}")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in report.rows():
         table.add_row(*row)
     console.print(table)
-    best = Table("plans before fine-tuning", "accuracy", "loss", "plans scored", title="search")
-    for column in best.columns[1:]:
-        column.justify = "right"
-    for name, entry in report.search["best"].items():
-        mark = " *" if name == report.search["winner"] else ""
-        best.add_row(name + mark, f"{entry['accuracy']:.2%}", f"{entry['loss']:.4f}", str(entry["plans"]))
-    console.print(best)
+    if report.search["best"]:
+        _print_search(report)
     console.print(report.verdict())
     proof = report.verification
     if proof["ran"]:
@@ -314,6 +398,16 @@ def _print_report(report: Any) -> None:
         console.print("[yellow]not verified[/yellow] (--no-verify)")
 
 
+def _print_search(report: Any) -> None:
+    best = Table("plans before fine-tuning", "accuracy", "loss", "plans scored", title="search")
+    for column in best.columns[1:]:
+        column.justify = "right"
+    for name, entry in report.search["best"].items():
+        mark = " *" if name == report.search["winner"] else ""
+        best.add_row(name + mark, f"{entry['accuracy']:.2%}", f"{entry['loss']:.4f}", str(entry["plans"]))
+    console.print(best)
+
+
 def _listing(folder: Path) -> str:
     return ", ".join(sorted(p.name for p in folder.iterdir() if p.is_file()))
 
@@ -323,8 +417,14 @@ def inspect(
     model: ModelArgument,
     arch: ArchOption = None,
     arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
     input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
     exclude: ExcludeOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
     ops: Annotated[bool, typer.Option("--ops", help="List the cost of every operator.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     trust_code: TrustOption = False,
@@ -332,18 +432,13 @@ def inspect(
     """Show what a model costs, which channels can go together, and what is pinned and why."""
     with _errors():
         from prune.inspection import inspect as run
-        from prune.pipeline import open_model
+        from prune.subject import open_model
 
         with console.status("capturing the model") if not as_json else _quiet():
-            subject = open_model(
-                model,
-                arch=arch,
-                arch_args=_arguments(arch_args),
-                input_shape=_shape(input_shape),
-                trust_code=trust_code,
-                exclude=tuple(exclude or ()),
+            source = _source(
+                model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            found = run(subject)
+            found = run(open_model(source, _selection(exclude, only, limit)))
         if as_json:
             typer.echo(json.dumps(found.to_json(), indent=2))
             return
@@ -365,14 +460,16 @@ def _quiet() -> Iterator[None]:
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(help="Model file, folder of a run, or .onnx file.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(help=f"{MODEL}, or .onnx file.", show_default=False)],
     data: DataOption = None,
     split: Annotated[str, typer.Option(help="test or search.")] = "test",
     arch: ArchOption = None,
     arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
     input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Measure the accuracy of a model, of a pruned run, or of an ONNX file."""
@@ -380,15 +477,10 @@ def evaluate(
         from prune.inspection import measure
 
         with console.status(f"evaluating {escape(str(model))}"):
-            found, name = measure(
-                model,
-                data,
-                split,
-                arch=arch,
-                arch_args=_arguments(arch_args),
-                input_shape=_shape(input_shape),
-                trust_code=trust_code,
+            source = _source(
+                model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
+            found, name = measure(source, data, split)
         console.print(
             f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f} "
             f"on {found.records} {split} images of {escape(name)}"
@@ -397,14 +489,18 @@ def evaluate(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Folder of a run, or a model file.", show_default=False)],
+    model: ModelArgument,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="model.onnx or model.pt2.", show_default=False)
     ],
     opset: Annotated[int | None, typer.Option(help="ONNX opset; the exporter's own when left out.")] = None,
     arch: ArchOption = None,
     arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
     input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
     force: ForceOption = False,
     trust_code: TrustOption = False,
 ) -> None:
@@ -413,16 +509,10 @@ def export(
         from prune.inspection import export_model
 
         with console.status(f"exporting {escape(str(model))}"):
-            line = export_model(
-                model,
-                output,
-                opset=opset,
-                arch=arch,
-                arch_args=_arguments(arch_args),
-                input_shape=_shape(input_shape),
-                force=force,
-                trust_code=trust_code,
+            source = _source(
+                model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
+            line = export_model(source, output, opset=opset, force=force)
         console.print(escape(line))
 
 

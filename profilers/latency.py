@@ -84,24 +84,24 @@ def compare(
     return {name: _summary(seconds) for name, seconds in times.items()}
 
 
-def torch_call(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    """A call that runs a copy of ``module`` on ``x`` in eval mode, without gradients, to its end."""
+def torch_call(module: nn.Module, *inputs: Tensor) -> Callable[[], object]:
+    """A call that runs a copy of ``module`` in eval mode, without gradients, to its end."""
     frozen = copy.deepcopy(module).eval()
 
     def call() -> object:
         with torch.no_grad():
-            y = frozen(x)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
+            y = frozen(*inputs)
+        if inputs and inputs[0].is_cuda:
+            torch.cuda.synchronize(inputs[0].device)
         return y
 
     return call
 
 
-def onnx_call(path: Path, x: NDArray[Any], *, threads: int | None = None) -> Callable[[], object]:
-    """A call that runs the one input ``x`` through an ONNX file; see ``onnx_session``."""
+def onnx_call(path: Path, *inputs: NDArray[Any], threads: int | None = None) -> Callable[[], object]:
+    """A call that runs an ONNX file on inputs in the order of the file; see ``onnx_session``."""
     session = onnx_session(path, threads=threads)
-    feed = {session.get_inputs()[0].name: x}
+    feed = dict(zip([i.name for i in session.get_inputs()], inputs, strict=True))
     return lambda: session.run(None, feed)
 
 

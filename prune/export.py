@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import warnings
@@ -58,7 +59,7 @@ class OnnxCheck:
 
 def export_onnx(
     module: nn.Module,
-    example: Tensor,
+    example: Tensor | Sequence[Tensor],
     path: Path,
     *,
     opset: int | None = None,
@@ -66,12 +67,14 @@ def export_onnx(
 ) -> OnnxCheck:
     """Write an ONNX file that computes what ``module`` computes in eval mode, and check that it does.
 
-    The one input is called ``input``, the output ``output`` (``output_0``, ... if there are several). Weights
-    are in the file itself up to 1.8 GiB, else beside it in ``NAME.data``.
+    One input is called ``input``; several have the names of the program or of ``forward``'s arguments. One
+    output is called ``output``, several ``output_0`` and so on. Weights are in the file itself up to 1.8 GiB,
+    else beside it in ``NAME.data``.
 
     Args:
-        module: a ``ProgramModule`` or any other module with one tensor as input; it is left as it was.
-        example: (N, ...) input, of which only shape, type and, for integers, range count.
+        module: a ``ProgramModule`` or any other module from tensors to tensors; it is left as it was.
+        example: (N, ...) input, or one for each of several; only shapes, types and, for integers, ranges
+            count.
         path: the file to write; an older one is replaced.
         opset: version of the standard operators; the exporter's choice when left out.
         dynamic_batch: leave N free. A program that was captured with a fixed batch keeps it.
@@ -81,18 +84,18 @@ def export_onnx(
             agree with the model. No file is left then.
         OutputError: the file cannot be written.
     """
-    frozen, example, free = _prepare(module, example, dynamic_batch)
-    traced = _trace(frozen, example, free)
+    frozen, inputs, free = _prepare(module, example, dynamic_batch)
+    traced = _trace(frozen, inputs, free)
     outputs = len(traced.graph_signature.user_outputs)
     try:
         with _quiet():
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
-                input_names=["input"],
+                input_names=_input_names(frozen, len(inputs)),
                 output_names=["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)],
                 opset_version=opset,
-                dynamic_shapes=_sizes(frozen, free),
+                dynamic_shapes=_sizes(frozen, len(inputs), free),
                 verbose=False,
             )
     except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
@@ -109,14 +112,19 @@ def export_onnx(
     def write(temporary: Path) -> None:
         with _quiet():
             program.save(temporary, external_data=weights > _ONE_FILE_BYTES)
-        checks.append(check_onnx(temporary, frozen, example, opset=opset, dynamic_batch=free))
+        checks.append(check_onnx(temporary, frozen, inputs, opset=opset, dynamic_batch=free))
 
     write_file(path, write)
     return checks[0]
 
 
 def check_onnx(
-    path: Path, module: nn.Module, example: Tensor, *, opset: int | None = None, dynamic_batch: bool = True
+    path: Path,
+    module: nn.Module,
+    example: Tensor | Sequence[Tensor],
+    *,
+    opset: int | None = None,
+    dynamic_batch: bool = True,
 ) -> OnnxCheck:
     """Check an ONNX file of our own against the model it came from, in onnxruntime.
 
@@ -131,7 +139,7 @@ def check_onnx(
         ExportError: another opset, an invalid file, a batch that is not free, or outputs that differ by
             more than ``ONNX_TOLERANCE``.
     """
-    frozen, example, free = _prepare(module, example, dynamic_batch)
+    frozen, inputs, free = _prepare(module, example, dynamic_batch)
     try:
         files = [path, *external_files(path)]
         written = _opset(path)
@@ -145,7 +153,7 @@ def check_onnx(
             raise ExportError(
                 f"the exported file is fixed to batches of {model.batch}", hint="ask for a fixed batch size"
             )
-        error, count = _compare(frozen, model.run, example, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
+        error, count = _compare(frozen, model.run, inputs, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise ExportError(f"the exported file is not valid ONNX: {_first_line(err)}") from err
     except ModelFileError as err:
@@ -153,7 +161,9 @@ def check_onnx(
     return OnnxCheck(written, error, count, sum(file.stat().st_size for file in files))
 
 
-def export_pt2(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch: bool = True) -> None:
+def export_pt2(
+    module: nn.Module, example: Tensor | Sequence[Tensor], path: Path, *, dynamic_batch: bool = True
+) -> None:
     """Write an archive of ``torch.export`` and check that it gives the model's outputs when loaded.
 
     The arguments are those of ``export_onnx``.
@@ -162,8 +172,8 @@ def export_pt2(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch:
         ExportError: the model cannot be traced, or the loaded archive does not agree with it.
         OutputError: the file cannot be written.
     """
-    frozen, example, free = _prepare(module, example, dynamic_batch)
-    traced = _trace(frozen, example, free)
+    frozen, inputs, free = _prepare(module, example, dynamic_batch)
+    traced = _trace(frozen, inputs, free)
 
     def write(temporary: Path) -> None:
         with _quiet():
@@ -171,7 +181,7 @@ def export_pt2(module: nn.Module, example: Tensor, path: Path, *, dynamic_batch:
             torch.export.save(traced, buffer)
             temporary.write_bytes(buffer.getbuffer())
             loaded = torch.export.load(temporary).module()
-        _compare(frozen, lambda x: _run(loaded, x), example, free, 1, PT2_TOLERANCE)
+        _compare(frozen, lambda *xs: _run(loaded, xs), inputs, free, 1, PT2_TOLERANCE)
 
     write_file(path, write)
 
@@ -206,7 +216,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 class OnnxModel:
-    """An ONNX file with one input, from anywhere, to be called like a module.
+    """An ONNX file, from anywhere, to be called like a module: one tensor for each input, batch first.
 
     A file with a fixed batch takes any number of records too: they are cut into such batches.
 
@@ -215,7 +225,7 @@ class OnnxModel:
         threads: for each operator; one per core when left out.
 
     Raises:
-        ModelFileError: malformed, external data from elsewhere, or not one input with the batch first.
+        ModelFileError: malformed, external data from elsewhere, or inputs without one batch for all.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
@@ -223,48 +233,56 @@ class OnnxModel:
         self.path = path
         self._session = onnx_session(path, threads=threads)
         inputs = self._session.get_inputs()
-        if len(inputs) != 1 or not inputs[0].shape:
+        sizes = {i.shape[0] if i.shape and isinstance(i.shape[0], int) else None for i in inputs}
+        if len(sizes) != 1 or not all(i.shape for i in inputs):
             raise ModelFileError(
-                f"{path} takes {len(inputs)} inputs: {', '.join(i.name for i in inputs)}",
-                hint="only models with one input, batch first, can be run",
+                f"{path} has no batch that is the same for all of its inputs: "
+                + ", ".join(f"{i.name} {i.shape}" for i in inputs),
+                hint="only models that take their records along the first dimension can be run",
             )
-        self._input = inputs[0].name
-        first = inputs[0].shape[0]
-        self.batch: int | None = first if isinstance(first, int) else None
+        self.inputs: tuple[str, ...] = tuple(i.name for i in inputs)
+        self.batch: int | None = sizes.pop()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """Run (N, ...) records; the first output, of N records. Errors as ``run``."""
-        return self.run(x)[0]
+        return self.run(*inputs)[0]
 
-    def run(self, x: Tensor) -> list[Tensor]:
-        """Run (N, ...) records; all outputs.
+    def run(self, *inputs: Tensor) -> list[Tensor]:
+        """Run (N, ...) records, one tensor for each input in the order of the file; all outputs.
 
         Raises:
-            ModelFileError: the model refuses the input's shape or type.
+            ModelFileError: the model takes other inputs, or refuses their shapes or types.
         """
-        if self.batch in (None, len(x)):
-            return self._run(x)
+        if len(inputs) != len(self.inputs):
+            raise ModelFileError(
+                f"{self.path} takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}",
+                hint="give a tensor for each",
+            )
+        if self.batch in (None, len(inputs[0])):
+            return self._run(inputs)
         parts = []
-        for part in torch.split(x, self.batch):
-            missing = self.batch - len(part)
-            full = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])])
-            parts.append([y[: len(part)] for y in self._run(full)])
+        for group in zip(*(torch.split(x, self.batch) for x in inputs), strict=True):
+            count = len(group[0])
+            full = [torch.cat([p, p[-1:].expand(self.batch - count, *p.shape[1:])]) for p in group]
+            parts.append([y[:count] for y in self._run(full)])
         return [torch.cat(ys) for ys in zip(*parts, strict=True)]
 
-    def _run(self, x: Tensor) -> list[Tensor]:
+    def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        feed = {name: x.detach().cpu().numpy() for name, x in zip(self.inputs, inputs, strict=True)}
         try:
-            found = self._session.run(None, {self._input: x.detach().cpu().numpy()})
+            found = self._session.run(None, feed)
         except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
+            told = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
             raise ModelFileError(
-                f"{self.path} cannot run on {tuple(x.shape)} of {x.dtype}: {_first_line(err)}",
+                f"{self.path} cannot run on {told}: {_first_line(err)}",
                 hint="give the input that the model was exported for",
             ) from err
         return [torch.from_numpy(y) for y in found]
 
 
-def run_onnx(path: Path, x: Tensor | NDArray[Any]) -> NDArray[Any]:
+def run_onnx(path: Path, *inputs: Tensor | NDArray[Any]) -> NDArray[Any]:
     """Run (N, ...) records through an ONNX file once; the first output. Errors as ``OnnxModel``."""
-    return OnnxModel(path)(torch.as_tensor(x)).numpy()
+    return OnnxModel(path)(*(torch.as_tensor(x) for x in inputs)).numpy()
 
 
 def external_files(path: Path) -> list[Path]:
@@ -334,20 +352,33 @@ def _opset(path: Path) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
-def _prepare(module: nn.Module, example: Tensor, dynamic_batch: bool) -> tuple[nn.Module, Tensor, bool]:
-    """A copy for the CPU in eval mode, an example that fits it, and whether the batch is free."""
+def _prepare(
+    module: nn.Module, example: Tensor | Sequence[Tensor], dynamic_batch: bool
+) -> tuple[nn.Module, tuple[Tensor, ...], bool]:
+    """A copy for the CPU in eval mode, examples that fit it, and whether the batch is free."""
     free = dynamic_batch and not (isinstance(module, ProgramModule) and not module.program.dynamic_batch)
-    example = example.detach().cpu()
-    if free and len(example) == 1:
-        example = torch.cat([example, example])  # torch.export takes a batch of 1 for a constant
-    return copy.deepcopy(module).cpu().eval(), example, free
+    given = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = tuple(x.detach().cpu() for x in given)
+    if free and len(inputs[0]) == 1:
+        inputs = tuple(torch.cat([x, x]) for x in inputs)  # torch.export takes a batch of 1 for a constant
+    return copy.deepcopy(module).cpu().eval(), inputs, free
 
 
-def _trace(module: nn.Module, example: Tensor, free: bool) -> ExportedProgram:
+def _input_names(module: nn.Module, count: int) -> list[str]:
+    """Names for the inputs of an exported file."""
+    if count == 1:
+        return ["input"]
+    if isinstance(module, ProgramModule):
+        return [s.name for s in module.program.inputs]
+    names = list(inspect.signature(module.forward).parameters)
+    return names[:count] if len(names) >= count else [f"input_{i}" for i in range(count)]
+
+
+def _trace(module: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> ExportedProgram:
     try:
         with _quiet(), torch.no_grad():
             traced = torch.export.export(
-                module, (example,), dynamic_shapes=_sizes(module, free), strict=False
+                module, inputs, dynamic_shapes=_sizes(module, len(inputs), free), strict=False
             )
     except Exception as err:  # noqa: BLE001 - the tracer raises whatever the user's code raises
         raise ExportError(
@@ -359,32 +390,37 @@ def _trace(module: nn.Module, example: Tensor, free: bool) -> ExportedProgram:
     return traced
 
 
-def _sizes(module: nn.Module, free: bool) -> tuple[Any, ...]:
+def _sizes(module: nn.Module, count: int, free: bool) -> tuple[Any, ...]:
     """The sizes that are free, in the form of the module's arguments."""
-    sizes = {0: Dim("batch")} if free else None
-    # ProgramModule.forward takes *inputs, which count as one argument that is a tuple.
-    return ((sizes,),) if isinstance(module, ProgramModule) else (sizes,)
+    batch = Dim("batch")
+    sizes = tuple({0: batch} if free else None for _ in range(count))
+    kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
+    # All that *inputs takes counts as one argument, which is a tuple.
+    rest = inspect.Parameter.VAR_POSITIONAL
+    plain = kinds.index(rest) if rest in kinds else count
+    return sizes if plain >= count else (*sizes[:plain], sizes[plain:])
 
 
-def _run(module: Callable[[Tensor], Any], x: Tensor) -> list[Tensor]:
+def _run(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        return [y for y in tree_leaves(module(x)) if isinstance(y, Tensor)]
+        return [y for y in tree_leaves(module(*inputs)) if isinstance(y, Tensor)]
 
 
 def _compare(
     module: nn.Module,
-    exported: Callable[[Tensor], Sequence[Tensor]],
-    example: Tensor,
+    exported: Callable[..., Sequence[Tensor]],
+    example: Sequence[Tensor],
     free: bool,
     inputs: int,
     tolerance: float,
 ) -> tuple[float, int]:
     """Largest relative difference, and how many batches were compared."""
     worst, count = 0.0, 0
-    for batch in _BATCHES if free else (len(example),):
+    for batch in _BATCHES if free else (len(example[0]),):
         for seed in range(inputs):
-            x = _random_like(example, batch, seed)
-            for wanted, got in zip(_run(module, x), exported(x), strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            given = [_random_like(x, batch, generator) for x in example]
+            for wanted, got in zip(_run(module, given), exported(*given), strict=True):
                 error = _difference(wanted, got)
                 if not error <= tolerance:  # NaN is not
                     raise ExportError(
@@ -406,8 +442,7 @@ def _difference(wanted: Tensor, got: Tensor) -> float:
     return float((a - b).abs().max() / a.abs().max().clamp(min=1))
 
 
-def _random_like(example: Tensor, batch: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+def _random_like(example: Tensor, batch: int, generator: torch.Generator) -> Tensor:
     shape = (batch, *example.shape[1:])
     if example.is_floating_point():
         return torch.randn(shape, generator=generator).to(example.dtype)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from graph.errors import DataError, UsageError
@@ -15,12 +14,12 @@ from graph.program import ProgramModule
 from models_zoo.data import DataSet, Split
 from prune.data import load_data
 from prune.export import OnnxModel, export_onnx, export_pt2
-from prune.files import check_output_file, read_json
-from prune.load import load_model
-from prune.pipeline import Subject, load_matching_data
+from prune.files import check_output_file
+from prune.inputs import inputs_of
+from prune.load import ModelSource, load
 from prune.plan import WidthSpace
-from prune.pruned import load_pruned
 from prune.report import count, size
+from prune.subject import NO_DATA, Subject, must_find_data, program_of
 from prune.tune import Evaluation, evaluate
 
 Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
@@ -31,7 +30,12 @@ class Inspection:
     """What there is to know about a model before it is pruned."""
 
     subject: Subject
-    lowest_macs: int
+    space: WidthSpace
+
+    @property
+    def lowest_macs(self) -> int:
+        """The fewest MACs that any widths reach."""
+        return self.space.lowest_macs if self.space.bundles else self.space.base_macs
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
@@ -39,6 +43,8 @@ class Inspection:
         return {
             "arch": self.subject.loaded.arch,
             "input_shape": list(self.subject.loaded.input_shape),
+            "inputs": [i.to_json() for i in inputs_of(self.subject.program).items],
+            "dynamic_batch": self.subject.program.dynamic_batch,
             "macs": cost.macs,
             "flops": cost.flops,
             "params": cost.params,
@@ -65,13 +71,14 @@ class Inspection:
                 for g in axes.groups
             ],
             "bundles": [
-                {"name": b.name, "groups": [axes.groups[g].name for g in b.groups], "widths": len(b.layouts)}
-                for b in axes.bundles
+                {"name": b.name, "groups": [axes.groups[g].name for g in b.groups], "widths": widths}
+                for b, widths in zip(axes.bundles, self.space.level_counts, strict=True)
             ],
+            "minimum": dict(self.subject.minimum),
             "pinned": [{"tensor": p.tensor, "channels": p.channels, "reason": p.reason} for p in axes.pinned],
             "without_rule": dict(axes.unsupported),
             "without_cost": dict(cost.unknown),
-            "notes": list(self.subject.program.notes),
+            "notes": [*self.subject.loaded.notes, *self.subject.program.notes],
         }
 
     def tables(self, *, ops: bool) -> list[Table]:
@@ -91,12 +98,12 @@ class Inspection:
             ]
             result.append(("operators", ("module", "operator", "MACs", "parameters", "activation"), rows))
         bundles = []
-        for bundle in axes.bundles:
+        for bundle, widths in zip(axes.bundles, self.space.level_counts, strict=True):
             units = sum(len(axes.groups[g].units) for g in bundle.groups)
             tensors = sorted({name for g in bundle.groups for name, _ in axes.groups[g].tensors})
             layers = sorted({name.rpartition(".")[0] for name in tensors if name.endswith("weight")})
             told = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
-            bundles.append((bundle.name, str(units), str(len(bundle.layouts)), told))
+            bundles.append((bundle.name, str(units), str(widths), told))
         result.append(
             ("prunable groups", ("made by", "channels", "widths", "layers that shrink with it"), bundles)
         )
@@ -106,24 +113,20 @@ class Inspection:
 
     def lines(self) -> list[str]:
         """The figures that belong under the tables."""
-        axes, cost = self.subject.axes, self.subject.costs
+        cost = self.subject.costs
         lines = [
+            f"inputs: {inputs_of(self.subject.program).told()}",
             f"{count(cost.macs)} MACs = {count(cost.flops)} FLOPs (2 x MACs), {count(cost.params)} "
             f"parameters, {size(cost.peak_activation_bytes)} of activations at the peak, for one record",
             f"lowest reachable: {count(self.lowest_macs)} MACs ({self.lowest_macs / max(1, cost.macs):.4f})",
         ]
-        lines += [f"note: {note}" for note in self.subject.program.notes]
-        lines += [f"no rule for {op}: {n} channels that enter it stay" for op, n in axes.unsupported.items()]
-        lines += [
-            f"no cost rule for {op} ({n} times): its MACs are not counted" for op, n in cost.unknown.items()
-        ]
+        lines += [f"note: {note}" for note in self.subject.notes]
         return lines
 
 
 def inspect(subject: Subject) -> Inspection:
     """Look at a loaded model."""
-    space = WidthSpace(subject.axes)
-    return Inspection(subject, space.lowest_macs if space.bundles else space.base_macs)
+    return Inspection(subject, subject.space())
 
 
 class _OnnxModule(nn.Module):
@@ -137,17 +140,8 @@ class _OnnxModule(nn.Module):
         return self.model(x)
 
 
-def measure(
-    path: Path,
-    data: str | None,
-    split: str,
-    *,
-    arch: str | None = None,
-    arch_args: Mapping[str, Any] | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    trust_code: bool = False,
-) -> tuple[Evaluation, str]:
-    """Accuracy of a model file, of the folder of a run or of an ONNX file.
+def measure(source: ModelSource, data: str | None, split: str) -> tuple[Evaluation, str]:
+    """Accuracy of a model, of the folder of a run or of an ONNX file.
 
     Returns:
         The evaluation and the name of the data.
@@ -157,45 +151,32 @@ def measure(
     """
     if split not in ("test", "search"):
         raise UsageError(f"--split {split}: unknown", hint="test or search")
-    module, found = _open(path, data, arch, arch_args, input_shape, trust_code)
+    if data == NO_DATA:
+        raise DataError("--data none: accuracy is measured on data", hint="name a data set")
+    module, found = _open(source, data)
     part: Split = found.test if split == "test" else found.search
     return evaluate(module, part), found.name
 
 
-def _open(
-    path: Path,
-    data: str | None,
-    arch: str | None,
-    arch_args: Mapping[str, Any] | None,
-    input_shape: tuple[int, ...] | None,
-    trust_code: bool,
-) -> tuple[nn.Module, DataSet]:
-    if path.suffix == ".onnx":
+def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
+    if not source.is_named and source.path.suffix == ".onnx":
         if data is None:
             raise DataError(
                 "an ONNX file does not say which data it was trained on", hint="name it: --data ..."
             )
-        return _OnnxModule(OnnxModel(path)), load_data(data)
-    if path.is_dir():
-        module = load_pruned(path)
-        name = data or str(read_json(path / "report.json", "a report")["data"]["name"])
-        return module, load_data(name)
-    loaded = load_model(path, arch=arch, arch_args=arch_args, input_shape=input_shape, trust_code=trust_code)
-    return loaded.module, load_matching_data(data, loaded)
+        model = OnnxModel(source.path)
+        if len(model.inputs) > 1:
+            raise DataError(
+                f"data {data} gives one image for each label, {source.path} takes {', '.join(model.inputs)}",
+                hint="only models of one image can be measured",
+            )
+        return _OnnxModule(model), load_data(data)
+    loaded = load(source)
+    return loaded.module, must_find_data(data, loaded)
 
 
-def export_model(
-    path: Path,
-    output: Path,
-    *,
-    opset: int | None = None,
-    arch: str | None = None,
-    arch_args: Mapping[str, Any] | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    force: bool = False,
-    trust_code: bool = False,
-) -> str:
-    """Export the folder of a run or a model file; the suffix of the output says to what.
+def export_model(source: ModelSource, output: Path, *, opset: int | None = None, force: bool = False) -> str:
+    """Export the folder of a run or any model; the suffix of the output says to what.
 
     Returns:
         A line that says what was written.
@@ -207,20 +188,14 @@ def export_model(
     if output.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{output}: unknown kind of file", hint="name a .onnx or .pt2 file")
     check_output_file(output, force)
-    module: nn.Module
-    if path.is_dir():
-        pruned: ProgramModule = load_pruned(path)
-        module, example, dynamic = pruned, pruned.program.random_inputs(2)[0], pruned.program.dynamic_batch
-    else:
-        loaded = load_model(
-            path, arch=arch, arch_args=arch_args, input_shape=input_shape, trust_code=trust_code
-        )
-        module, example, dynamic = loaded.module, torch.randn(2, *loaded.input_shape), True
+    program = program_of(load(source))
+    module, example, free = ProgramModule(program), program.random_inputs(2), program.dynamic_batch
+    batch = "" if free else f"; its batch is fixed to {program.inputs[0].shape[0]}"
     if output.suffix == ".pt2":
-        export_pt2(module, example, output, dynamic_batch=dynamic)
-        return f"wrote {output} ({size(output.stat().st_size)})"
-    checked = export_onnx(module, example, output, opset=opset, dynamic_batch=dynamic)
+        export_pt2(module, example, output, dynamic_batch=free)
+        return f"wrote {output} ({size(output.stat().st_size)}){batch}"
+    checked = export_onnx(module, example, output, opset=opset, dynamic_batch=free)
     return (
         f"wrote {output} ({size(checked.size_bytes)}, opset {checked.opset}); "
-        f"agrees with torch to {checked.max_error:.1e} in {checked.comparisons} comparisons"
+        f"agrees with torch to {checked.max_error:.1e} in {checked.comparisons} comparisons{batch}"
     )

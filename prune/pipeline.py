@@ -1,32 +1,46 @@
-"""The pipeline: from a model file to a smaller, fine-tuned, verified and exported model, stage by stage."""
+"""The pipeline: from a model to a smaller, fine-tuned, verified and exported one, stage by stage.
+
+Without data there is nothing to search by and nothing to tune on: the plan then follows from the weights
+alone, and no accuracy is claimed. All else is the same.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
+from torch import Tensor, nn
 
-from graph.axes import Axes, infer
-from graph.capture import capture
-from graph.cost import Costs, costs
-from graph.errors import DataError, ModelFileError, UsageError
+from graph.channels import Axes
+from graph.cost import costs
+from graph.errors import ModelFileError, UsageError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from profilers.latency import Latency, compare, environment, onnx_call, torch_call
-from prune.data import load_data
+from prune.baselines import BASELINES, Ratios, baseline_plan
+from prune.command import repeated
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_weights
 from prune.files import OutputFolder, write_json
 from prune.importance import CRITERIA, Criterion, Scores, score
-from prune.load import LoadedModel, load_model
+from prune.load import REPORT_FILE, LoadedModel, ModelSource
 from prune.plan import Plan, WidthSpace, make_plan, parse_target
 from prune.pruned import GRAPH_FILE, PLAN_FILE, WEIGHTS_FILE
 from prune.recalibrate import recalibrated
 from prune.report import ModelFigures, Report
+from prune.sections import (
+    accuracy_section,
+    data_section,
+    model_section,
+    plan_section,
+    proof_section,
+    search_section,
+    tune_section,
+)
+from prune.selection import Selection
+from prune.subject import NO_DATA, Subject, check_batch, find_data, open_model
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult, Trial
 from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, evaluate, fit
@@ -34,6 +48,7 @@ from prune.verify import Verification, check, verify
 
 _CALIBRATION_IMAGES = 2048
 _TAYLOR_IMAGES = 1024
+_SEARCH = "search"
 
 
 class Listener(Protocol):
@@ -60,39 +75,34 @@ class CompressConfig:
     """What ``prune compress`` is asked to do.
 
     Attributes:
-        model: path of the model file.
+        source: the model.
         target: as the user gave it, such as ``0.5`` or ``120M``.
         output: folder of the results.
         unit: of the target, ``flops`` or ``macs``.
-        data: name of the data set; the model file's own when left out.
-        arch: architecture for a bare state dict.
-        arch_args: arguments of the architecture.
-        input_shape: (C, H, W); the model file's or the architecture's own when left out.
+        data: name of the data set, or ``none``; the model file's own when left out.
+        planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
+            when left out, ``uniform`` without data.
         importance: criterion that ranks the channels of a group.
-        exclude: patterns of modules whose channels stay.
+        selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this.
         tune: how to fine-tune; 0 epochs leave it out.
         seed: of everything random.
         force: replace files of an earlier run.
-        trust_code: load files that run code.
         verify: prove equality in float64 before anything is written.
     """
 
-    model: Path
+    source: ModelSource
     target: str
     output: Path
     unit: str = "flops"
     data: str | None = None
-    arch: str | None = None
-    arch_args: Mapping[str, Any] = field(default_factory=dict)
-    input_shape: tuple[int, ...] | None = None
+    planner: str | None = None
     importance: Criterion = "magnitude"
-    exclude: tuple[str, ...] = ()
+    selection: Selection = field(default_factory=Selection)
     round_to: int = 1
     tune: TuneConfig = field(default_factory=TuneConfig)
     seed: int = 0
     force: bool = False
-    trust_code: bool = False
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -100,93 +110,24 @@ class CompressConfig:
             raise UsageError(f"--importance {self.importance}: unknown", hint="one of " + ", ".join(CRITERIA))
         if self.round_to < 1:
             raise UsageError(f"--round-to {self.round_to}: must be at least 1")
-        if self.output.resolve() == self.model.resolve():
-            raise UsageError(f"the output {self.output} is the model file itself", hint="name a folder")
+        if not self.source.is_named and self.output.resolve() == self.source.path.resolve():
+            raise UsageError(f"the output {self.output} is the model itself", hint="name another folder")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A loaded model as a program with its axes and costs."""
-
-    loaded: LoadedModel
-    axes: Axes
-    costs: Costs
-
-    @property
-    def program(self) -> Program:
-        """The whole program."""
-        return self.axes.program
-
-
-def open_model(
-    model: Path,
+def compress(
+    config: CompressConfig,
+    planner: Planner,
+    listener: Listener,
     *,
-    arch: str | None = None,
-    arch_args: Mapping[str, Any] | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    trust_code: bool = False,
-    exclude: tuple[str, ...] = (),
-) -> Subject:
-    """Load a model, capture it and find its groups.
-
-    Raises:
-        PruneError: any of the named failures of loading and capturing.
-    """
-    loaded = load_model(model, arch=arch, arch_args=arch_args, input_shape=input_shape, trust_code=trust_code)
-    program = capture(loaded.module, [torch.randn(2, *loaded.input_shape)])
-    return Subject(loaded, infer(program, exclude=_excluded(program, exclude)), costs(program))
-
-
-def _excluded(program: Program, patterns: tuple[str, ...]) -> dict[str, str]:
-    """Tensors of the modules that match a pattern, with the reason.
-
-    Raises:
-        UsageError: a pattern that matches nothing.
-    """
-    result: dict[str, str] = {}
-    for pattern in patterns:
-        matching = [
-            name
-            for name in program.tensors
-            if fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.rpartition(".")[0], pattern)
-        ]
-        if not matching:
-            raise UsageError(
-                f"--exclude {pattern}: no module of the model matches", hint="`prune inspect` lists them"
-            )
-        result |= dict.fromkeys(matching, f"excluded by {pattern}")
-    return result
-
-
-def load_matching_data(name: str | None, loaded: LoadedModel) -> DataSet:
-    """The data set for a model: the one named, or the one that the model file names.
-
-    Raises:
-        DataError: none is named, or its images have another shape than the model takes.
-    """
-    spec = name or loaded.data
-    if spec is None:
-        raise DataError(
-            f"{loaded.path} does not say which data it was trained on",
-            hint="name it: --data digits, glyphs, cifar10:PATH, imagefolder:PATH or package.module:factory",
-        )
-    data = load_data(spec)
-    if tuple(data.input_shape) != tuple(loaded.input_shape):
-        raise DataError(
-            f"data {spec} has images of shape {tuple(data.input_shape)}, "
-            f"the model takes {tuple(loaded.input_shape)}",
-            hint="name data that fits, or give --input-shape",
-        )
-    return data
-
-
-def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Report:
+    baselines: Mapping[str, Ratios] = BASELINES,
+) -> Report:
     """Prune a model to a target, fine-tune it, export it and report.
 
     Args:
         config: what to do.
-        planner: finds the plan; ``rl.search.planner`` makes one.
+        planner: searches for the plan; ``rl.search.planner`` makes one.
         listener: sees the run.
+        baselines: what ``config.planner`` may name instead.
 
     Returns:
         The report; the files are in ``config.output`` by then, or nothing is.
@@ -195,42 +136,46 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
         PruneError: any of the named failures; nothing is written then.
     """
     start = time.perf_counter()
+    _check_planner(config, baselines)
     with OutputFolder(config.output, config.force) as out:
         listener.stage("loading the model")
-        subject = open_model(
-            config.model,
-            arch=config.arch,
-            arch_args=config.arch_args,
-            input_shape=config.input_shape,
-            trust_code=config.trust_code,
-            exclude=config.exclude,
-        )
-        space = WidthSpace(subject.axes, round_to=config.round_to)
+        subject = open_model(config.source, config.selection)
+        space = subject.space(round_to=config.round_to)
         target = parse_target(config.target, space.base_macs, unit=config.unit)
         space.check_target(target)
-        data = load_matching_data(config.data, subject.loaded)
-        for note in (*subject.program.notes, *data.notes, *_unknown(subject)):
+        data = find_data(config.data, subject.loaded)
+        check_batch(subject.program, data, config.source.model)
+        method = _method(config, data)
+        for note in (*subject.notes, *_data_notes(config, data)):
             listener.note(note)
 
-        listener.stage("measuring the original")
         original = ProgramModule(subject.program)
-        base = _sound(evaluate(original, data.test), subject.loaded)
+        base: Evaluation | None = None
+        if data is not None:
+            listener.stage("measuring the original")
+            base = _sound(evaluate(original, data.test), subject.loaded)
 
-        listener.stage("searching")
+        listener.stage("searching" if method == _SEARCH else "planning")
         scores = _scores(subject.axes, config.importance, data)
-        found = planner(Problem(subject.axes, space, target, scores, data, listener.trial))
+        if method == _SEARCH and data is not None:
+            found = planner(Problem(subject.axes, space, target, scores, data, listener.trial))
+        else:
+            found = _planned(baseline_plan(method, baselines, space, scores, target))
         plan = found.plan
 
         listener.stage("removing channels")
         pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
-        pruned = _recalibrate(pruned, data)
-        before = evaluate(ProgramModule(pruned), data.test)
-        uniform = _uniform_accuracy(subject.axes, space, target, scores, data)
+        before: Evaluation | None = None
+        uniform: float | None = None
+        if data is not None:
+            pruned = _recalibrate(pruned, data)
+            before = evaluate(ProgramModule(pruned), data.test)
+            uniform = _uniform_accuracy(subject.axes, space, target, scores, data)
 
         student = ProgramModule(pruned)
         tuned: TuneResult | None = None
         after = before
-        if config.tune.epochs:
+        if config.tune.epochs and data is not None:
             listener.stage("fine-tuning")
             tuned = fit(
                 student, data, config.tune, teacher=original, on_epoch=listener.epoch, on_step=listener.step
@@ -243,27 +188,20 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
         checked = export_all(out.staging, student, final)
 
         listener.stage("measuring latency")
-        figures = _measure(subject, original, student, final, base, before, after, out.staging)
+        figures = _measure(subject, original, student, final, (base, before, after), out.staging)
         report = Report(
-            command=_command(config),
+            command=repeated(config),
             environment=environment(),
-            model=_about(subject.loaded),
-            data={"name": data.name, "notes": list(data.notes), **_sizes(data)},
+            model=model_section(subject.loaded),
+            data=data_section(data),
             target={"text": config.target, "unit": config.unit, "macs": target},
             original=figures["original"],
             pruned=figures["pruned"],
-            accuracy={
-                "split": "test",
-                "records": base.records,
-                "original": base.accuracy,
-                "uniform_before_tuning": uniform,
-                "before_tuning": before.accuracy,
-                "after_tuning": after.accuracy,
-            },
-            search=_search_section(found),
-            plan={"method": plan.method, "ratio": plan.ratio, "groups": _group_widths(plan)},
-            tune=_tune_section(tuned, config.tune),
-            verification=_proof_section(proof),
+            accuracy=accuracy_section(base, uniform, before, after),
+            search=search_section(found),
+            plan=plan_section(plan, subject.minimum),
+            tune=tune_section(tuned, config.tune),
+            verification=proof_section(proof),
             onnx={
                 "opset": checked.opset,
                 "max_error": checked.max_error,
@@ -272,8 +210,46 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
             seed=config.seed,
             seconds=time.perf_counter() - start,
         )
-        write_json(out.staging / "report.json", report.to_json())
+        write_json(out.staging / REPORT_FILE, report.to_json())
     return report
+
+
+def _check_planner(config: CompressConfig, baselines: Mapping[str, Ratios]) -> None:
+    if config.planner not in (None, _SEARCH, *baselines):
+        raise UsageError(
+            f"--planner {config.planner}: unknown", hint=f"one of {', '.join((_SEARCH, *baselines))}"
+        )
+
+
+def _method(config: CompressConfig, data: DataSet | None) -> str:
+    """Who makes the plan.
+
+    Raises:
+        UsageError: what is asked for needs data, and there is none.
+    """
+    if data is None:
+        for option, value in (("--planner", config.planner), ("--importance", config.importance)):
+            if value in (_SEARCH, "taylor"):
+                raise UsageError(
+                    f"{option} {value} needs data, and {config.source.model} has none",
+                    hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",
+                )
+    return config.planner or (_SEARCH if data is not None else "uniform")
+
+
+def _data_notes(config: CompressConfig, data: DataSet | None) -> tuple[str, ...]:
+    if data is not None:
+        return data.notes
+    asked = config.data == NO_DATA
+    return (
+        f"{'--data none' if asked else 'no data is named (--data)'}: the plan follows from the weights "
+        "alone, nothing is fine-tuned, and nothing is measured for accuracy",
+    )
+
+
+def _planned(plan: Plan) -> SearchResult:
+    """The outcome where nothing was searched for."""
+    return SearchResult(plan, (), {}, 0, 0, 0.0)
 
 
 def write_results(folder: Path, program: Program, plan: Plan, loaded: LoadedModel) -> None:
@@ -285,21 +261,9 @@ def write_results(folder: Path, program: Program, plan: Plan, loaded: LoadedMode
 
 def export_all(folder: Path, module: ProgramModule, program: Program) -> OnnxCheck:
     """Write ``model.onnx`` and ``model.pt2``, each checked against the module."""
-    example = program.random_inputs(2)[0]
+    example = program.random_inputs(2)
     export_pt2(module, example, folder / "model.pt2", dynamic_batch=program.dynamic_batch)
     return export_onnx(module, example, folder / "model.onnx", dynamic_batch=program.dynamic_batch)
-
-
-def _unknown(subject: Subject) -> list[str]:
-    costs_note = [
-        f"{op} ({count} times) has no cost rule: its MACs are not counted"
-        for op, count in subject.costs.unknown.items()
-    ]
-    rules_note = [
-        f"{op} has no rule: the {count} channels that enter it stay"
-        for op, count in subject.axes.unsupported.items()
-    ]
-    return costs_note + rules_note
 
 
 def _sound(found: Evaluation, loaded: LoadedModel) -> Evaluation:
@@ -310,9 +274,11 @@ def _sound(found: Evaluation, loaded: LoadedModel) -> Evaluation:
     return found
 
 
-def _scores(axes: Axes, criterion: Criterion, data: DataSet) -> Scores:
-    batches = data.train.batches(128, shuffle=True, limit=min(_TAYLOR_IMAGES, len(data.train)))
-    return score(axes, criterion, batches if criterion == "taylor" else ())
+def _scores(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
+    if criterion != "taylor" or data is None:
+        return score(axes, criterion, ())
+    limit = min(_TAYLOR_IMAGES, len(data.train))
+    return score(axes, criterion, data.train.batches(128, shuffle=True, limit=limit))
 
 
 def _operate(axes: Axes, plan: Plan, *, verify_result: bool) -> tuple[Program, Verification | None]:
@@ -347,24 +313,24 @@ def _measure(
     original: ProgramModule,
     student: ProgramModule,
     final: Program,
-    base: Evaluation,
-    before: Evaluation,
-    after: Evaluation,
+    accuracies: tuple[Evaluation | None, Evaluation | None, Evaluation | None],
     folder: Path,
 ) -> dict[str, ModelFigures]:
-    """Costs, sizes and latencies of both models, measured in turn on one image."""
+    """Costs, sizes and latencies of both models, measured in turn on one record."""
     whole_onnx = folder / "original.onnx"
-    example = subject.program.random_inputs(2)[0]
+    example = subject.program.random_inputs(2)
     export_onnx(original, example, whole_onnx, dynamic_batch=subject.program.dynamic_batch)
-    one = example[:1] if subject.program.dynamic_batch else example
+    one = subject.program.random_inputs(1)
     files = {"original": whole_onnx, "pruned": folder / "model.onnx"}
     # Apart from each other: onnxruntime's threads spin on for a while and would slow torch's next call.
-    in_torch = compare({"original": torch_call(original, one), "pruned": torch_call(student, one)})
-    in_onnx = compare({name: onnx_call(path, one.numpy()) for name, path in files.items()})
+    modules: dict[str, nn.Module] = {"original": original, "pruned": student}
+    in_torch = compare({name: torch_call(module, *one) for name, module in modules.items()})
+    in_onnx = compare({name: onnx_call(path, *map(Tensor.numpy, one)) for name, path in files.items()})
     onnx_bytes = {name: path.stat().st_size for name, path in files.items()}
-    whole_onnx.unlink()
+    for path in folder.glob("original.onnx*"):
+        path.unlink()
     counts = {"original": subject.costs, "pruned": costs(final)}
-    accuracies = {"original": base.accuracy, "pruned": after.accuracy}
+    base, before, after = (e.accuracy if e is not None else None for e in accuracies)
     return {
         name: ModelFigures(
             macs=counts[name].macs,
@@ -373,8 +339,8 @@ def _measure(
             onnx_bytes=onnx_bytes[name],
             torch_ms=_latency(in_torch[name]),
             onnx_ms=_latency(in_onnx[name]),
-            accuracy=accuracies[name],
-            accuracy_before_tuning=before.accuracy if name == "pruned" else base.accuracy,
+            accuracy=base if name == "original" else after,
+            accuracy_before_tuning=base if name == "original" else before,
         )
         for name in ("original", "pruned")
     }
@@ -382,88 +348,3 @@ def _measure(
 
 def _latency(found: Latency) -> dict[str, float]:
     return {"median": found.median_ms, "p10": found.p10_ms, "p90": found.p90_ms}
-
-
-def _about(loaded: LoadedModel) -> dict[str, Any]:
-    return {
-        "path": loaded.path,
-        "sha256": loaded.sha256,
-        "arch": loaded.arch,
-        "arch_args": dict(loaded.arch_args),
-        "input_shape": list(loaded.input_shape),
-        "metrics": dict(loaded.metrics),
-    }
-
-
-def _sizes(data: DataSet) -> dict[str, int]:
-    return {"train": len(data.train), "search": len(data.search), "test": len(data.test)}
-
-
-def _search_section(found: SearchResult) -> dict[str, Any]:
-    winner = found.best[found.plan.method]
-    uniform = found.best.get("uniform")
-    return {
-        "winner": found.plan.method,
-        "gain_over_uniform": winner.accuracy - uniform.accuracy if uniform else None,
-        "images": found.images,
-        "evaluations": found.evaluations,
-        "seconds": found.seconds,
-        "best": {
-            name: {
-                "accuracy": t.accuracy,
-                "loss": t.loss,
-                "macs": t.macs,
-                "plans": sum(o.method == name for o in found.trials),
-            }
-            for name, t in found.best.items()
-        },
-        "trials": [t.to_json() for t in found.trials],
-    }
-
-
-def _group_widths(plan: Plan) -> dict[str, list[int]]:
-    return {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()}
-
-
-def _tune_section(tuned: TuneResult | None, config: TuneConfig) -> dict[str, Any]:
-    if tuned is None:
-        return {"epochs": 0}
-    return {
-        "epochs": config.epochs,
-        "lr": config.lr,
-        "batch_size": config.batch_size,
-        "distill": config.distill,
-        "best_epoch": tuned.best_epoch,
-        "best_search_accuracy": tuned.best_accuracy,
-        "seconds": tuned.seconds,
-        "history": [
-            {"epoch": e.epoch, "loss": e.loss, "accuracy": e.accuracy, "lr": e.lr, "seconds": e.seconds}
-            for e in tuned.history
-        ],
-    }
-
-
-def _proof_section(proof: Verification | None) -> dict[str, Any]:
-    if proof is None:
-        return {"ran": False}
-    return {"ran": True, "max_error": proof.max_error, "limit": proof.limit, "records": proof.records}
-
-
-def _command(config: CompressConfig) -> list[str]:
-    """The command line that repeats the run."""
-    words = ["prune", "compress", str(config.model), f"--{config.unit}", config.target]
-    options = {
-        "--data": config.data,
-        "--arch": config.arch,
-        "--importance": config.importance,
-        "--epochs": config.tune.epochs,
-        "--lr": config.tune.lr,
-        "--seed": config.seed,
-        "-o": config.output,
-    }
-    for name, value in options.items():
-        if value is not None:
-            words += [name, str(value)]
-    for pattern in config.exclude:
-        words += ["--exclude", pattern]
-    return words

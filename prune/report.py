@@ -20,7 +20,7 @@ class ModelFigures:
         onnx_bytes: size of the ONNX file.
         torch_ms: latency of one record in torch: median, p10 and p90.
         onnx_ms: the same in onnxruntime.
-        accuracy: on the test split, 0 to 1.
+        accuracy: on the test split, 0 to 1; None without data.
         accuracy_before_tuning: the same before fine-tuning.
     """
 
@@ -30,8 +30,8 @@ class ModelFigures:
     onnx_bytes: int
     torch_ms: Mapping[str, float]
     onnx_ms: Mapping[str, float]
-    accuracy: float
-    accuracy_before_tuning: float
+    accuracy: float | None
+    accuracy_before_tuning: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +75,28 @@ class Report:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """The final table: figure, original, pruned, change."""
         a, b, r = self.original, self.pruned, self.ratios()
-        return [
+        rows = [
             ("MACs", count(a.macs), count(b.macs), f"{r['macs']:.3f} x"),
             ("FLOPs (2 x MACs)", count(2 * a.macs), count(2 * b.macs), f"{r['macs']:.3f} x"),
             ("parameters", count(a.params), count(b.params), f"{r['params']:.3f} x"),
             ("ONNX file", size(a.onnx_bytes), size(b.onnx_bytes), f"{r['onnx_bytes']:.3f} x"),
             ("latency, onnxruntime", _ms(a.onnx_ms), _ms(b.onnx_ms), f"{r['speedup_onnx']:.2f} x speed-up"),
             ("latency, torch", _ms(a.torch_ms), _ms(b.torch_ms), f"{r['speedup_torch']:.2f} x speed-up"),
-            (
-                "accuracy before fine-tuning",
-                f"{a.accuracy:.2%}",
-                f"{b.accuracy_before_tuning:.2%}",
-                _points(b.accuracy_before_tuning - a.accuracy),
-            ),
-            (
-                "accuracy after fine-tuning" if self.tune["epochs"] else "accuracy (not fine-tuned)",
-                f"{a.accuracy:.2%}",
-                f"{b.accuracy:.2%}",
-                _points(b.accuracy - a.accuracy),
-            ),
         ]
+        after = "accuracy after fine-tuning" if self.tune["epochs"] else "accuracy (not fine-tuned)"
+        for name, value in (("accuracy before fine-tuning", b.accuracy_before_tuning), (after, b.accuracy)):
+            if a.accuracy is not None and value is not None:
+                rows.append((name, f"{a.accuracy:.2%}", f"{value:.2%}", _points(value - a.accuracy)))
+        return rows
 
     def verdict(self) -> str:
         """One sentence on what the search was worth."""
         best, gain = self.search["best"], self.search["gain_over_uniform"]
+        if not best:
+            text = (
+                f"the plan {self.search['winner']!r} follows from the weights; nothing was searched for"
+            )
+            return text if self.data["name"] else f"{text}, and nothing was measured for accuracy: no data"
         agent = best.get("ppo")
         text = (
             f"the plan of {self.search['winner']!r} won with {best[self.search['winner']]['accuracy']:.2%} "

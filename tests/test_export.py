@@ -369,12 +369,23 @@ def test_wrong_input_is_named(tmp_path: Path) -> None:
         model(torch.zeros(1, 3, dtype=torch.int64))
 
 
-def test_two_inputs_are_refused(tmp_path: Path) -> None:
+def test_two_inputs_are_given_in_the_order_of_the_file(tmp_path: Path) -> None:
     model = onnx.load(affine(tmp_path))
     model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch"]))
     model.graph.node.append(helper.make_node("Identity", ["mask"], ["other"]))
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelFileError, match="takes 2 inputs: input, mask"):
+    found = OnnxModel(tmp_path / "m.onnx")
+    assert found.inputs == ("input", "mask")
+    assert found(torch.zeros(2, 3), torch.zeros(2)).tolist() == [[1, 2, 3]] * 2
+    with pytest.raises(ModelFileError, match=r"takes 2 inputs \(input, mask\), got 1"):
+        found(torch.zeros(2, 3))
+
+
+def test_inputs_without_one_batch_are_refused(tmp_path: Path) -> None:
+    model = onnx.load(affine(tmp_path))
+    model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, []))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelFileError, match="no batch that is the same for all"):
         OnnxModel(tmp_path / "m.onnx")
 
 

@@ -335,7 +335,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "version": (lambda p: metadata(p, version=torch.ones(2)), "version is not"),
     "arch": (lambda p: metadata(p, arch=3), "arch is not a text"),
     "args": (lambda p: metadata(p, arch_args={"width": torch.ones(1)}), "arch_args is not"),
-    "shape": (lambda p: metadata(p, input_shape=[1, 8]), "input_shape is not"),
+    "shape": (lambda p: metadata(p, input_shape=[]), "input_shape is not"),
     "shape 0": (lambda p: metadata(p, input_shape=[1, 0, 8]), "input_shape is not"),
     "shape bool": (lambda p: metadata(p, input_shape=[True, 8, 8]), "input_shape is not"),
     "shape big": (lambda p: metadata(p, input_shape=[1, 8, 10**9]), "input_shape is not"),
@@ -437,10 +437,10 @@ def test_a_trusted_module_without_parameters_or_class_is_told(
         load_model(tmp_path / "m.pt", input_shape=(1, 8, 8), trust_code=True)
 
 
-@pytest.mark.parametrize("shape", [(1, 8), (0, 8, 8), (1, 8, 8.0), (1, 8, 10**9)])
+@pytest.mark.parametrize("shape", [(), (0, 8, 8), (1, 8, 8.0), (1, 8, 10**9)])
 def test_an_input_shape_is_checked(tmp_path: Path, shape: Any) -> None:
     save(tmp_path / "m.pt")
-    with pytest.raises(UsageError, match="three positive whole numbers"):
+    with pytest.raises(UsageError, match="a few positive whole numbers"):
         load_model(tmp_path / "m.pt", input_shape=shape)
 
 
@@ -449,7 +449,7 @@ def test_an_input_shape_is_checked(tmp_path: Path, shape: Any) -> None:
     [
         ("m.onnx", {}, "neither .pt nor .safetensors"),
         ("m.pt", {"metrics": {"a": torch.ones(1)}}, "metrics"),
-        ("m.pt", {"input_shape": (8, 8)}, "input_shape"),
+        ("m.pt", {"input_shape": (0, 8)}, "input_shape"),
     ],
 )
 def test_what_could_not_be_read_back_is_not_written(

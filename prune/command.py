@@ -1,0 +1,60 @@
+"""The command line that repeats a run, as the report keeps it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from prune.inputs import times
+from prune.load import ModelSource
+
+if TYPE_CHECKING:
+    from prune.pipeline import CompressConfig
+
+
+def repeated(config: CompressConfig) -> list[str]:
+    """The words of ``prune compress``; options that have their default are left out where it is clear."""
+    words = ["prune", "compress", config.source.model, f"--{config.unit}", config.target]
+    options = {
+        "--data": config.data,
+        "--planner": config.planner,
+        "--importance": config.importance,
+        "--round-to": config.round_to if config.round_to > 1 else None,
+        "--epochs": config.tune.epochs,
+        "--lr": config.tune.lr,
+        "--batch-size": config.tune.batch_size,
+        "--seed": config.seed,
+        "-o": config.output,
+    }
+    for name, value in options.items():
+        if value is not None:
+            words += [name, str(value)]
+    return words + _of_source(config.source) + _of_selection(config)
+
+
+def _of_source(source: ModelSource) -> list[str]:
+    request = source.request
+    options = {
+        "--arch": source.arch,
+        "--arch-args": json.dumps(dict(source.arch_args)) if source.arch_args else None,
+        "--weights": source.weights,
+        "--input-shape": times(request.shape) if request.shape else None,
+        "--input-dtype": request.dtype,
+        "--input-spec": request.path,
+    }
+    words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    flags = {"--pretrained": source.pretrained, "--trust-code": source.trust_code}
+    return words + [name for name, given in flags.items() if given]
+
+
+def _of_selection(config: CompressConfig) -> list[str]:
+    selection = config.selection
+    words = []
+    for name, patterns in (
+        ("--exclude", selection.exclude),
+        ("--only", selection.only),
+        ("--limit", [limit.text for limit in selection.limits]),
+    ):
+        for pattern in patterns:
+            words += [name, pattern]
+    return words + ([] if config.verify else ["--no-verify"])

@@ -1,0 +1,107 @@
+"""The sections of a report, made from what a run holds in its hands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models_zoo.data import DataSet
+from prune.load import LoadedModel
+from prune.plan import Plan
+from prune.trials import SearchResult
+from prune.tune import Evaluation, TuneConfig, TuneResult
+from prune.verify import Verification
+
+
+def model_section(loaded: LoadedModel) -> dict[str, Any]:
+    """Which model it was."""
+    return {
+        "path": loaded.path,
+        "sha256": loaded.sha256,
+        "arch": loaded.arch,
+        "arch_args": dict(loaded.arch_args),
+        "input_shape": list(loaded.input_shape),
+        "inputs": [i.to_json() for i in loaded.inputs.items],
+        "metrics": dict(loaded.metrics),
+    }
+
+
+def data_section(data: DataSet | None) -> dict[str, Any]:
+    """Which data it was measured on."""
+    if data is None:
+        return {"name": None, "notes": ["no data: nothing was measured for accuracy"]}
+    return {
+        "name": data.name,
+        "notes": list(data.notes),
+        "train": len(data.train),
+        "search": len(data.search),
+        "test": len(data.test),
+    }
+
+
+def accuracy_section(
+    base: Evaluation | None, uniform: float | None, before: Evaluation | None, after: Evaluation | None
+) -> dict[str, Any]:
+    """How accurate the models are; nothing of it is known without data."""
+    return {
+        "split": "test" if base else None,
+        "records": base.records if base else 0,
+        "original": base.accuracy if base else None,
+        "uniform_before_tuning": uniform,
+        "before_tuning": before.accuracy if before else None,
+        "after_tuning": after.accuracy if after else None,
+    }
+
+
+def search_section(found: SearchResult) -> dict[str, Any]:
+    """Which plans were scored, and which one won."""
+    winner, uniform = found.best.get(found.plan.method), found.best.get("uniform")
+    return {
+        "winner": found.plan.method,
+        "gain_over_uniform": winner.accuracy - uniform.accuracy if winner and uniform else None,
+        "images": found.images,
+        "evaluations": found.evaluations,
+        "seconds": found.seconds,
+        "best": {
+            name: {
+                "accuracy": t.accuracy,
+                "loss": t.loss,
+                "macs": t.macs,
+                "plans": sum(o.method == name for o in found.trials),
+            }
+            for name, t in found.best.items()
+        },
+        "trials": [t.to_json() for t in found.trials],
+    }
+
+
+def plan_section(plan: Plan, minimum: Mapping[str, int]) -> dict[str, Any]:
+    """What each group keeps."""
+    groups = {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()}
+    return {"method": plan.method, "ratio": plan.ratio, "groups": groups, "minimum": dict(minimum)}
+
+
+def tune_section(tuned: TuneResult | None, config: TuneConfig) -> dict[str, Any]:
+    """How the model was fine-tuned."""
+    if tuned is None:
+        return {"epochs": 0}
+    return {
+        "epochs": config.epochs,
+        "lr": config.lr,
+        "batch_size": config.batch_size,
+        "distill": config.distill,
+        "best_epoch": tuned.best_epoch,
+        "best_search_accuracy": tuned.best_accuracy,
+        "seconds": tuned.seconds,
+        "history": [
+            {"epoch": e.epoch, "loss": e.loss, "accuracy": e.accuracy, "lr": e.lr, "seconds": e.seconds}
+            for e in tuned.history
+        ],
+    }
+
+
+def proof_section(proof: Verification | None) -> dict[str, Any]:
+    """Whether and how well the pruned program was proved."""
+    if proof is None:
+        return {"ran": False}
+    return {"ran": True, "max_error": proof.max_error, "limit": proof.limit, "records": proof.records}

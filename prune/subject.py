@@ -1,0 +1,145 @@
+"""Subjects: a loaded model as a program, with its groups, its costs and what the user wants of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graph.capture import capture
+from graph.channels import Axes
+from graph.cost import Costs, costs
+from graph.errors import CaptureError, DataError
+from graph.program import Program, ProgramModule
+from models_zoo.data import DataSet
+from prune.data import load_data
+from prune.inputs import times, with_inputs
+from prune.load import LoadedModel, ModelSource, load
+from prune.plan import WidthSpace
+from prune.selection import Selection, select
+
+NO_DATA = "none"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model as a program with its axes and costs.
+
+    Attributes:
+        loaded: the model.
+        axes: groups of its channels.
+        costs: of the whole program.
+        minimum: for groups by name, the least number of units that they keep.
+    """
+
+    loaded: LoadedModel
+    axes: Axes
+    costs: Costs
+    minimum: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def program(self) -> Program:
+        """The whole program."""
+        return self.axes.program
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before anything is pruned."""
+        unknown = [
+            f"{op} ({count} times) has no cost rule: its MACs are not counted"
+            for op, count in self.costs.unknown.items()
+        ]
+        stuck = [
+            f"{op} has no rule: the {count} channels that enter it stay"
+            for op, count in self.axes.unsupported.items()
+        ]
+        return (*self.loaded.notes, *self.program.notes, *unknown, *stuck)
+
+    def space(self, *, round_to: int = 1) -> WidthSpace:
+        """The widths that it can have."""
+        if not self.minimum:
+            return WidthSpace(self.axes, round_to=round_to)
+        return WidthSpace(self.axes, round_to=round_to, minimum=self.minimum)
+
+
+def program_of(loaded: LoadedModel) -> Program:
+    """A loaded model as a program, with the names and ranges of its inputs.
+
+    Raises:
+        CaptureError: it cannot be captured.
+    """
+    if isinstance(loaded.module, ProgramModule):
+        return with_inputs(loaded.module.updated(), loaded.inputs)
+    try:
+        program = capture(loaded.module, loaded.inputs.example())
+    except CaptureError as err:
+        told = f"it was given {loaded.inputs.told()}"
+        raise CaptureError(str(err), hint=f"{told}; {err.hint}" if err.hint else told) from err
+    return with_inputs(program, loaded.inputs)
+
+
+def open_model(source: ModelSource, selection: Selection | None = None) -> Subject:
+    """Load a model, capture it and find its groups.
+
+    Raises:
+        PruneError: any of the named failures of loading and capturing.
+    """
+    loaded = load(source)
+    program = program_of(loaded)
+    axes, minimum = select(program, selection or Selection())
+    return Subject(loaded, axes, costs(program), minimum)
+
+
+def find_data(name: str | None, loaded: LoadedModel) -> DataSet | None:
+    """The data set for a model: the one named, or the one that the model file names; None for none.
+
+    Raises:
+        DataError: it is missing, or its images have another shape than the model takes.
+    """
+    spec = name or loaded.data
+    if spec is None or spec == NO_DATA:
+        return None
+    given = loaded.inputs.items
+    hint = "name data that fits, or --data none to prune without"
+    if len(given) > 1 or given[0].dtype != "float32":
+        raise DataError(
+            f"data {spec} gives one image for each label, {loaded.path} takes {loaded.inputs.told()}",
+            hint=hint,
+        )
+    data = load_data(spec)
+    if tuple(data.input_shape) != loaded.input_shape:
+        raise DataError(
+            f"data {spec} has images of shape {times(data.input_shape)}, "
+            f"the model takes {times(loaded.input_shape)}",
+            hint=f"{hint}, or give --input-shape",
+        )
+    return data
+
+
+def must_find_data(name: str | None, loaded: LoadedModel) -> DataSet:
+    """The data set for a model, where there is no going without.
+
+    Raises:
+        DataError: as ``find_data``, or none is named.
+    """
+    data = find_data(name, loaded)
+    if data is None:
+        raise DataError(
+            f"{loaded.path} does not say which data it was trained on",
+            hint="name it: --data digits, glyphs, cifar10:PATH, imagefolder:PATH or package.module:factory",
+        )
+    return data
+
+
+def check_batch(program: Program, data: DataSet | None, path: str | Path) -> None:
+    """Refuse data for a program of a fixed batch: batches of other sizes would come out wrong.
+
+    Raises:
+        DataError: there is data and the batch is fixed.
+    """
+    if data is not None and not program.dynamic_batch:
+        size = program.inputs[0].shape[0]
+        raise DataError(
+            f"{path} takes only batches of {size}, so that it cannot be measured on {data.name}",
+            hint="export it with a free batch, or give --data none",
+        )
