@@ -59,8 +59,7 @@ def _inferred(
 ) -> Axes:
     """One run of inference.
 
-    Args:
-        refused: nodes at which the channels must stay, with the reason.
+    The channels must stay at the nodes in ``refused``, for the reason there.
     """
     run = Inference(program, shapes)
     run_rules(run, program)

@@ -30,6 +30,7 @@ def uneven_rows(solution: Solution, groups: tuple[Group, ...]) -> tuple[NDArray[
     group_of = np.full(solution.count, -1, dtype=np.int64)
     for index, group in enumerate(groups):
         group_of[list(group.units)] = index
+    group_of[solution.derived[:, 0]] = group_of[solution.derived[:, 2]]  # each head counts its lanes
     result: dict[bytes, NDArray[np.int64]] = {}
     for _, rows in solution.balanced:
         counts = np.zeros((len(rows), len(groups)), dtype=np.int64)
@@ -90,9 +91,7 @@ def _cross(matrices: list[NDArray[np.int64]]) -> bool:
     return bool((~apart & ~inside).any())
 
 
-def _counted(
-    sizes: NDArray[np.int64], matrices: list[NDArray[np.int64]]
-) -> tuple[tuple[int, ...], ...]:
+def _counted(sizes: NDArray[np.int64], matrices: list[NDArray[np.int64]]) -> tuple[tuple[int, ...], ...]:
     """Kept counts that keep the rows even whatever units are chosen.
 
     All groups in proportion, where that gives whole numbers; else each row of the finest kind shares its
@@ -128,7 +127,7 @@ def _counted(
 def _shared(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """``total`` shared out in proportion to sizes, by largest remainders."""
     exact = sizes * total / sizes.sum()
-    kept = np.floor(exact).astype(np.int64)
+    kept: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     order = np.argsort(kept - exact, kind="stable")
     kept[order[: total - int(kept.sum())]] += 1
     return kept

@@ -80,6 +80,8 @@ class Axes:
         """The labels of a dimension that remain, in the shape that they then have.
 
         Args:
+            value: name of a node or of one of its results.
+            dim: one of its labelled dimensions.
             keep: for each class whether it stays, completed by ``closed``.
 
         Raises:

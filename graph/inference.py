@@ -149,7 +149,9 @@ class Inference(Pass):
         """Put labels that span the targets, as outer and inner ones where there are several."""
         for index, dim in enumerate(step.targets[:-1]):
             later = step.targets[index + 1 :]
-            shape = tuple(1 if d in (*later, *step.targets[:index]) else s for d, s in enumerate(labels.shape))
+            shape = tuple(
+                1 if d in (*later, *step.targets[:index]) else s for d, s in enumerate(labels.shape)
+            )
             outer = self.invent(step.result, dim, int(np.prod(shape))).reshape(shape)
             inner = self.invent(step.result, later[0], labels.size).reshape(labels.shape)
             wide = np.broadcast_to(outer, labels.shape)
@@ -266,8 +268,8 @@ def _closed(run: Inference) -> tuple[Labels, int, Labels]:
         new = _consequences(known, np.unique(classes[even]))
         if new.size == 0:
             break
-        pairs = np.concatenate([np.stack([np.arange(run.count), _representative(classes)]), _lift(new, classes)],
-                               axis=1)  # fmt: skip
+        same = np.stack([np.arange(run.count), _representative(classes)])
+        pairs = np.concatenate([same, _lift(new, classes)], axis=1)
     child, outer, inner = known[:, 0], known[:, 1], known[:, 2]
     real = (child != FIXED) & (outer != FIXED) & (inner != FIXED) & (child != outer) & (child != inner)
     return classes, count, np.unique(known[real][:, :3], axis=0)

@@ -22,6 +22,8 @@ def kinds(run: Inference, solution: Solution, group_of: NDArray[np.int64], count
     layers; any other is *mlp* if linear layers make it, and a plain *channel* else.
 
     Args:
+        run: the inference.
+        solution: what it came to.
         group_of: for each class its group, -1 for those that are no unit.
         count: how many groups there are.
     """

@@ -50,6 +50,8 @@ def moved_labels(run: Pass, node: Node, whole: Mapping[str, frozenset[int]] | No
     """Where the labels of each operand dimension lie in each result, and their positions before.
 
     Args:
+        run: the pass that asks.
+        node: a moving operator.
         whole: for results, dimensions that are not narrowed even if nothing changes along them.
 
     Returns:
@@ -127,7 +129,9 @@ def _steps(
         ordered, goal = tuple(sorted(sources)), tuple(sorted(reach))
         tied: tuple[int, ...] = ()
         if len(goal) > 1 and not _clean([lines[d] for d in ordered], goal):
-            outer = max(goal, key=lambda d: _step(lines[ordered[0]], d))  # where neighbours lay farthest apart
+            outer = max(
+                goal, key=lambda d: _step(lines[ordered[0]], d)
+            )  # where neighbours lay farthest apart
             goal, tied = (outer,), tuple(d for d in goal if d != outer)
         ordered = tuple(sorted(sources, key=lambda d: (len(depends.get(d, set()) & sources), d)))
         steps.append(Movement(name, ordered, goal, tuple(labels[d] for d in ordered), tied))
@@ -248,9 +252,7 @@ def _cat(parts: list[Tensor], dim: int) -> Labels:
     return np.broadcast_to(np.concatenate(small, axis=dim), shape)
 
 
-def translated(
-    whole_in: tuple[Labels, ...], whole_out: Labels, now: tuple[Labels, ...]
-) -> NDArray[np.int64]:
+def translated(whole_in: tuple[Labels, ...], whole_out: Labels, now: tuple[Labels, ...]) -> NDArray[np.int64]:
     """Labels now where the same combination of entering labels gave ``whole_out`` in the whole program.
 
     Raises:

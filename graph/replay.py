@@ -70,7 +70,7 @@ class Replay(Pass):
     def check(self, node: Node) -> None:
         """Every labelled dimension has its remaining length, every other one its old length."""
         for name in self.results(node):
-            now = self.now[name] if name in self.now else None
+            now = self.now.get(name)
             if not isinstance(now, Tensor):
                 continue
             for dim, size in enumerate(now.shape):

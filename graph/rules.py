@@ -88,7 +88,7 @@ def number(run: Pass, node: Node) -> None:
     "ones_like", "full_like", "empty_like", "isnan", "isinf", "isfinite", "nan_to_num", "threshold", "atan",
     "atan2", "asin", "acos", "sinh", "cosh", "sinc", "sgn", "real", "imag", "conj", "_conj", "angle",
     "complex", "polar", "copy", "lift_fresh_copy", "bool", "float", "xlogy", "logaddexp", "hypot",
-    "special_expit", "sigmoid_", "fill", "zero", "rrelu", "view_as_complex_copy",
+    "special_expit", "expand_as", "sigmoid_", "fill", "zero", "rrelu", "view_as_complex_copy",
 )  # fmt: skip
 def elementwise(run: Pass, node: Node) -> None:
     """Broadcasting: where two operands are both longer than 1, index i of one is index i of the other."""
@@ -163,6 +163,8 @@ def contraction(run: Pass, node: Node, terms: list[Term], out: str) -> None:
     A letter in several terms is the same channel in each; one that is missing in ``out`` is summed over.
 
     Args:
+        run: the pass.
+        node: the operator.
         terms: each operand with a letter for each of its dimensions.
         out: a letter for each dimension of the result.
     """
@@ -214,7 +216,9 @@ def _consume(run: Pass, node: Node, letter: str, labelled: list[Term], holders: 
     weight = next(((r, t.index(letter)) for r, t in holders if run.is_tensor(r) and r != ref), None)
     name = str(run.by_name[weight[0].name].args[0]) if weight else None
     dim = letters.index(letter)
-    run.consume(Site(node.name, _flat(node)[operand][0], ref.name, dim, 0.0, name, weight[1] if weight else 0))
+    run.consume(
+        Site(node.name, _flat(node)[operand][0], ref.name, dim, 0.0, name, weight[1] if weight else 0)
+    )
 
 
 def _flat(node: Node) -> list[tuple[tuple[int, ...], Any]]:
@@ -275,7 +279,7 @@ def _product_terms(run: Pass, left: Ref, right: Ref) -> tuple[list[Term], str]:
 
 @rule("addmm", "baddbmm")
 def added_product(run: Pass, node: Node) -> None:
-    """term + left @ right."""
+    """Term + left @ right."""
     terms, out = _product_terms(run, node.args[1], node.args[2])
     contraction(run, node, terms, out)
     _add_term(run, node, node.args[0])
@@ -518,12 +522,18 @@ def _carry(run: Pass, node: Node, x: Ref, *without: int) -> None:
         if dim not in without:
             labels = found.labels
             for other in without:
-                if labels.shape[other] > 1:
-                    first = np.take(labels, [0], axis=other)
-                    run.equate(labels, first, node)
-                    labels = first
+                labels = _one(run, node, labels, other)
             for name in run.results(node):
                 run.put(name, dim, labels)
+
+
+def _one(run: Pass, node: Node, labels: Labels, axis: int) -> Labels:
+    """Labels that no longer depend on an axis."""
+    if labels.shape[axis] == 1:
+        return labels
+    first = np.take(labels, [0], axis=axis)
+    run.equate(labels, first, node)
+    return first
 
 
 def _pin_dims(run: Pass, node: Node, x: Ref, reason: str, *without: int) -> None:
@@ -561,7 +571,9 @@ def layer_norm(run: Pass, node: Node) -> None:
     x, count = node.args[0], len(node.args[1])
     first = len(run.size(x)) - count
     names = (2,) if node.base == "rms_norm" else (2, 3)
-    scales = [a for i, n in zip(names, ("weight", "bias"), strict=False) if isinstance(a := node.arg(i, n), Ref)]
+    scales = [
+        a for i, n in zip(names, ("weight", "bias"), strict=False) if isinstance(a := node.arg(i, n), Ref)
+    ]
     for dim, found in list(run.fields.get(x.name, {}).items()):
         labels = found.labels
         if dim >= first:
@@ -570,13 +582,15 @@ def layer_norm(run: Pass, node: Node) -> None:
             for scale in scales:
                 run.bind(scale, dim - first, _project(run, labels, run.size(scale), node), node)
         elif any(labels.shape[d] > 1 for d in range(first, labels.ndim)):
-            labels = run.along(x, dim, node)
-            assert labels is not None
+            for other in range(first, labels.ndim):
+                labels = _one(run, node, labels, other)
         run.put(node.name, dim, labels)
     for scale in scales:  # fixed channels: their scales stay, too
         for dim in range(count):
             if run.field(x, first + dim) is None:
-                _pin_dims(run, node, scale, "normalises fixed channels", *(d for d in range(count) if d != dim))
+                _pin_dims(
+                    run, node, scale, "normalises fixed channels", *(d for d in range(count) if d != dim)
+                )
 
 
 @rule("group_norm")
@@ -615,8 +629,8 @@ _FILLS = {"sum": 0.0, "nansum": 0.0, "prod": 1.0, "amax": -math.inf, "amin": mat
           "count_nonzero": 0.0}  # fmt: skip
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "nansum", "logsumexp", "linalg_vector_norm", "norm",
-      "any", "all", "var_mean", "std_mean", "count_nonzero")  # fmt: skip
+@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "nansum", "logsumexp", "linalg_vector_norm",
+      "norm", "any", "all", "var_mean", "std_mean", "count_nonzero")  # fmt: skip
 def reduction(run: Pass, node: Node) -> None:
     """Reduced dimensions go; over channels, those that remain are reduced."""
     x = node.args[0]
@@ -643,10 +657,7 @@ def _reduce(run: Pass, node: Node, x: Ref, given: Any, fills: float | None) -> N
             continue
         labels = found.labels
         for other in reduced:
-            if labels.shape[other] > 1:
-                first = np.take(labels, [0], axis=other)
-                run.equate(labels, first, node)
-                labels = first
+            labels = _one(run, node, labels, other)
         if not keeps_dim:
             labels = labels.reshape([s for d, s in enumerate(labels.shape) if d not in reduced])
         for name in names:
@@ -743,7 +754,7 @@ def fourier(run: Pass, node: Node) -> None:
     given = node.arg(1 if low else 2, "dim")
     if given is None:
         sizes = node.arg(1, "s")
-        count = 2 if node.base.endswith("2") else len(sizes) if sizes else rank
+        count = 2 if node.base.endswith("2") else len(sizes) if isinstance(sizes, (list, tuple)) else rank
         given = list(range(-count, 0)) if node.base.endswith(("n", "2")) else [-1]
     dims = [d % rank for d in ([given] if isinstance(given, int) else given)]
     _pin_dims(run, node, x, "transformed", *(d for d in range(rank) if d not in dims))
@@ -827,10 +838,7 @@ def _look_up(run: Pass, node: Node, x: Ref, dim: int, ids: Ref) -> None:
         if d == dim:
             continue
         labels = f.labels
-        if labels.shape[dim] > 1:
-            first = np.take(labels, [0], axis=dim)
-            run.equate(labels, first, node)
-            labels = first
+        labels = _one(run, node, labels, dim)
         if node.base != "index_select" and run.size(ids)[d] > 1:
             run.bind(ids, d, labels, node)
         run.put(node.name, d, labels)
@@ -864,8 +872,8 @@ def _scatter(run: Pass, node: Node) -> None:
         held = [(r, d) for r in present if run.size(r)[d] > 1]
         if any(run.size(r)[d] != run.size(x)[d] for r, _ in held):
             for r, _ in held:
-                if (f := run.field(r, d)) is not None:
-                    run.pin(f.labels, f"part of them named by {node.op}", node)
+                if (part := run.field(r, d)) is not None:
+                    run.pin(part.labels, f"part of them named by {node.op}", node)
             continue
         _meet(run, node, d, rank, held)
 
@@ -894,7 +902,7 @@ def _index(run: Pass, node: Node) -> None:
     for d in used:
         if (f0 := run.field(x, d)) is not None:
             run.pin(f0.labels, f"{node.op} names positions among them", node)
-    shape = torch.broadcast_shapes(*(run.size(i) for i in given)) if len(used) == len(given) else (0,)
+    shape = np.broadcast_shapes(*(run.size(i) for i in given)) if len(used) == len(given) else (0,)
     together = used == list(range(used[0], used[-1] + 1)) if used else True
     first = used[0] if together and used else 0
     for d, f in list(run.fields.get(x.name, {}).items()):
@@ -902,10 +910,7 @@ def _index(run: Pass, node: Node) -> None:
             continue
         labels = f.labels
         for other in used:
-            if labels.shape[other] > 1:
-                lead = np.take(labels, [0], axis=other)
-                run.equate(labels, lead, node)
-                labels = lead
+            labels = _one(run, node, labels, other)
         rest = [k for k in range(rank) if k not in used]
         shape_rest = [labels.shape[k] for k in rest]
         at = sum(k < first for k in rest)
@@ -915,7 +920,7 @@ def _index(run: Pass, node: Node) -> None:
 
 
 def _index_put(run: Pass, node: Node) -> None:
-    """x with values at positions: the indexed dimensions stay, the others agree."""
+    """Values at positions: the indexed dimensions stay, the others agree."""
     x, indices, values = node.args[0], list(node.args[1]), node.args[2]
     rank, count = len(run.size(x)), len(indices)
     for ref in indices:
@@ -965,7 +970,7 @@ def _source_all(run: Pass, node: Node, ref: Ref) -> None:
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "mT",
     "swapaxes", "cat", "concat", "stack", "split", "split_with_sizes", "chunk", "tensor_split", "unbind",
     "slice", "select", "narrow", "expand", "repeat", "squeeze", "unsqueeze", "pad", "constant_pad_nd", "roll",
-    "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "view_as", "expand_as",
+    "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "view_as",
     "repeat_interleave", "unfold", "slice_scatter", "numpy_T", "adjoint", "reflection_pad1d",
     "reflection_pad2d", "replication_pad1d", "replication_pad2d", "hsplit", "vsplit", "reshape_as",
     "tile", "swapdims", "moveaxis", "broadcast_to", "as_strided", "permute_copy", "atleast_1d",
@@ -973,7 +978,7 @@ def _source_all(run: Pass, node: Node, ref: Ref) -> None:
 def movement(run: Pass, node: Node) -> None:
     """Elements move and none is computed."""
     operands = run.operands(node)
-    if node.base in ("view_as", "expand_as", "reshape_as"):
+    if node.base in ("view_as", "reshape_as"):
         operands = operands[:1]
     for ref in operands:
         _source_all(run, node, ref)

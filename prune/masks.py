@@ -165,7 +165,8 @@ def _group_norm(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor, nod
     shape = [1, -1] + [1] * (x.dim() - 2)
     weight, bias = _given(args, kwargs, 2, "weight", None), _given(args, kwargs, 3, "bias", None)
     result = result if weight is None else result * weight.reshape(shape)
-    return result if bias is None else result + bias.reshape(shape)
+    shifted: Tensor = result if bias is None else result + bias.reshape(shape)
+    return shifted
 
 
 _STATISTICS: dict[str, Callable[[tuple[Any, ...], dict[str, Any], Tensor, Node], Any]] = {

@@ -121,9 +121,7 @@ class WidthSpace:
         base_macs: MACs of the whole program for one record.
     """
 
-    def __init__(
-        self, axes: Axes, *, round_to: int = 1, minimum: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, axes: Axes, *, round_to: int = 1, minimum: Mapping[str, int] | None = None) -> None:
         self.axes = axes
         self.cost = CostModel(axes)
         self._layouts = [np.array(b.layouts, dtype=np.int64) for b in axes.bundles]
@@ -262,9 +260,8 @@ def _rounded(layouts: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
 
 def _at_least(layouts: NDArray[np.int64], least: NDArray[np.int64]) -> NDArray[np.int64]:
     """The layouts that keep no less than asked for; the widest one always."""
-    good = (layouts >= least).all(axis=1)
-    good[-1] = True
-    result: NDArray[np.int64] = layouts[good]
+    good = [bool((row >= least).all()) for row in layouts[:-1]] + [True]
+    result: NDArray[np.int64] = layouts[np.array(good)]
     return result
 
 

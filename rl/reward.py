@@ -1,8 +1,9 @@
 """Rewards: how good a plan is, measured with masks on the whole program.
 
 No surgery happens here. Where a removed channel is consumed, the consumer's weights for it are zero, or its
-value is masked (see ``prune.masks``), which is the same function as the pruned program. Batch-norm statistics are measured again
-on training images, the accuracy on a fixed part of the search split. Plans are memoised.
+value is masked (see ``prune.masks``), which is the same function as the pruned program. Batch-norm
+statistics are measured again on training images, the accuracy on a fixed part of the search split. Plans
+are memoised.
 """
 
 from __future__ import annotations

@@ -293,7 +293,8 @@ CASES: dict[str, Case] = {
         {"a.weight": "shared with a fixed input in aten.conv2d"}),
     "weight standardisation": Case(
         lambda: {"a": conv(3, 8), "b": conv(8, 6), "h": head(6)},
-        lambda m, x: m.h(pool(F.conv2d(m.a(x), m.b.weight - m.b.weight.mean((1, 2, 3), keepdim=True)))), {"a": 8, "b": 6}),
+        lambda m, x: m.h(pool(F.conv2d(m.a(x), m.b.weight - m.b.weight.mean((1, 2, 3), keepdim=True)))),
+        {"a": 8, "b": 6}),
 }  # fmt: skip
 
 
