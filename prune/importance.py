@@ -26,8 +26,10 @@ Scores = NDArray[np.float64]
 
 def _by_class(values: Tensor, field: Field, classes: int) -> Scores:
     """Sum the elements of a tensor by the class of their slice along one dimension."""
-    labels = np.broadcast_to(field.labels, values.shape)
-    weights = values.double().numpy().ravel()
+    free = [d for d, size in enumerate(field.labels.shape) if size == 1 < values.shape[d]]
+    sums = values.sum(free, keepdim=True, dtype=torch.float64) if free else values.double()
+    labels = np.broadcast_to(field.labels, sums.shape)
+    weights = sums.numpy().ravel()
     return np.bincount(labels.ravel(), weights=weights, minlength=classes).astype(np.float64)
 
 

@@ -49,7 +49,7 @@ def _gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field
             rows[dim] = index
         else:
             tensor = _gather_rows(tensor, dim, old, new, rows)
-    return tensor.detach().clone()
+    return tensor.detach()
 
 
 def _gather_rows(tensor: Tensor, dim: int, old: Field, new: Field, rows: Mapping[int, Labels]) -> Tensor:
