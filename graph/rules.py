@@ -671,6 +671,29 @@ def extremum(run: Pass, node: Node) -> None:
     _reduce(run, node, node.args[0], given, math.nan)
 
 
+@rule("diff")
+def differences(run: Pass, node: Node) -> None:
+    """Neighbours along one dimension, which stays; the others pass."""
+    dim = int(node.arg(2, "dim", -1)) % max(1, len(run.size(node.args[0])))
+    for ref in run.operands(node):
+        _source_all(run, node, ref)
+        if (found := run.field(ref, dim)) is not None:
+            run.pin(found.labels, f"compared over in {node.op}", node)
+    _carry(run, node, node.args[0], dim)
+    for ref in run.operands(node)[1:]:
+        _add_beside(run, node, ref, dim)
+
+
+def _add_beside(run: Pass, node: Node, ref: Ref, dim: int) -> None:
+    """What is put before or behind agrees in every other dimension."""
+    for d in range(len(run.size(ref))):
+        found = run.fields.get(node.name, {}).get(d)
+        if d != dim and found is not None:
+            run.bind(ref, d, found.labels, node)
+        elif d != dim and run.field(ref, d) is not None:
+            run.pin(run.fields[ref.name][d].labels, f"meets fixed channels in {node.op}", node)
+
+
 @rule("topk", "sort", "argsort")
 def ordering(run: Pass, node: Node) -> None:
     """Sorted along one dimension, which stays."""

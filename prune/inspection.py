@@ -103,10 +103,10 @@ class Inspection:
             tensors = sorted({name for g in bundle.groups for name, _ in axes.groups[g].tensors})
             layers = sorted({name.rpartition(".")[0] for name in tensors if name.endswith("weight")})
             told = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
-            bundles.append((bundle.name, str(units), str(widths), told))
-        result.append(
-            ("prunable groups", ("made by", "channels", "widths", "layers that shrink with it"), bundles)
-        )
+            kind = axes.groups[bundle.groups[0]].kind
+            bundles.append((bundle.name, kind, str(units), str(widths), told))
+        header = ("made by", "kind", "units", "widths", "layers that shrink with it")
+        result.append(("prunable groups", header, bundles))
         pinned = [(p.tensor, str(p.channels), p.reason) for p in axes.pinned]
         result.append(("pinned", ("parameter", "channels", "why"), pinned))
         return result

@@ -96,7 +96,7 @@ def test_a_pad_adds_the_missing_channels_on_both_sides() -> None:
     assert sorted(labels[:2] + labels[10:]) == list(b.units)
 
 
-@pytest.mark.parametrize("function", ["differences", "renormalised"])
+@pytest.mark.parametrize("function", ["renormalised"])
 def test_an_unknown_operator_names_itself_and_what_it_costs(function: str) -> None:
     axes = axes_of(function)
     ((op, channels),) = axes.unsupported.items()
