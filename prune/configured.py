@@ -38,8 +38,9 @@ def inputs_from_config(module: nn.Module) -> ModelInputs:
     parts = {n for n in ("text_config", "vision_config", "audio_config") if _get(config, n) is not None}
     # Models that put images between the tokens run on text alone; the others compare both.
     places = any(_get(config, n) is not None for n in ("image_token_id", "image_token_index"))
-    if {"text_config", "vision_config"} <= parts and not places:
-        names += ["input_ids", "pixel_values"]
+    sees = "vision_config" in parts or _get(config, "image_size") is not None
+    if sees and not places:
+        names += (["input_ids"] if "text_config" in parts else []) + ["pixel_values"]
     if _get(config, "is_encoder_decoder"):
         names += ["decoder_input_ids"]
     known = [n for n in dict.fromkeys(names) if n in parameters]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -93,34 +93,49 @@ def select(program: Program, selection: Selection) -> tuple[Axes, Mapping[str, i
         UsageError: a pattern matches nothing; near names are told.
     """
     names = tuple(program.tensors)
-    pinned: dict[str, str] = {}
+    excluded: dict[str, str] = {}
     for pattern in selection.exclude:
-        pinned |= dict.fromkeys(matching(names, pattern, "--exclude"), f"excluded by {pattern}")
-    kept = frozenset(pinned)
-    wanted = {n for pattern in selection.only for n in matching(names, pattern, "--only")}
+        excluded |= dict.fromkeys(matching(names, pattern, "--exclude"), f"excluded by {pattern}")
+    only = {n for pattern in selection.only for n in matching(names, pattern, "--only")}
     limited = {limit: frozenset(matching(names, limit.pattern, "--limit")) for limit in selection.limits}
 
-    axes = infer(program, exclude=pinned)
-    if selection.only:
-        others = [g for g in axes.groups if not _made_first_by(g, wanted)]
-        mine = [g for g in axes.groups if _made_first_by(g, wanted)]
-        # What has channels of both kinds cannot be pinned as a whole; the least number of units sees to it.
-        allowed = {name for g in mine for name, dim in g.tensors if dim == 0}
-        reason = "not named by --only"
-        more = {n: reason for g in others for n, dim in g.tensors if dim == 0 and n not in allowed}
-        if more:
-            axes = infer(program, exclude=more | pinned)
+    def reason(group: Group, makers: set[str]) -> str | None:
+        """Why a group is to stay whole, if it is."""
+        found = next((why for name, why in excluded.items() if name in makers), None)
+        if found is None and selection.only and not _made_first_by(group, only):
+            return "not named by --only"
+        return found
+
+    axes = infer(program)
+    if excluded or only:
+        # Told to inference, so that what stays is no decision at all. A tensor that makes channels of
+        # both kinds cannot be told: the least number of units sees to these.
+        why = {g.name: reason(g, makers) for g, makers in _makers(axes)}
+        free = {name for g in axes.groups if why[g.name] is None for name, dim in g.tensors if dim == 0}
+        pinned = {
+            name: told
+            for g, makers in _makers(axes, dim=0)
+            if (told := why[g.name]) is not None
+            for name in makers - free
+        }
+        axes = infer(program, exclude=pinned) if pinned else axes
 
     minimum: dict[str, int] = {}
-    consumed = {(s.weight, s.weight_dim) for s in axes.sites}
-    for group in axes.groups:
-        makers = {name for name, dim in group.tensors if (name, dim) not in consumed}
+    for group, makers in _makers(axes):
         least = [limit.least(len(group.units)) for limit, found in limited.items() if makers & found]
-        if makers & kept or (selection.only and not _made_first_by(group, wanted)):
+        if reason(group, makers) is not None:
             least.append(len(group.units))
         if least:
             minimum[group.name] = max(least)
     return axes, minimum
+
+
+def _makers(axes: Axes, dim: int | None = None) -> Iterator[tuple[Group, set[str]]]:
+    """Each group with the tensors that make its channels, or scale them, rather than consume them."""
+    consumed = {(s.weight, s.weight_dim) for s in axes.sites}
+    for group in axes.groups:
+        made = ((n, d) for n, d in group.tensors if (n, d) not in consumed)
+        yield group, {n for n, d in made if dim in (None, d)}
 
 
 def matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
