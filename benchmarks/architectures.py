@@ -1,6 +1,6 @@
 """Architectures of the transformers library, small and random: what coverage is measured on.
 
-    python benchmarks/architectures.py [NAME ...]
+    python -m benchmarks.architectures [NAME ...]
 
 Each entry is data: a configuration with small sizes but the real structure, the class of the model, and the
 kind of its inputs. Nothing is downloaded. ``build(name)`` gives the module, in eval mode and from tensors to
@@ -152,6 +152,12 @@ INPUTS: Mapping[str, Any] = {
         "bbox": torch.tensor([1, 2, 30, 40]).expand(BATCH, LENGTH, 4).clone(),
     },
     "pair": lambda: {"input_ids": _ids(LENGTH), "decoder_input_ids": _ids(LENGTH - 2)},
+    "masked-pair": lambda: {
+        "input_ids": _ids(LENGTH),
+        "attention_mask": _ones(LENGTH),
+        "decoder_input_ids": _ids(LENGTH - 2),
+        "decoder_attention_mask": _ones(LENGTH - 2),
+    },
     "image-32": lambda: {"pixel_values": _floats(3, 32, 32)},
     "image-64": lambda: {"pixel_values": _floats(3, 64, 64)},
     "image-96": lambda: {"pixel_values": _floats(3, 96, 96)},
@@ -303,7 +309,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _A("gpt-oss", "moe", "GptOssConfig", "GptOssForCausalLM", "text",
        {**EXPERTS, "num_local_experts": 4, "head_dim": 8, "sliding_window": 8}),
     _A("switch-transformers", "moe", "SwitchTransformersConfig", "SwitchTransformersForConditionalGeneration",
-       "pair", {**T5, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+       "masked-pair", {**T5, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
                 "expert_capacity": 16}),
     # State-space and recurrent
     _A("mamba", "state-space", "MambaConfig", "MambaForCausalLM", "text",
@@ -349,7 +355,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _A("mt5", "encoder-decoder", "MT5Config", "MT5ForConditionalGeneration", "pair",
        {**T5, "feed_forward_proj": "gated-gelu"}),
     _A("umt5", "encoder-decoder", "UMT5Config", "UMT5ForConditionalGeneration", "pair", T5),
-    _A("longt5", "encoder-decoder", "LongT5Config", "LongT5ForConditionalGeneration", "pair",
+    _A("longt5", "encoder-decoder", "LongT5Config", "LongT5ForConditionalGeneration", "masked-pair",
        {**T5, "local_radius": 3}),
     _A("prophetnet", "encoder-decoder", "ProphetNetConfig", "ProphetNetForConditionalGeneration", "pair",
        {"vocab_size": VOCABULARY, "hidden_size": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
@@ -428,8 +434,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
        {"image_size": 64, "depth_multiplier": 0.25, "num_labels": 10}),
     _A("mobilenet-v2", "convolutional", "MobileNetV2Config", "MobileNetV2ForImageClassification", "image-64",
        {"image_size": 64, "depth_multiplier": 0.25, "num_labels": 10}),
-    _A("efficientnet", "convolutional", "EfficientNetConfig", "EfficientNetForImageClassification", "image-64",
-       {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320,
+    _A("efficientnet", "convolutional", "EfficientNetConfig", "EfficientNetForImageClassification",
+       "image-64", {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320,
         "num_labels": 10}),
     _A("hgnet-v2", "convolutional", "HGNetV2Config", "HGNetV2ForImageClassification", "image-64",
        {"embedding_size": 16, "stem_channels": [3, 8, 16], "stage_in_channels": [16, 32, 32, 32],
@@ -541,10 +547,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "image_size": 64, "patch_size": 8, "mlp_dim": 64, "window_size": 3, "global_attn_indexes": [1]}),
     _A("sam2-vision", "segmentation", "Sam2VisionConfig", "Sam2VisionModel", "image-64",
        {"backbone_config": {"config": "Sam2HieraDetConfig", "hidden_size": 16, "image_size": [64, 64],
-                            "num_attention_heads": 1, "blocks_per_stage": [1, 1, 1, 1],
+                            "num_attention_heads": 1, "blocks_per_stage": [1, 1, 2, 1],
                             "embed_dim_per_stage": [16, 32, 32, 64],
                             "num_attention_heads_per_stage": [1, 2, 4, 4],
-                            "window_size_per_stage": [8, 4, 4, 2], "global_attention_blocks": [2]},
+                            "window_size_per_stage": [8, 4, 4, 2], "global_attention_blocks": [3]},
         "backbone_channel_list": [64, 32, 32, 16], "fpn_hidden_size": 32,
         "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}),
     # Audio
@@ -587,7 +593,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _A("align", "multimodal", "AlignConfig", "AlignModel", "image-64-text",
        {"text_config": {**TEXT},
         "vision_config": {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.3,
-                          "hidden_dim": 64}, "projection_dim": 32}),
+                          "hidden_dim": 80}, "projection_dim": 32}),
     _A("owlvit", "multimodal", "OwlViTConfig", "OwlViTModel", "image-text",
        {"text_config": {**CLIP_TEXT}, "vision_config": {**CLIP_VISION}, "projection_dim": 24}),
     _A("blip", "multimodal", "BlipConfig", "BlipForImageTextRetrieval", "image-text",

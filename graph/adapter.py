@@ -26,6 +26,9 @@ _PREDICTIONS = (
 )  # fmt: skip
 _FEATURES = ("last_hidden_state",)
 _FIXED = {"use_cache": False, "return_dict": True}
+# Of a configuration: a cache makes no sense in one forward; experts are multiplied in a batch, not by a
+# kernel of the library's own nor in a loop over those that the tokens happen to choose.
+_SETTINGS = {"use_cache": False, "_experts_implementation": "batched_mm"}
 
 
 def adapt(module: nn.Module, names: Sequence[str] | None = None) -> nn.Module:
@@ -74,7 +77,7 @@ class Adapter(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the model and pick what it predicts."""
-        with _without_cache(self.inner):
+        with _plain(self.inner):
             if self.names is None:
                 result = self.inner(*inputs, **self.fixed)
             else:
@@ -130,14 +133,14 @@ def _tensors(result: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _without_cache(module: nn.Module) -> Iterator[None]:
-    """Caches of keys and values make no sense in a single forward; the configurations get theirs back."""
+def _plain(module: nn.Module) -> Iterator[None]:
+    """Settings for a single forward in plain operators; the configurations get their own back afterwards."""
     configs = {id(c): c for m in module.modules() if (c := getattr(m, "config", None)) is not None}
-    caching = [c for c in configs.values() if getattr(c, "use_cache", False) is True]
+    before = [(c, k, getattr(c, k)) for c in configs.values() for k in _SETTINGS if hasattr(c, k)]
     try:
-        for config in caching:
-            config.use_cache = False
+        for config, key, _ in before:
+            setattr(config, key, _SETTINGS[key])
         yield
     finally:
-        for config in caching:
-            config.use_cache = True
+        for config, key, value in before:
+            setattr(config, key, value)

@@ -2,41 +2,36 @@
 
 The program keeps the operators of the exported graph as they are (``conv2d``, ``batch_norm``, ``dropout``,
 ``linear``), because they can still switch between training and evaluation. In-place operators are turned
-into their functional twins, so that each node is a value of its own.
+into their functional twins, so that each node is a value of its own, and what depends on no input is computed
+once.
 """
 
 from __future__ import annotations
 
-import operator
+import inspect
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
 
+from graph.adapter import INNER, Adapter
+from graph.blame import not_captured
+from graph.conversion import Converted, convert
 from graph.errors import CaptureError
-from graph.program import INPUT, TENSOR, InputSpec, Node, Program, Ref, refs_in
+from graph.folding import fold
+from graph.mutation import CannotTrack
+from graph.program import Program, run
 
-# Checks that the exporter leaves behind; they compute nothing.
-_ASSERTIONS = ("_assert", "sym_constrain", "assert_")
-_BUILTIN_NAMES = {
-    operator.getitem: "getitem",
-    operator.add: "add",
-    operator.sub: "sub",
-    operator.mul: "mul",
-    operator.floordiv: "floordiv",
-    operator.mod: "mod",
-    operator.neg: "neg",
-}
-# Results of these share memory with their first argument, so an in-place change of one shows in the other.
-_VIEWS = {
-    "view", "reshape", "flatten", "unflatten", "transpose", "permute", "t", "slice", "select", "narrow",
-    "split", "split_with_sizes", "chunk", "unbind", "squeeze", "unsqueeze", "expand", "expand_as", "view_as",
-    "getitem", "detach", "contiguous", "to", "alias", "unfold", "movedim", "swapaxes", "diagonal",
-}  # fmt: skip
+_NO_DROPOUT = (
+    "dropout is left out: the model changes tensors in place in a way that only the exporter can undo"
+)
 
 
 def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
@@ -49,276 +44,134 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
     Raises:
         CaptureError: ``torch.export`` cannot trace the model; names the user's line where it is known.
     """
-    was_training = module.training
-    module.eval()
-    try:
-        exported, dynamic, notes = _export(module, tuple(example))
-    finally:
-        module.train(was_training)
-    return _program(exported, module, tuple(example), dynamic, notes)
+    with _evaluating(module), _silent():
+        given = tuple(example)
+        exported, dynamic, notes = _export(module, given)
+        converted = _converted(exported, module, given, dynamic, notes)
+        program = fold(converted.program, converted.fixed, converted.kept)
+    program.check()
+    return program
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
-    batch = Dim("batch")
-    shapes = tuple({0: batch} if t.dim() > 0 else None for t in example)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    """The exported module, whether its batch is free, and notes."""
+    # A batch of one would be taken for a dimension to broadcast.
+    traced = example
+    if all(t.dim() and t.shape[0] == 1 for t in example):
+        traced = tuple(torch.cat([t, t]) for t in example)
+    for size in (Dim("batch"), Dim.AUTO):
+        shapes = _dynamic_shapes(module, traced, size)
+        if shapes is None:
+            break
         try:
-            return torch.export.export(module, example, dynamic_shapes=shapes, strict=False), True, ()
+            exported = torch.export.export(module, traced, dynamic_shapes=shapes, strict=False)
         except Exception:  # noqa: BLE001 - the exporter raises whatever the user's code raises
-            pass
-        try:
-            exported = torch.export.export(module, example, strict=False)
-        except Exception as err:  # noqa: BLE001
-            raise CaptureError(
-                f"torch.export cannot capture {type(module).__name__}: {_first_line(err)}{_where(err)}",
-                hint="check the input shape; data-dependent control flow (if/for on tensor values) "
-                "must be replaced by torch.where or torch.cond",
-            ) from err
-    size = example[0].shape[0] if example and example[0].dim() else 1
-    return exported, False, (f"the batch size is fixed to {size}: the model does not export with a free one",)
+            continue
+        if _free_batch(exported):
+            return exported, True, ()
+    try:
+        exported = torch.export.export(module, example, strict=False)
+    except Exception as err:  # noqa: BLE001
+        raise not_captured(module, example, err) from err
+    fixed = example[0].shape[0] if example and example[0].dim() else 1
+    return (
+        exported,
+        False,
+        (f"the batch size is fixed to {fixed}: the model does not export with a free one",),
+    )
 
 
-def _first_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0] if lines else type(err).__name__
+def _dynamic_shapes(module: nn.Module, example: tuple[Tensor, ...], size: Any) -> Any:
+    """The first dimension of each input as ``size``, in the form that forward's signature asks for."""
+    if not example or any(t.dim() == 0 for t in example):
+        return None
+    try:
+        bound = inspect.signature(module.forward).bind(*example).arguments
+    except (TypeError, ValueError):
+        return None  # the call fails as well; its own message is better
+    return {k: tuple({0: size} for _ in v) if isinstance(v, tuple) else {0: size} for k, v in bound.items()}
 
 
-def _where(err: BaseException) -> str:
-    """The last frame of the traceback that is not torch's own: the user's line."""
-    found = ""
-    trace = err.__traceback__
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if "/torch/" not in name and not name.startswith("<") and not name.endswith("graph/capture.py"):
-            found = f" (at {name}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return found
+def _free_batch(exported: ExportedProgram) -> bool:
+    users = set(exported.graph_signature.user_inputs)
+    values = [n.meta.get("val") for n in exported.graph.nodes if n.op == "placeholder" and n.name in users]
+    return all(_is_free(v.shape[0]) for v in values if isinstance(v, Tensor))
 
 
-def _program(
+def _is_free(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and bool(size.node.expr.free_symbols)
+
+
+def _converted(
     exported: ExportedProgram,
     module: nn.Module,
     example: tuple[Tensor, ...],
     dynamic: bool,
     notes: tuple[str, ...],
-) -> Program:
-    if _mutates_views(exported):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations
-            exported = exported.run_decompositions({})
-        notes = (*notes, "dropout is left out: the model changes slices of tensors in place")
-    return _Converter(exported, module, example, dynamic, notes).run()
+) -> Converted:
+    adapted = isinstance(module, Adapter)
+    options: dict[str, Any] = {
+        "prefix": f"{INNER}." if adapted else "",
+        "names": module.names if isinstance(module, Adapter) else None,
+        "dynamic": dynamic,
+    }
+    try:
+        found = convert(exported, example, notes=notes, **options)
+        # Changes through views are the one place where we say more than the exporter did: look.
+        if not found.through_views or _agrees(found.program, module, example):
+            return found
+    except CannotTrack:
+        pass
+    try:
+        decomposed = exported.run_decompositions({})
+        return convert(decomposed, example, notes=(*notes, _NO_DROPOUT), **options)
+    except CaptureError:
+        raise
+    except Exception as err:  # noqa: BLE001
+        raise not_captured(module, example, err) from err
 
 
-def _mutates_views(exported: ExportedProgram) -> bool:
-    """Whether an operator changes a value in place that shares memory with another one."""
-    shared: set[str] = set()
-    for node in exported.graph.nodes:
-        if node.op != "call_function":
-            if node.op == "placeholder":
-                shared.add(node.name)
-            continue
-        base = _base(node.target)
-        sources = [a for a in node.all_input_nodes]
-        if base in _VIEWS and sources:
-            shared |= {node.name, sources[0].name}
-        elif _in_place(node.target) and sources and sources[0].name in shared:
-            return True
-    return False
-
-
-def _base(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[1]
-    return _BUILTIN_NAMES.get(target, str(getattr(target, "__name__", target)))
-
-
-def _in_place(target: Any) -> bool:
-    base = _base(target)
-    return isinstance(target, torch._ops.OpOverload) and base.endswith("_") and not base.startswith("__")
-
-
-class _Converter:
-    """Walks an exported graph once and writes the program's nodes."""
-
-    def __init__(
-        self,
-        exported: ExportedProgram,
-        module: nn.Module,
-        example: tuple[Tensor, ...],
-        dynamic: bool,
-        notes: tuple[str, ...],
-    ) -> None:
-        self.exported = exported
-        self.example = example
-        self.dynamic = dynamic
-        self.notes = notes
-        self.parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        self.nodes: list[Node] = []
-        self.renamed: dict[str, Ref] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self.by_storage: dict[int, str] = {}
-        self.inputs: list[InputSpec] = []
-
-    def run(self) -> Program:
-        signature = self.exported.graph_signature
-        mutated = [s for s in signature.output_specs if s.kind is not OutputKind.USER_OUTPUT]
-        if mutated:
-            raise CaptureError(
-                f"the model changes its own state in forward: {mutated[0].target}",
-                hint="capture it in eval mode, or return the state as an output",
-            )
-        kinds = {spec.arg.name: spec for spec in signature.input_specs if hasattr(spec.arg, "name")}
-        output: Any = None
-        for node in self.exported.graph.nodes:
-            if node.op == "placeholder":
-                self._placeholder(node, kinds[node.name])
-            elif node.op == "call_function":
-                self._call(node)
-            elif node.op == "output":
-                output = self._output(node)
-            else:
-                raise CaptureError(
-                    f"the captured graph holds a node of kind {node.op!r} ({node.name})",
-                    hint="torch.cond and other higher-order operators are not supported",
-                )
-        program = Program(
-            tuple(_without_dead(self.nodes, output)),
-            tuple(self.inputs),
-            output,
-            self.tensors,
-            frozenset(self.parameters & set(self.tensors)),
-            self.dynamic,
-            self.notes,
-        )
-        program.check()
-        return program
-
-    def _placeholder(self, node: torch.fx.Node, spec: Any) -> None:
-        if spec.kind is InputKind.USER_INPUT:
-            value = node.meta.get("val")
-            if not isinstance(value, Tensor):
-                self.renamed[node.name] = Ref(node.name)
-                if node.users:
-                    raise CaptureError(f"the input {node.name!r} is no tensor")
-                return
-            shape = tuple(self.example[len(self.inputs)].shape)
-            self.inputs.append(InputSpec(node.name, shape, str(value.dtype).removeprefix("torch.")))
-            self._add(node.name, Node(node.name, INPUT))
-            return
-        name = str(spec.target)
-        if spec.kind is InputKind.CONSTANT_TENSOR or name not in self.exported.state_dict:
-            tensor = self.exported.constants[name]
-        else:
-            tensor = self.exported.state_dict[name]
-        tensor = tensor.detach()
-        # Tied weights reach the graph under two names; they stay one tensor.
-        key = tensor.data_ptr() if tensor.numel() else id(tensor)
-        first = self.by_storage.setdefault(key, name)
-        if first != name and self.tensors[first].shape == tensor.shape:
-            existing = next(n for n in self.nodes if n.op == TENSOR and n.args[0] == first)
-            self.renamed[node.name] = Ref(existing.name)
-            return
-        self.tensors[name] = tensor
-        self._add(node.name, Node(node.name, TENSOR, (name,)))
-
-    def _call(self, node: torch.fx.Node) -> None:
-        base = _base(node.target)
-        if any(base.startswith(a) for a in _ASSERTIONS):
-            return
-        args = tuple(self._convert(a) for a in node.args)
-        kwargs = {k: self._convert(v) for k, v in node.kwargs.items()}
-        module = _module_path(node)
-        if base == "_native_batch_norm_legit_no_training":
-            x, weight, bias, mean, var, momentum, eps = args
-            args = (x, weight, bias, mean, var, False, momentum, eps, False)
-            self._add(node.name, Node(node.name, "aten.batch_norm.default", args, {}, module))
-            return
-        if base == "getitem" and isinstance(node.args[0], torch.fx.Node):
-            source = _base(node.args[0].target) if node.args[0].op == "call_function" else ""
-            if source == "_native_batch_norm_legit_no_training":
-                self.renamed[node.name] = args[0]
-                return
-        if base == "lift_fresh_copy":
-            self.renamed[node.name] = args[0]
-            return
-        if _in_place(node.target):
-            target = _functional(node.target)
-            self._add(node.name, Node(node.name, target, args, kwargs, module))
-            changed = node.args[0]
-            if isinstance(changed, torch.fx.Node):
-                # Later readers of the changed value see the new one.
-                self.renamed[changed.name] = Ref(node.name)
-                for old, ref in self.renamed.items():
-                    if isinstance(args[0], Ref) and ref == args[0]:
-                        self.renamed[old] = Ref(node.name)
-            return
-        self._add(node.name, Node(node.name, _op_name(node.target), args, kwargs, module))
-
-    def _add(self, name: str, node: Node) -> None:
-        self.nodes.append(node)
-        self.renamed[name] = Ref(name)
-
-    def _convert(self, arg: Any) -> Any:
-        if isinstance(arg, torch.fx.Node):
-            return self.renamed[arg.name]
-        if isinstance(arg, tuple):
-            return tuple(self._convert(a) for a in arg)
-        if isinstance(arg, list):
-            return [self._convert(a) for a in arg]
-        if isinstance(arg, dict):
-            return {k: self._convert(v) for k, v in arg.items()}
-        return arg
-
-    def _output(self, node: torch.fx.Node) -> Any:
-        (results,) = node.args
-        values = list(self._convert(results))
-        return values[0] if len(values) == 1 else tuple(values)
-
-
-def _functional(target: Any) -> str:
-    """The name of the out-of-place twin of an in-place operator."""
-    namespace, name = target._schema.name.split("::")
-    twin = getattr(getattr(torch.ops, namespace), name.rstrip("_"), None)
-    overload = target._overloadname
-    if twin is None or overload not in twin.overloads():
-        raise CaptureError(f"the in-place operator {name!r} has no functional form")
-    return f"{namespace}.{name.rstrip('_')}.{overload}"
-
-
-def _op_name(target: Callable[..., Any] | str) -> str:
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, name = target._schema.name.split("::")
-        if namespace == "aten":
-            return f"aten.{name}.{target._overloadname}"
-        raise CaptureError(
-            f"the model calls the custom operator {namespace}::{name}",
-            hint="only PyTorch's own operators can be captured; write the model without it",
-        )
-    if not isinstance(target, str) and target in _BUILTIN_NAMES:
-        return f"builtin.{_BUILTIN_NAMES[target]}"
-    raise CaptureError(
-        f"the model needs {getattr(target, '__name__', target)!r} at run time",
-        hint="higher-order operators (torch.cond, checkpoint) cannot be captured",
+def _agrees(program: Program, module: nn.Module, example: tuple[Tensor, ...]) -> bool:
+    """Whether a program computes on the example what the module computes."""
+    buffers = {k: b.detach().clone() for k, b in module.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wanted = _flat(module(*[t.clone() for t in example]))
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])
+        torch.manual_seed(0)
+        got = _flat(run(program, program.tensors, example))
+    return len(wanted) == len(got) and all(
+        w.shape == g.shape and torch.allclose(w, g, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for w, g in zip(wanted, got, strict=True)
     )
 
 
-def _module_path(node: torch.fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = ""
-    for name, _ in stack.values():
-        if not str(name).startswith("_empty_nn_module_stack"):
-            path = str(name)
-    return path.removeprefix("L['self'].").removeprefix("L['self']")
+def _flat(result: Any) -> list[Tensor]:
+    return [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
 
 
-def _without_dead(nodes: list[Node], output: Any) -> list[Node]:
-    """Drop operators whose value nobody reads; inputs and tensors stay."""
-    alive = {r.name for r in refs_in(output)}
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if node.op in (INPUT, TENSOR) or node.name in alive:
-            kept.append(node)
-            alive.update(node.refs)
-    return kept[::-1]
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; each submodule gets its own mode back."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter prints whole graphs when an attempt fails; what counts is in our own error."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
