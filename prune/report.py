@@ -93,9 +93,7 @@ class Report:
         """One sentence on what the search was worth."""
         best, gain = self.search["best"], self.search["gain_over_uniform"]
         if not best:
-            text = (
-                f"the plan {self.search['winner']!r} follows from the weights; nothing was searched for"
-            )
+            text = f"the plan {self.search['winner']!r} follows from the weights; nothing was searched for"
             return text if self.data["name"] else f"{text}, and nothing was measured for accuracy: no data"
         agent = best.get("ppo")
         text = (
