@@ -80,6 +80,7 @@ def _flatten(module: fx.GraphModule) -> None:
                 user.args = map_aggregate(user.args, partial(_replaced, node, value))
             graph.erase_node(node)
     graph.set_codegen(fx.graph.CodeGen())
+    module._forward_pre_hooks.clear()  # they compare the arguments with the old signature
     output = graph.output_node()
     results: Any = output.args[0]
     values = [v for v in results if isinstance(v, fx.Node)]

@@ -1,7 +1,14 @@
-"""A listener that keeps what it hears, and a search that must not happen."""
+"""What tests of whole runs share: a listener that keeps what it hears, a search that must not happen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from profilers.latency import compare
 from prune.trials import Problem, SearchResult, Trial
 from prune.tune import EpochResult
 
@@ -32,3 +39,11 @@ class Collected:
 def no_search(problem: Problem) -> SearchResult:
     """A planner for runs that must not search."""
     raise AssertionError("a plan was searched for")
+
+
+@contextmanager
+def quick_clocks() -> Iterator[None]:
+    """Measure latencies for as short as can be: they have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prune.pipeline.compare", partial(compare, warmup=1, repeats=2, min_seconds=0))
+        yield
