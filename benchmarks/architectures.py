@@ -159,6 +159,7 @@ INPUTS: Mapping[str, Any] = {
         "decoder_attention_mask": _ones(LENGTH - 2),
     },
     "image-32": lambda: {"pixel_values": _floats(3, 32, 32)},
+    "image-noise": lambda: {"pixel_values": _floats(3, 32, 32), "noise": torch.rand(BATCH, 16)},
     "image-64": lambda: {"pixel_values": _floats(3, 64, 64)},
     "image-96": lambda: {"pixel_values": _floats(3, 96, 96)},
     "image-alpha": lambda: {"pixel_values": _floats(4, 32, 32)},
@@ -207,7 +208,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "d_inner": 64, "num_decoder_layers": 1}),
     _A("fnet", "text-encoder", "FNetConfig", "FNetForMaskedLM", "text", TEXT),
     _A("nystromformer", "text-encoder", "NystromformerConfig", "NystromformerForMaskedLM", "text",
-       {**TEXT, "num_landmarks": 4, "segment_means_seq_len": 12, "conv_kernel_size": 5}),
+       {**TEXT, "num_landmarks": 12, "segment_means_seq_len": 12, "conv_kernel_size": 5}),
     _A("roformer", "text-encoder", "RoFormerConfig", "RoFormerForMaskedLM", "text",
        {**TEXT, "embedding_size": 32}),
     _A("rembert", "text-encoder", "RemBertConfig", "RemBertForMaskedLM", "text",
@@ -334,7 +335,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "mamba_n_groups": 1, "mamba_chunk_size": 8, "mamba_expand": 2}),
     _A("rwkv", "state-space", "RwkvConfig", "RwkvForCausalLM", "text",
        {"vocab_size": VOCABULARY, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2,
-        "intermediate_size": 64, "context_length": 64, "bos_token_id": 1, "eos_token_id": 2}),
+        "intermediate_size": 64, "context_length": 64, "rescale_every": 0, "bos_token_id": 1,
+        "eos_token_id": 2}),
     _A("recurrent-gemma", "state-space", "RecurrentGemmaConfig", "RecurrentGemmaForCausalLM", "text",
        {**TEXT, "num_hidden_layers": 3, "num_key_value_heads": 1, "attention_window_size": 8,
         "lru_width": 32}),
@@ -372,7 +374,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _A("dinov2-swiglu", "vision", "Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification",
        "image-32", {**VIT, "use_swiglu_ffn": True, "num_register_tokens": 2}),
     _A("dinov3-vit", "vision", "DINOv3ViTConfig", "DINOv3ViTModel", "image-32", VIT),
-    _A("vit-mae", "vision", "ViTMAEConfig", "ViTMAEModel", "image-32", {**VIT, "mask_ratio": 0.0}),
+    _A("vit-mae", "vision", "ViTMAEConfig", "ViTMAEModel", "image-noise", {**VIT, "mask_ratio": 0.25}),
     _A("vit-msn", "vision", "ViTMSNConfig", "ViTMSNForImageClassification", "image-32", VIT),
     _A("ijepa", "vision", "IJepaConfig", "IJepaForImageClassification", "image-32", VIT),
     _A("swin", "vision", "SwinConfig", "SwinForImageClassification", "image-32",
@@ -548,10 +550,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _A("sam2-vision", "segmentation", "Sam2VisionConfig", "Sam2VisionModel", "image-64",
        {"backbone_config": {"config": "Sam2HieraDetConfig", "hidden_size": 16, "image_size": [64, 64],
                             "num_attention_heads": 1, "blocks_per_stage": [1, 1, 2, 1],
-                            "embed_dim_per_stage": [16, 32, 32, 64],
+                            "embed_dim_per_stage": [16, 32, 48, 64],
                             "num_attention_heads_per_stage": [1, 2, 4, 4],
                             "window_size_per_stage": [8, 4, 4, 2], "global_attention_blocks": [3]},
-        "backbone_channel_list": [64, 32, 32, 16], "fpn_hidden_size": 32,
+        "backbone_channel_list": [64, 48, 32, 16], "fpn_hidden_size": 32,
         "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}),
     # Audio
     _A("wav2vec2", "audio", "Wav2Vec2Config", "Wav2Vec2ForCTC", "wave", SPEECH),
@@ -593,7 +595,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _A("align", "multimodal", "AlignConfig", "AlignModel", "image-64-text",
        {"text_config": {**TEXT},
         "vision_config": {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.3,
-                          "hidden_dim": 80}, "projection_dim": 32}),
+                          "hidden_dim": 80}, "projection_dim": 80}),
     _A("owlvit", "multimodal", "OwlViTConfig", "OwlViTModel", "image-text",
        {"text_config": {**CLIP_TEXT}, "vision_config": {**CLIP_VISION}, "projection_dim": 24}),
     _A("blip", "multimodal", "BlipConfig", "BlipForImageTextRetrieval", "image-text",
@@ -635,8 +637,34 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = getattr(transformers, entry.model)(_config(transformers, entry.config, entry.settings)).eval()
+        _enliven(model)
         example = INPUTS[entry.inputs]()
     return adapt(model, tuple(example)).eval(), tuple(example.values())
+
+
+@torch.no_grad()
+def _enliven(model: nn.Module) -> None:
+    """Values as after training: scales that differ by channel, and signals that do not die on their way.
+
+    At initialisation, norms scale by one, layer scales by a millionth, and small weights let the signal fade
+    to nothing in a deep network. What is wrong with a pruned network would then not show.
+    """
+    for tensor in model.parameters():
+        if tensor.numel() < 2 or not tensor.is_floating_point():
+            continue
+        value = float(tensor.flatten()[0])
+        constant = bool((tensor == value).all())
+        if constant and abs(value) > 1e-2:
+            tensor.mul_(torch.rand_like(tensor) + 0.5)
+        elif constant:
+            tensor.normal_(0.0, 0.2)
+        elif tensor.dim() > 1 and float(tensor.std()) < 0.3:
+            tensor.normal_(0.0, (tensor.numel() / tensor.shape[0]) ** -0.5)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0.0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
 
 
 def _config(library: Any, name: str, settings: Settings) -> Any:
