@@ -24,14 +24,10 @@ from torch.export import Dim, ExportedProgram
 from graph.adapter import INNER, Adapter
 from graph.blame import not_captured
 from graph.conversion import Converted, convert
-from graph.errors import CaptureError
+from graph.errors import CaptureError, ProgramError
 from graph.folding import fold
 from graph.mutation import CannotTrack
 from graph.program import Program, run
-
-_NO_DROPOUT = (
-    "dropout is left out: the model changes tensors in place in a way that only the exporter can undo"
-)
 
 
 def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
@@ -45,21 +41,44 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
         CaptureError: ``torch.export`` cannot trace the model; names the user's line where it is known.
     """
     with _evaluating(module), _silent():
-        given = tuple(example)
-        exported, dynamic, notes = _export(module, given)
-        converted = _converted(exported, module, given, dynamic, notes)
-        program = fold(converted.program, converted.fixed, converted.kept)
+        program = _captured(module, tuple(example), free=True)
+        if program.dynamic_batch and not _any_batch(program):  # a size of the example slipped in as a number
+            program = _captured(module, tuple(example), free=False)
+    return program
+
+
+def _captured(module: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Program:
+    exported, dynamic, notes = _export(module, example, free=free)
+    converted = _converted(exported, module, example, dynamic, notes)
+    program = fold(converted.program, converted.fixed, converted.kept)
     program.check()
     return program
 
 
-def _export(module: nn.Module, example: tuple[Tensor, ...]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
+def _any_batch(program: Program) -> bool:
+    """Whether a program fits together at other batch sizes than the example's."""
+    if not _fits(program, None):
+        return True  # an operator that needs data to tell its shape: nothing can be said without
+    return _fits(program, 1) and _fits(program, 3)
+
+
+def _fits(program: Program, batch: int | None) -> bool:
+    try:
+        program.shapes(batch)
+    except ProgramError:
+        return False
+    return True
+
+
+def _export(
+    module: nn.Module, example: tuple[Tensor, ...], *, free: bool
+) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
     """The exported module, whether its batch is free, and notes."""
     # A batch of one would be taken for a dimension to broadcast.
     traced = example
     if all(t.dim() and t.shape[0] == 1 for t in example):
         traced = tuple(torch.cat([t, t]) for t in example)
-    for size in (Dim("batch"), Dim.AUTO):
+    for size in (Dim("batch"), Dim.AUTO) if free else ():
         shapes = _dynamic_shapes(module, traced, size)
         if shapes is None:
             break
@@ -87,7 +106,7 @@ def _dynamic_shapes(module: nn.Module, example: tuple[Tensor, ...], size: Any) -
         return None
     try:
         bound = inspect.signature(module.forward).bind(*example).arguments
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):
         return None  # the call fails as well; its own message is better
     return {k: tuple({0: size} for _ in v) if isinstance(v, tuple) else {0: size} for k, v in bound.items()}
 
@@ -120,13 +139,16 @@ def _converted(
         # Changes through views are the one place where we say more than the exporter did: look.
         if not found.through_views or _agrees(found.program, module, example):
             return found
-    except CannotTrack:
-        pass
+        reason = "a change of a view cannot be followed"
+    except CannotTrack as err:
+        reason = str(err)
     try:
         decomposed = exported.run_decompositions({})
-        return convert(decomposed, example, notes=(*notes, _NO_DROPOUT), **options)
+        return convert(decomposed, example, notes=(*notes, f"dropout is left out: {reason}"), **options)
     except CaptureError:
         raise
+    except CannotTrack as err:
+        raise CaptureError(f"{err}", hint="write the line without changing a tensor in place") from err
     except Exception as err:  # noqa: BLE001
         raise not_captured(module, example, err) from err
 

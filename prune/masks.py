@@ -55,7 +55,7 @@ def _override(sites: list[tuple[Site, Tensor]]) -> Override:
         mask = counted[0][1]
         for _, more in counted[1:]:
             mask = mask & more
-        return _STATISTICS[node.base](args, kwargs, mask.to(args[0].device), node)
+        return _STATISTICS[node.base](args, kwargs, _fitting(mask, args[0]), node)
 
     return run
 
@@ -72,13 +72,20 @@ def _replaced(args: tuple[Any, ...], path: tuple[int, ...], mask: Tensor, fills:
     return (*args[:position], value, *args[position + 1 :])
 
 
+def _fitting(mask: Tensor, value: Tensor) -> Tensor:
+    """The mask for a batch of more than one, where the batch is merged with a labelled dimension."""
+    times = [v // m if m > 1 else 1 for m, v in zip(mask.shape, value.shape, strict=True)]
+    return mask.to(value.device).repeat(times)
+
+
 def _filled(value: Tensor, mask: Tensor, fills: float) -> Tensor:
+    mask = _fitting(mask, value)
     if not value.is_floating_point() and not value.is_complex():
         if math.isinf(fills):
             limits = torch.iinfo(value.dtype)
             fills = limits.max if fills > 0 else limits.min
-        return torch.where(mask.to(value.device), value, torch.full_like(value, int(fills)))
-    return torch.where(mask.to(value.device), value, fills)
+        return torch.where(mask, value, torch.full_like(value, int(fills)))
+    return torch.where(mask, value, fills)
 
 
 # Statistics over the channels that remain
