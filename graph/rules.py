@@ -343,9 +343,10 @@ def attention(run: Pass, node: Node) -> None:
             if own >= 0 and run.size(mask)[own] > 1:
                 run.bind(mask, own, _project(run, full, run.size(mask), node), node)
     if isinstance(mask, Ref):
-        own = len(run.size(mask)) - 1
-        if own in run.fields.get(mask.name, {}):
-            run.pin(run.fields[mask.name][own].labels, f"attended over in {node.op}", node)
+        behind = rank - len(run.size(mask))
+        for own, found in list(run.fields.get(mask.name, {}).items()):
+            if own + behind == last or run.fields.get(node.name, {}).get(own + behind) is None:
+                run.pin(found.labels, f"attended over in {node.op}", node)
     lanes = [h for h in (query, key) if run.field(h, last) is not None]
     if lanes:
         found = run.field(lanes[0], last)
