@@ -86,6 +86,7 @@ def export_onnx(
     """
     frozen, inputs, free = _prepare(module, example, dynamic_batch)
     traced = _trace(frozen, inputs, free)
+    _copy_before_views(traced)
     outputs = len(traced.graph_signature.user_outputs)
     try:
         with _quiet():
@@ -100,7 +101,7 @@ def export_onnx(
             )
     except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
         raise ExportError(
-            f"the ONNX exporter fails: {_first_line(err)}",
+            f"the ONNX exporter fails: {_first_line(_root(err))}",
             hint="the model may use an operator that has no ONNX form",
         ) from err
     assert program is not None  # without a file name, the exporter hands the program back
@@ -390,6 +391,29 @@ def _trace(module: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> Exporte
     return traced
 
 
+def _copy_before_views(traced: ExportedProgram) -> None:
+    """Copy what was transposed before it is viewed; the exporter takes needless copies out again.
+
+    A view is recorded where the strides of this machine's kernels allow it. The exporter puts other operators
+    in the place of these (for attention, above all), whose strides do not.
+    """
+    aten = torch.ops.aten
+    views = (aten.view.default, aten.reshape.default)
+    moved = (aten.transpose.int, aten.permute.default, aten.scaled_dot_product_attention.default)
+    for node in traced.graph.find_nodes(op="call_function", target=aten.contiguous.default):
+        node.target = aten.clone.default  # which copies, contiguous or not
+        node.kwargs = {"memory_format": torch.contiguous_format, **node.kwargs}
+    for node in [n for n in traced.graph.nodes if n.target in views and n.args[0].target in moved]:
+        source = node.args[0]
+        with traced.graph.inserting_before(node):
+            copied = traced.graph.call_function(
+                aten.clone.default, (source,), {"memory_format": torch.contiguous_format}
+            )
+        copied.meta = {**source.meta, "val": source.meta["val"].clone(memory_format=torch.contiguous_format)}
+        node.replace_input_with(source, copied)
+    traced.graph_module.recompile()
+
+
 def _sizes(module: nn.Module, count: int, free: bool) -> tuple[Any, ...]:
     """The sizes that are free, in the form of the module's arguments."""
     batch = Dim("batch")
@@ -465,6 +489,13 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _root(err: BaseException) -> BaseException:
+    """What an error was raised from in the first place: the exporter's own says in which step it was."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return err
 
 
 def _first_line(err: BaseException) -> str:

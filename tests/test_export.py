@@ -173,6 +173,26 @@ def test_several_outputs_and_integer_inputs(tmp_path: Path) -> None:
     assert [o.name for o in onnx.load(tmp_path / "m.onnx").graph.output] == ["output_0", "output_1"]
 
 
+def test_attention_exports_whatever_strides_its_kernel_has(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(16, 48)
+            self.bias = nn.Parameter(torch.randn(1, 2, 6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (t.view(-1, 6, 2, 8).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+            y = nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=self.bias.expand(len(x), 2, 6, 6)
+            )
+            return y.transpose(1, 2).contiguous().view(x.shape[0], 6, -1)
+
+    module = ProgramModule(capture(Attention().eval(), [torch.randn(2, 6, 16)]))
+    assert export_onnx(module, torch.randn(2, 6, 16), tmp_path / "m.onnx").max_error <= 1e-4
+    ops = [node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert "Identity" not in ops  # copies that the exporter needed, but no runtime does
+
+
 def test_other_weights_than_the_files_are_found(
     exported: tuple[Path, OnnxCheck], resnet: ProgramModule
 ) -> None:
