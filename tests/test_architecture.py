@@ -24,6 +24,9 @@ DOORS = {
     "gymnasium": ["rl/"],
     "onnx": ["prune/export.py", "profilers/"],
     "onnxruntime": ["prune/export.py", "profilers/"],
+    "transformers": ["prune/huggingface.py"],
+    "timm": ["prune/libraries.py"],
+    "torchvision": ["prune/libraries.py"],
     "typer": ["cli.py"],
     "rich": ["cli.py"],
     # Unpickling runs code that the file brings along; CIFAR's own files come in no other form.
