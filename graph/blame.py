@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -24,36 +25,59 @@ _OURS = os.path.dirname(__file__) + os.sep
 _INSTALLED = re.compile(r"[\\/](site|dist)-packages[\\/]")
 _TRACE_LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
-_BRANCH = (
-    "the branch depends on the values of a tensor; compute both sides and choose with torch.where, or decide "
-    "by something that is known beforehand (a shape, a flag of the configuration)"
+
+@dataclass(frozen=True)
+class Cause:
+    """What stands in the way of a capture, and the next step.
+
+    Attributes:
+        reason: in plain words; empty where the exporter's own are better.
+        hint: what to do about it.
+    """
+
+    reason: str
+    hint: str
+
+
+_BRANCH = Cause(
+    "a branch depends on the values of a tensor",
+    "compute both sides and choose with torch.where, or decide by something that is known beforehand (a "
+    "shape, a flag of the configuration)",
 )
-_NUMBER = (
-    "a Python number is taken out of a tensor (.item(), int(), .tolist()); keep it a tensor of zero "
-    "dimensions, or make it a constant of the model"
+_NUMBER = Cause(
+    "a Python number is taken out of a tensor",
+    "instead of .item(), int() or .tolist(), keep it a tensor of zero dimensions, or make it a constant of "
+    "the model",
 )
-_COUNT = (
-    "the number of elements depends on the values of a tensor (nonzero, a boolean mask, unique); keep the "
-    "full shape and multiply by the mask, or use torch.where"
+_COUNT = Cause(
+    "the number of elements depends on the values of a tensor",
+    "instead of nonzero, a boolean mask or unique, keep the full shape and multiply by the mask, or use "
+    "torch.where",
 )
-_CUSTOM = (
+_CUSTOM = Cause(
+    "",
     "custom operators and CUDA kernels cannot be captured; switch to the model's pure PyTorch path (often a "
-    "flag such as use_kernels=False), or write the operation with torch's own operators"
+    "flag such as use_kernels=False), or write the operation with torch's own operators",
+)
+_NUMPY = Cause("a tensor becomes a numpy array", "write the operation with torch instead of numpy")
+_OBJECT = Cause(
+    "forward takes or returns something other than tensors",
+    "forward must take and return tensors (also in tuples, lists and dicts); wrap the model in a module that "
+    "takes tensors and returns the tensor of interest",
+)
+_LAYOUT = Cause(
+    "", "sparse, quantized and nested tensors cannot be captured; use dense floating-point tensors"
+)
+_OTHER = Cause(
+    "", "the model runs, but torch.export cannot trace it; rewrite this line with plain tensor operations"
 )
 _HIGHER = (
     "torch.cond, scan and while_loop cannot be pruned; compute both branches and choose with torch.where, or "
     "write the loop in Python"
 )
-_OBJECT = (
-    "forward must take and return tensors (also in tuples, lists and dicts); wrap the model in a module that "
-    "takes tensors and returns the tensor of interest"
-)
-_LAYOUT = "sparse, quantized and nested tensors cannot be captured; use dense floating-point tensors"
-_SCRIPT = "a TorchScript module cannot be captured; give the Python module that it was made from"
+_SCRIPT = "give the Python module that it was made from"
 _SHAPE = "check the shape of the input (--input-shape): the model itself fails on this one"
-_KIND = "check the type of the input: token ids and indices are integers, images and audio are float32"
-_OTHER = "the model runs, but torch.export cannot trace it; rewrite this line with plain tensor operations"
-AUTOCAST = "remove torch.autocast from forward; use it around the training step instead"
+TYPES = "check the type of the input: token ids and indices are integers, images and audio are float32"
 
 
 @dataclass(frozen=True)
@@ -78,6 +102,8 @@ def not_captured(module: nn.Module, example: Sequence[Tensor], error: BaseExcept
         example: the inputs; the model is run on them to see whether it is at fault by itself.
         error: what the exporter raised.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return CaptureError("a TorchScript module cannot be captured", hint=_SCRIPT)
     own = _own_failure(module, example)
     if own is not None:
         given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in example)
@@ -87,9 +113,11 @@ def not_captured(module: nn.Module, example: Sequence[Tensor], error: BaseExcept
             hint=_own_hint(module, own),
         )
     place = _raised_at(error) or _traced_at(str(error)) or _definition(module)
-    return CaptureError(
-        f"{_class(module)} cannot be captured: {_first_line(error)}{_at(place)}", hint=_hint(error, place)
-    )
+    cause = _cause(error, place)
+    reason = cause.reason or _first_line(error)
+    if "UnsupportedOperator" in type(error).__name__:
+        reason = f"the operator {reason} cannot be traced"
+    return CaptureError(f"{_class(module)} cannot be captured: {reason}{_at(place)}", hint=cause.hint)
 
 
 def unsupported(what: str, node: torch.fx.Node, hint: str = "") -> CaptureError:
@@ -100,10 +128,21 @@ def unsupported(what: str, node: torch.fx.Node, hint: str = "") -> CaptureError:
         node: of the exported graph.
         hint: the next step; by the kind of the operator when left out.
     """
-    place = _traced_at(str(node.meta.get("stack_trace") or ""))
+    place = _traced_at(_trace_of(node))
     if not hint:
-        hint = _HIGHER if isinstance(node.target, torch._ops.HigherOrderOperator) else _CUSTOM
+        hint = _HIGHER if isinstance(node.target, torch._ops.HigherOrderOperator) else _CUSTOM.hint
     return CaptureError(what + _at(place), hint=hint)
+
+
+def _trace_of(node: torch.fx.Node) -> str:
+    """The lines that made a node; of a wrapper, those that made the parts of the graph within it."""
+    found = str(node.meta.get("stack_trace") or "")
+    graph = node.graph.owning_module
+    for source in node.all_input_nodes:
+        part = getattr(graph, str(source.target), None) if source.op == "get_attr" else None
+        if not found and isinstance(part, torch.fx.GraphModule):
+            found = next((t for n in part.graph.nodes if (t := str(n.meta.get("stack_trace") or ""))), "")
+    return found
 
 
 def _own_failure(module: nn.Module, example: Sequence[Tensor]) -> BaseException | None:
@@ -128,11 +167,11 @@ def _own_hint(module: nn.Module, error: BaseException) -> str:
         names = [p for p in inspect.signature(_inner(module).forward).parameters]
         return f"give one input for each argument of forward({', '.join(names)})"
     if re.search(r"dtype|scalar type|data type|expected .*(Long|Int|Float|Half|Double|Byte)|indices", text):
-        return _KIND
+        return TYPES
     return _SHAPE
 
 
-def _hint(error: BaseException, place: Place | None) -> str:
+def _cause(error: BaseException, place: Place | None) -> Cause:
     kind, text, line = type(error).__name__, str(error), place.text if place else ""
     if "GuardOnDataDependent" in kind or "Could not guard on data-dependent" in text:
         if re.search(r"\.item\(|\bint\(|\bfloat\(|\.tolist\(|\brange\(", line):
@@ -143,16 +182,16 @@ def _hint(error: BaseException, place: Place | None) -> str:
         return _COUNT
     if "DataDependent" in kind or "data-dependent" in text:
         return _NUMBER
-    if re.search(
-        r"fake impl|FakeTensor|meta kernel|data pointer|Meta' backend|UnsupportedOperator", kind + text
-    ):
-        return _NUMBER if ".numpy(" in line else _CUSTOM
-    if re.search(r"[Ss]parse|[Qq]uantized|Nested", text):
+    if ".numpy()" in text or "from_numpy" in text:
+        return _NUMPY
+    if re.search(r"(?i)sparse|quantize|nested", text):
         return _LAYOUT
-    if "ScriptModule" in text or "ScriptFunction" in text:
-        return _SCRIPT
-    if re.search(r"(?i)unsupported (input|output)|pytree|output type|only accepts|supported types", text):
+    if re.search(
+        r"not a known type|(?i:unsupported (input|output)|pytree|only accepts|supported types)", text
+    ):
         return _OBJECT
+    if re.search(r"fake impl|FakeTensor|meta kernel|data pointer|'Meta' backend|UnsupportedOp", kind + text):
+        return _CUSTOM
     return _OTHER
 
 
@@ -216,4 +255,4 @@ def _at(place: Place | None) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__

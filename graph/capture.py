@@ -84,7 +84,9 @@ def _export(
             break
         try:
             exported = torch.export.export(module, traced, dynamic_shapes=shapes, strict=False)
-        except Exception:  # noqa: BLE001 - the exporter raises whatever the user's code raises
+        except Exception as err:  # noqa: BLE001 - the exporter raises whatever the user's code raises
+            if "data-dependent" in str(err):  # another kind of batch will not help
+                break
             continue
         if _free_batch(exported):
             return exported, True, ()

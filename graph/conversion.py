@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from graph.blame import AUTOCAST, unsupported
+from graph.blame import TYPES, unsupported
 from graph.errors import CaptureError
 from graph.folding import without_dead
 from graph.mutation import CannotTrack, Memory, functional
@@ -50,6 +50,8 @@ _BUILTIN_NAMES: dict[Any, str] = {
     torch.sym_not: "not",
     torch.sym_ite: "ite",
 }
+# Operators whose factors have one type; the exporter does not look, the kernels do.
+_PRODUCTS = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d"}
 # Wrappers around a part of the graph that change nothing in evaluation: where the part and its inputs stand.
 _WRAPPERS = {
     "wrap": (0, 1),
@@ -133,6 +135,7 @@ class _Converter:
         self.kept: set[str] = set()
         self.fake: dict[str, Any] = {}
         self.module = ""
+        self.devices = {t.device.type for t in example}
         self.memory = Memory(self._emit, self.fake) if _changes(exported.graph_module) else None
 
     def run(self) -> Converted:
@@ -269,6 +272,8 @@ class _Converter:
             args = (x, weight, bias, mean, var, False, momentum, eps, False)
             return [self._add(node, "aten.batch_norm.default", args, {}, scope), None, None]
         name = _op_name(node)
+        if base in _PRODUCTS:
+            _check_types(node)
         if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
             return self._change(node, name, args, kwargs, env)
         return self._add(node, name, args, kwargs, scope)
@@ -301,8 +306,8 @@ class _Converter:
         name = str(getattr(node.target, "__name__", node.target))
         if name not in _WRAPPERS:
             raise unsupported(f"the model calls torch.ops.higher_order.{name}", node)
-        if name == "wrap_with_autocast" and args[2] is not False:
-            raise unsupported("the model computes under torch.autocast", node, AUTOCAST)
+        if name == "wrap_with_autocast" and args[2] is not False and args[0] in self.devices:
+            raise CannotTrack("the model computes under torch.autocast")
         part, start = _WRAPPERS[name]
         inner = args[part]
         places = [n for n in inner.graph.nodes if n.op == "placeholder"]
@@ -383,6 +388,15 @@ def _wanted(graph: torch.fx.GraphModule) -> set[torch.fx.Node]:
             wanted.add(node)
             wanted.update(node.all_input_nodes)
     return wanted
+
+
+def _check_types(node: torch.fx.Node) -> None:
+    values = [n.meta.get("val") for n in node.all_input_nodes]
+    kinds = sorted({str(v.dtype).removeprefix("torch.") for v in values if isinstance(v, Tensor)})
+    if len(kinds) > 1:
+        raise unsupported(
+            f"{_base(node.target)} is given numbers of different types, {' and '.join(kinds)}", node, TYPES
+        )
 
 
 def _address(tensor: Tensor) -> int:

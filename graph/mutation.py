@@ -123,26 +123,29 @@ class Memory:
         target = self._meta.get(name)
         if not isinstance(target, Tensor):
             raise CannotTrack(f"{name} is no tensor of a known shape")
-        chain = [name]
-        while chain[-1] in self._alias:
-            chain.append(self._alias[chain[-1]].parent)
+        chain = self._path(name)
         owner = self._group[name]
         before = {n: self.read(n) for n in chain}
         value = self._changed(name, target, op, args, kwargs)
         values = {name: value}
         for child, parent in zip(chain, chain[1:], strict=False):
-            if not isinstance(self._meta[parent], Tensor):  # the list that split or unbind returned
-                values[parent] = values[child]
-                continue
             values[parent] = self._written_back(self._maker(child), parent, before[parent], values[child])
             self.through_views = True
         version = self._version[owner] = self._version.get(owner, 0) + 1
         for link in chain:
-            if isinstance(self._meta[link], Tensor):
-                self._present[link], self._stamp[link] = values[link], version
+            self._present[link], self._stamp[link] = values[link], version
         if len(chain) == 1 and any(g == owner and n != owner for n, g in self._group.items()):
             self.through_views = True
         self.written.add(owner)
+
+    def _path(self, name: str) -> list[str]:
+        """A value, the tensor that it is a view of, and so on up to the one that owns the memory."""
+        path, link = [name], name
+        while link in self._alias:
+            link = self._alias[link].parent
+            if isinstance(self._meta[link], Tensor):  # not the list that split or unbind returned
+                path.append(link)
+        return path
 
     def _maker(self, child: str) -> tuple[Node, int | None]:
         """The view that made a value from its parent tensor, and which part of it."""
