@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,45 +12,13 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from graph.blame import TYPES, unsupported
+from graph.blame import unsupported
 from graph.errors import CaptureError
+from graph.exported import PRODUCTS, base_name, changes, check_types, module_path, op_name, wanted
 from graph.folding import without_dead
 from graph.mutation import CannotTrack, Memory, functional
 from graph.program import INPUT, TENSOR, InputSpec, Node, Program, Ref
 
-# Checks that the exporter leaves behind; they compute nothing.
-_CHECKS = ("_assert", "sym_constrain", "assert_", "_check")
-_BUILTIN_NAMES: dict[Any, str] = {
-    operator.getitem: "getitem",
-    operator.add: "add",
-    operator.sub: "sub",
-    operator.mul: "mul",
-    operator.floordiv: "floordiv",
-    operator.truediv: "truediv",
-    operator.mod: "mod",
-    operator.pow: "pow",
-    operator.neg: "neg",
-    operator.eq: "eq",
-    operator.ne: "ne",
-    operator.lt: "lt",
-    operator.le: "le",
-    operator.gt: "gt",
-    operator.ge: "ge",
-    operator.and_: "and",
-    operator.or_: "or",
-    math.ceil: "ceil",
-    math.floor: "floor",
-    math.trunc: "trunc",
-    round: "round",
-    torch.sym_int: "int",
-    torch.sym_float: "float",
-    torch.sym_max: "max",
-    torch.sym_min: "min",
-    torch.sym_not: "not",
-    torch.sym_ite: "ite",
-}
-# Operators whose factors have one type; the exporter does not look, the kernels do.
-_PRODUCTS = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d"}
 # Wrappers around a part of the graph that change nothing in evaluation: where the part and its inputs stand.
 _WRAPPERS = {
     "wrap": (0, 1),
@@ -136,7 +103,7 @@ class _Converter:
         self.fake: dict[str, Any] = {}
         self.module = ""
         self.devices = {t.device.type for t in example}
-        self.memory = Memory(self._emit, self.fake) if _changes(exported.graph_module) else None
+        self.memory = Memory(self._emit, self.fake) if changes(exported.graph_module) else None
 
     def run(self) -> Converted:
         specs = {s.arg.name: s for s in self.exported.graph_signature.input_specs if hasattr(s.arg, "name")}
@@ -228,17 +195,17 @@ class _Converter:
 
     def _graph(self, graph: torch.fx.GraphModule, env: dict[torch.fx.Node, Any], scope: str) -> list[Any]:
         """Write the operators of a graph; returns what it returns, flat."""
-        wanted = _wanted(graph)
+        alive = wanted(graph)
         for node in graph.graph.nodes:
             if node.op == "output":
                 found = self._value(node.args[0], env)
                 return list(found) if isinstance(found, (tuple, list)) else [found]
-            if node not in wanted or node.op == "placeholder":
+            if node not in alive or node.op == "placeholder":
                 continue
             if node.op == "get_attr":
                 env[node] = self._attribute(graph, node, scope)
             elif node.op == "call_function":
-                self.module = _module_path(node, self.prefix) or self.module
+                self.module = module_path(node, self.prefix) or self.module
                 env[node] = self._call(graph, node, env, scope)
             else:
                 raise unsupported(f"the captured graph calls {node.target!r} as {node.op}", node)
@@ -264,16 +231,16 @@ class _Converter:
             return self._inline(node, args)
         if target is operator.getitem and isinstance(args[0], (tuple, list)):
             return args[0][args[1]]  # a result of a part of the graph that was written out
-        base = _base(target)
+        base = base_name(target)
         if base in ("lift_fresh_copy", "lift_fresh", "lift"):
             return args[0] if self.memory is None else self._add(node, "aten.clone.default", args, {}, scope)
         if base == "_native_batch_norm_legit_no_training":
             x, weight, bias, mean, var, momentum, eps = args
             args = (x, weight, bias, mean, var, False, momentum, eps, False)
             return [self._add(node, "aten.batch_norm.default", args, {}, scope), None, None]
-        name = _op_name(node)
-        if base in _PRODUCTS:
-            _check_types(node)
+        name = op_name(node)
+        if base in PRODUCTS:
+            check_types(node)
         if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
             return self._change(node, name, args, kwargs, env)
         return self._add(node, name, args, kwargs, scope)
@@ -365,67 +332,5 @@ class _Converter:
         return name
 
 
-def _changes(graph: torch.fx.GraphModule) -> bool:
-    """Whether anything in the graph, or in a part of it, changes a tensor in place."""
-    return any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for part in graph.modules()
-        if isinstance(part, torch.fx.GraphModule)
-        for node in part.graph.nodes
-    )
-
-
-def _wanted(graph: torch.fx.GraphModule) -> set[torch.fx.Node]:
-    """The nodes that the result or a change in place depends on; not the checks and what only they read."""
-    wanted: set[torch.fx.Node] = set()
-    for node in reversed(graph.graph.nodes):
-        target = node.target
-        check = node.op == "call_function" and _base(target).startswith(_CHECKS)
-        acts = isinstance(target, torch._ops.HigherOrderOperator) or (
-            isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-        )
-        if not check and (node in wanted or node.op == "output" or acts):
-            wanted.add(node)
-            wanted.update(node.all_input_nodes)
-    return wanted
-
-
-def _check_types(node: torch.fx.Node) -> None:
-    values = [n.meta.get("val") for n in node.all_input_nodes]
-    kinds = sorted({str(v.dtype).removeprefix("torch.") for v in values if isinstance(v, Tensor)})
-    if len(kinds) > 1:
-        raise unsupported(
-            f"{_base(node.target)} is given numbers of different types, {' and '.join(kinds)}", node, TYPES
-        )
-
-
 def _address(tensor: Tensor) -> int:
     return tensor.data_ptr() if tensor.numel() else id(tensor)
-
-
-def _base(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target._schema.name).split("::")[1]
-    return _BUILTIN_NAMES.get(target, str(getattr(target, "__name__", target)))
-
-
-def _op_name(node: torch.fx.Node) -> str:
-    target: Callable[..., Any] | str = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, name = target._schema.name.split("::")
-        if namespace == "aten":
-            return f"aten.{name}.{target._overloadname}"
-        raise unsupported(f"the model calls the custom operator {namespace}::{name}", node)
-    if not isinstance(target, str) and target in _BUILTIN_NAMES:
-        return f"builtin.{_BUILTIN_NAMES[target]}"
-    raise unsupported(f"the model needs {getattr(target, '__name__', target)!r} at run time", node)
-
-
-def _module_path(node: torch.fx.Node, prefix: str) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = ""
-    for name, _ in stack.values():
-        if not str(name).startswith("_empty_nn_module_stack"):
-            path = str(name)
-    path = path.removeprefix("L['self'].").removeprefix("L['self']")
-    return "" if f"{path}." == prefix else path.removeprefix(prefix)
