@@ -26,6 +26,7 @@ from graph.blame import not_captured
 from graph.conversion import Converted, convert
 from graph.errors import CaptureError, ProgramError
 from graph.folding import fold
+from graph.integers import with_sound_integers
 from graph.mutation import CannotTrack
 from graph.program import Program, run
 
@@ -50,7 +51,7 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
 def _captured(module: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Program:
     exported, dynamic, notes = _export(module, example, free=free)
     converted = _converted(exported, module, example, dynamic, notes)
-    program = fold(converted.program, converted.fixed, converted.kept)
+    program = with_sound_integers(fold(converted.program, converted.fixed, converted.kept))
     program.check()
     return program
 

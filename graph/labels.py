@@ -141,7 +141,7 @@ class Pass(ABC):
         """
         found = self.field(ref, dim)
         if found is None:
-            if not self.is_tensor(ref) or self.size(ref)[dim] == 1:
+            if not self.is_tensor(ref) or self.size(ref)[dim] <= 1:
                 return None
             self.put(ref.name, dim, self.source(self.by_name[ref.name], dim))
             found = self.fields[ref.name][dim]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from graph.errors import ProgramError
@@ -110,6 +112,8 @@ class InputSpec:
         dtype: such as ``float32``.
         low: of integers, the least that random inputs hold.
         high: of integers, one more than the greatest.
+        alike: a record holds one number throughout, since different ones could contradict each other: the
+            corners of a box, the ends of a span.
     """
 
     name: str
@@ -117,6 +121,7 @@ class InputSpec:
     dtype: str
     low: int = 0
     high: int = 2
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,9 @@ class Program:
                 result.append(torch.randn(shape, generator=generator, dtype=dtype or kind))
             else:
                 low, high = (0, 2) if kind is torch.bool else (spec.low, max(spec.high, spec.low + 1))
-                result.append(torch.randint(low, high, shape, generator=generator).to(kind))
+                drawn = (shape[0], *(1 for _ in shape[1:])) if spec.alike and shape else shape
+                numbers = torch.randint(low, high, drawn, generator=generator).to(kind)
+                result.append(numbers.expand(shape).contiguous())
         return result
 
     @cached_property
@@ -187,7 +194,14 @@ class Program:
             "format": "prune-program",
             "version": 1,
             "inputs": [
-                {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "low": s.low, "high": s.high}
+                {
+                    "name": s.name,
+                    "shape": list(s.shape),
+                    "dtype": s.dtype,
+                    "low": s.low,
+                    "high": s.high,
+                    "alike": s.alike,
+                }  # fmt: skip
                 for s in self.inputs
             ],
             "nodes": [
@@ -236,6 +250,7 @@ class Program:
                     str(s["dtype"]),
                     int(s.get("low", 0)),
                     int(s.get("high", 2)),
+                    bool(s.get("alike", False)),
                 )
                 for s in data["inputs"]
             )
@@ -301,9 +316,18 @@ class Program:
         """
         env: dict[str, Any] = {}
         tensors = {k: torch.empty_like(t, device="meta") for k, t in self.tensors.items()}
-        for _ in execute(self, tensors, self.example(batch), env=env):
-            pass
+        with without_data():
+            for _ in execute(self, tensors, self.example(batch), env=env):
+                pass
         return env
+
+
+@contextmanager
+def without_data() -> Iterator[None]:
+    """Operators on the meta device: where a size depends on a mask, every element of it counts as set."""
+    patch = torch.fx.experimental._config.patch  # type: ignore[attr-defined]  # added when it is imported
+    with patch(meta_nonzero_assume_all_nonzero=True):
+        yield
 
 
 Intercept = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
