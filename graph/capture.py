@@ -41,7 +41,7 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
     Raises:
         CaptureError: ``torch.export`` cannot trace the model; names the user's line where it is known.
     """
-    with _evaluating(module), _silent():
+    with _evaluating(module), _unmoved(), _silent():
         program = _captured(module, tuple(example), free=True)
         if program.dynamic_batch and not _any_batch(program):  # a size of the example slipped in as a number
             program = _captured(module, tuple(example), free=False)
@@ -187,6 +187,27 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def _unmoved() -> Iterator[None]:
+    """A module that forward moves to where it already is stays: the exporter cannot swap its weights."""
+    move = nn.Module.to
+
+    def to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        there = all(
+            (device is None or t.device == device)
+            and (dtype is None or t.dtype == dtype or not (t.is_floating_point() or t.is_complex()))
+            for t in (*module.parameters(), *module.buffers())
+        )
+        return module if there else move(module, *args, **kwargs)
+
+    nn.Module.to = to  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
 
 
 @contextmanager

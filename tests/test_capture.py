@@ -594,6 +594,27 @@ def test_no_tensor_at_all() -> None:
         capture(Net(lambda m, x: 3), [torch.randn(2, 6)])
 
 
+class Mover(nn.Module):
+    """Casts a layer in forward, as the routers of Switch Transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, 6)."""
+        self.layer = self.layer.to(torch.float32)
+        y: Tensor = self.layer(x)
+        return y
+
+
+def test_a_module_that_is_moved_to_where_it_is() -> None:
+    module, before = Mover(), nn.Module.to
+    x = torch.randn(2, 6)
+    assert_same(capture(module, [x]), module, x)
+    assert nn.Module.to is before
+
+
 # --- architectures of transformers ----------------------------------------------------------------
 
 
