@@ -203,7 +203,7 @@ def _unmoved() -> Iterator[None]:
         )
         return module if there else move(module, *args, **kwargs)
 
-    nn.Module.to = to  # type: ignore[method-assign]
+    nn.Module.to = to  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
