@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
         """Build the block; `stride` is that of the first convolution."""
         super().__init__()
         self.stride = stride
-        self.padded_channels = width - in_channels
+        self.padded = ((width - in_channels) // 2, (width - in_channels + 1) // 2)  # before and after
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
@@ -42,8 +42,7 @@ class BasicBlock(nn.Module):
         if self.stride == 1:
             return x
         x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H, W) -> (N, C, H/stride, W/stride)
-        before = self.padded_channels // 2
-        after = self.padded_channels - before
+        before, after = self.padded
         return F.pad(x, (0, 0, 0, 0, before, after))  # -> (N, before + C + after, H/stride, W/stride)
 
 

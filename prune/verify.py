@@ -47,22 +47,28 @@ def _double(value: Tensor) -> Tensor:
     return value.double() if value.is_floating_point() else value
 
 
-def _doubled(arg: Any) -> Any:
+def in_double(arg: Any) -> Any:
     """An operator's arguments with float64 in place of every type of real numbers that they name."""
     if isinstance(arg, torch.dtype) and arg.is_floating_point:
         return torch.float64
     if isinstance(arg, (tuple, list)):
-        return type(arg)(_doubled(a) for a in arg)
-    return {k: _doubled(v) for k, v in arg.items()} if isinstance(arg, dict) else arg
+        return type(arg)(in_double(a) for a in arg)
+    return {k: in_double(v) for k, v in arg.items()} if isinstance(arg, dict) else arg
+
+
+def doubled(program: Program) -> Program:
+    """A program that computes in float64 what the given one computes in fewer digits."""
+    tensors = {k: _double(t.detach()) for k, t in program.tensors.items()}
+    nodes = (replace(n, args=in_double(n.args), kwargs=in_double(dict(n.kwargs))) for n in program.nodes)
+    return replace(program, nodes=tuple(nodes), tensors=tensors)
 
 
 def run_program(program: Program, inputs: list[Tensor], *, masks: Masks | None = None) -> list[Tensor]:
     """Run a program in float64, as if the masked channels were not there; its outputs, flattened."""
-    tensors = {k: _double(t.detach()) for k, t in program.tensors.items()}
-    nodes = (replace(n, args=_doubled(n.args), kwargs=_doubled(dict(n.kwargs))) for n in program.nodes)
-    program = replace(program, nodes=tuple(nodes))
+    program = doubled(program)
+    overrides = masks.overrides if masks is not None else None
     with torch.no_grad():
-        result = run(program, tensors, inputs, overrides=masks.overrides if masks is not None else None)
+        result = run(program, program.tensors, inputs, overrides=overrides)
     return list(_tensors(result))
 
 
@@ -97,10 +103,10 @@ def verify(
         actual = run_program(pruned, inputs)
     if [e.shape for e in expected] != [a.shape for a in actual]:
         return Verification(math.inf, batch)
-    return Verification(max(map(_difference, expected, actual), default=0.0), batch)
+    return Verification(max(map(difference, expected, actual), default=0.0), batch)
 
 
-def _difference(expected: Tensor, actual: Tensor) -> float:
+def difference(expected: Tensor, actual: Tensor) -> float:
     """Largest difference, relative to the largest element; infinite where only one of them is a number."""
     if expected.numel() == 0:
         return 0.0
