@@ -1,12 +1,19 @@
-"""Attributes: tensors and plain values of a module's submodules, by name, read and set."""
+"""Attributes: tensors and plain values of a module's submodules, by name: copied, read and set."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+_NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Change(NamedTuple):
@@ -24,48 +31,26 @@ class Change(NamedTuple):
     new: Any
 
 
-def assign(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors in the place of a module's own; what was one tensor under several names stays one.
+def copied(module: nn.Module, tensors: Mapping[str, Tensor] = _NONE, *, double: bool = False) -> nn.Module:
+    """A deep copy with other tensors in place of some; one tensor under several names stays one.
+
+    What a hook computes anew, such as the weight of weight_norm, comes along as a value.
 
     Args:
-        module: changed in place.
+        module: left as it was.
         tensors: by the names of the module's parameters and buffers; others are left out.
+        double: all real numbers in float64 and on the CPU, for a comparison.
     """
-    places = tensors_of(module)
-    shared: dict[object, list[str]] = {}
-    for name, tensor in places.items():
-        shared.setdefault(address(tensor), []).append(name)
-    for name, tensor in tensors.items():
-        old = places.get(name)
-        if old is None:
+    names = {id(t): n for n, t in tensors_of(module).items() if n in tensors}
+    memo: dict[int, Any] = {}
+    for old in tensors_within(module):
+        new = tensors[names[id(old)]] if id(old) in names else old
+        if new is old and old.is_leaf and not double:
             continue
-        new = tensor.detach().clone().to(old.device)
-        if isinstance(old, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=old.requires_grad)
-        for alias in shared[address(old)]:
-            path, _, leaf = alias.rpartition(".")
-            setattr(module.get_submodule(path), leaf, new)
-
-
-def set_attributes(module: nn.Module, changes: Sequence[Change]) -> None:
-    """Set attributes in place; an object between module and attribute is copied first, as others may hold it.
-
-    Raises:
-        AttributeError: the module has no such attribute.
-    """
-    own: dict[str, object] = {}
-    for change in changes:
-        *path, leaf = change.name.split(".")
-        thing: Any = module
-        for depth, part in enumerate(path):
-            found = getattr(thing, part)
-            key = ".".join(path[: depth + 1])
-            if not isinstance(found, nn.Module) and key not in own:
-                found = own[key] = copy.copy(found)
-                setattr(thing, part, found)
-            thing = found
-        before = getattr(thing, leaf)
-        setattr(thing, leaf, before[..., change.new] if isinstance(before, Tensor) else change.new)
+        kind = torch.float64 if double and new.is_floating_point() else new.dtype
+        value = new.detach().to(torch.device("cpu") if double else old.device, kind, copy=True)
+        memo[id(old)] = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+    return copy.deepcopy(module, memo)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -77,25 +62,51 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def address(tensor: Tensor) -> object:
-    """The same for two names of one tensor."""
-    return (tensor.data_ptr(), tensor.shape) if tensor.numel() else id(tensor)
+def tensors_within(module: nn.Module) -> list[Tensor]:
+    """The same, each once, and those in lists, tuples and dicts."""
+    leaves = (v for part in module.modules() for v in tree_leaves(dict(vars(part))))
+    return list({id(v): v for v in leaves if isinstance(v, Tensor)}.values())
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """A deep copy; what a hook computes anew, such as the weight of weight_norm, comes along as a value."""
-    memo = {id(t): t.detach().clone() for t in tensors_of(module).values() if not t.is_leaf}
-    return copy.deepcopy(module, memo)
+def set_attributes(module: nn.Module, changes: Sequence[Change]) -> None:
+    """Set attributes in place; an object between module and attribute is copied first, as others may hold it.
+
+    Raises:
+        AttributeError: the module has no such attribute, or it cannot be set.
+    """
+    own: set[str] = set()
+    for change in changes:
+        path, _, leaf = change.name.rpartition(".")
+        thing: Any = module
+        for depth, part in enumerate(path.split(".") if path else [], start=1):
+            found = getattr(thing, part)
+            key = ".".join(path.split(".")[:depth])
+            if not isinstance(found, nn.Module) and key not in own:
+                own.add(key)
+                found = copy.copy(found)
+                setattr(thing, part, found)
+            thing = found
+        before = getattr(thing, leaf)
+        setattr(thing, leaf, before[..., change.new] if isinstance(before, Tensor) else change.new)
 
 
-def in_double(module: nn.Module) -> nn.Module:
-    """The module itself with all of its tensors in float64."""
-    module.double()
-    for part in module.modules():
-        for name, value in list(vars(part).items()):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                setattr(part, name, value.double())
-    return module
+@contextmanager
+def restoring(module: nn.Module) -> Iterator[None]:
+    """What a forward sets, such as a table that the first one makes, is as before afterwards."""
+    before = [
+        (held, dict(held))
+        for part in module.modules()
+        for held in (vars(part), part._parameters, part._buffers)
+    ]
+    values = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for held, attributes in before:
+            held.clear()
+            held.update(attributes)
+        for buffer, value in values:
+            buffer.copy_(value)
 
 
 def join(path: str, name: str) -> str:

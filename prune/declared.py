@@ -5,115 +5,111 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+
+from prune.attributes import Change, join
 
 Sizes = dict[str, Any]
 
 
-def declared(module: nn.Module, weights: Callable[[str], Tensor | None], groups: int | None) -> Sizes:
-    """The attributes of a layer that follow from its weights.
+def declared(layer: nn.Module, groups: int | None = None) -> Sizes:
+    """The attributes of a layer that follow from the shapes of its weights.
 
     Args:
-        module: any; what is no layer of torch's declares nothing.
-        weights: finds a parameter or buffer of the layer by its name; ``None`` where it has none.
-        groups: of a convolution or a group norm, where it is known.
+        layer: any module; what is no layer of torch's declares nothing.
+        groups: of a convolution or a group norm; the layer's own when left out.
     """
     for kinds, rule in _RULES:
-        if isinstance(module, kinds):
-            return {k: v for k, v in rule(module, weights, groups).items() if hasattr(module, k)}
+        if isinstance(layer, kinds):
+            return {k: v for k, v in rule(layer, groups).items() if hasattr(layer, k)}
     return {}
 
 
-Weights = Callable[[str], Tensor | None]
+def declared_changes(old: nn.Module, new: nn.Module, groups: dict[str, int]) -> list[Change]:
+    """What torch's layers have to declare after surgery.
+
+    Args:
+        old: the module as it was.
+        new: a copy of it with the pruned weights.
+        groups: those of the convolutions and group norms now, by the path of the layer.
+    """
+    found = []
+    parts = dict(new.named_modules())
+    for path, part in old.named_modules():
+        before, after = declared(part), declared(parts[path], groups.get(path))
+        for name, value in before.items():
+            # A class of the user's own may mean something else by the name.
+            if after[name] != value and getattr(part, name) == value:
+                found.append(Change(join(path, name), value, after[name]))
+    return found
 
 
-def _first(weights: Weights, *names: str) -> Tensor | None:
-    return next((w for n in names if (w := weights(n)) is not None), None)
+def _shape(layer: Any, *names: str) -> list[int]:
+    """The shape of the first of these tensors that the layer has."""
+    found = (_stored(layer, name) for name in names)
+    return next((list(t.shape) for t in found if t is not None), [])
 
 
-def _convolution(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    # A parametrized weight has its own shape in none of the parameters but these.
-    weight = _first(weights, "weight", "weight_v", "parametrizations.weight.original1",
-                    "parametrizations.weight.original")  # fmt: skip
-    if weight is None:
-        return {}
-    groups = module.groups if groups is None else groups
-    outer, inner = (int(s) for s in weight.shape[:2])
-    if module.transposed:
+def _stored(layer: Any, name: str) -> Any:
+    """A tensor, or the one from which a weight norm and its like compute it; computing might change it."""
+    made = getattr(layer, "parametrizations", {})
+    if name in made:
+        return getattr(made[name], "original1", getattr(made[name], "original", None))
+    older = (getattr(layer, name + suffix, None) for suffix in ("_v", "_orig"))
+    return next((t for t in older if t is not None), getattr(layer, name, None))
+
+
+def _named(weight: str, *names: str) -> Callable[[Any, int | None], Sizes]:
+    """The attributes that are the first sizes of a tensor."""
+    return lambda layer, _: dict(zip(names, _shape(layer, *weight.split()), strict=False))
+
+
+def _convolution(layer: Any, groups: int | None) -> Sizes:
+    outer, inner = _shape(layer, "weight")[:2]
+    groups = groups or layer.groups
+    if layer.transposed:
         return {"in_channels": outer, "out_channels": inner * groups, "groups": groups}
     return {"in_channels": inner * groups, "out_channels": outer, "groups": groups}
 
 
-def _linear(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = _first(weights, "weight", "weight_v", "parametrizations.weight.original1",
-                    "parametrizations.weight.original")  # fmt: skip
-    return {} if weight is None else {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+def _layer_norm(layer: Any, groups: int | None) -> Sizes:
+    shape = _shape(layer, "weight")
+    return {"normalized_shape": tuple(shape)} if shape else {}
 
 
-def _bilinear(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = weights("weight")
-    names = ("out_features", "in1_features", "in2_features")
-    return {} if weight is None else dict(zip(names, map(int, weight.shape), strict=True))
+def _group_norm(layer: Any, groups: int | None) -> Sizes:
+    shape = _shape(layer, "weight")
+    return {"num_groups": groups or layer.num_groups} | ({"num_channels": shape[0]} if shape else {})
 
 
-def _channels(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = _first(weights, "weight", "running_mean")
-    return {} if weight is None else {"num_features": weight.shape[0]}
+def _recurrent(layer: Any, groups: int | None) -> Sizes:
+    inner, outer = _shape(layer, "weight_ih_l0", "weight_ih"), _shape(layer, "weight_hh_l0", "weight_hh")
+    sizes = {"input_size": inner[1], "hidden_size": inner[0] // _gates(layer)}
+    return sizes | ({"proj_size": outer[1]} if getattr(layer, "proj_size", 0) else {})
 
 
-def _normalised(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = weights("weight")
-    return {} if weight is None else {"normalized_shape": tuple(weight.shape)}
+def _gates(layer: nn.Module) -> int:
+    if isinstance(layer, (nn.LSTM, nn.LSTMCell)):
+        return 4
+    return 3 if isinstance(layer, (nn.GRU, nn.GRUCell)) else 1
 
 
-def _group_norm(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = weights("weight")
-    sizes = {} if weight is None else {"num_channels": weight.shape[0]}
-    return sizes if groups is None else {**sizes, "num_groups": groups}
+def _attention(layer: Any, groups: int | None) -> Sizes:
+    width = _shape(layer.out_proj, "weight")[0]
+    keys, values = _shape(layer, "k_proj_weight"), _shape(layer, "v_proj_weight")
+    fused = _shape(layer, "in_proj_weight")
+    return {"embed_dim": width, "kdim": (fused or keys)[1], "vdim": (fused or values)[1]}
 
 
-def _embedding(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = weights("weight")
-    return {} if weight is None else {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
-
-
-def _prelu(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    weight = weights("weight")
-    return {} if weight is None else {"num_parameters": weight.shape[0]}
-
-
-def _recurrent(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    inner, outer = _first(weights, "weight_ih_l0", "weight_ih"), _first(weights, "weight_hh_l0", "weight_hh")
-    if inner is None or outer is None:
-        return {}
-    gates = {"LSTM": 4, "GRU": 3}.get(type(module).__name__.removesuffix("Cell"), 1)
-    sizes = {"input_size": inner.shape[1], "hidden_size": outer.shape[0] // gates}
-    projection = weights("weight_hr_l0")
-    return sizes if projection is None else {**sizes, "proj_size": projection.shape[0]}
-
-
-def _attention(module: Any, weights: Weights, groups: int | None) -> Sizes:
-    fused, out = weights("in_proj_weight"), weights("out_proj.weight")
-    key, value = weights("k_proj_weight"), weights("v_proj_weight")
-    if out is None:
-        return {}
-    sizes = {"embed_dim": out.shape[0]}
-    if fused is not None:
-        return {**sizes, "kdim": fused.shape[1], "vdim": fused.shape[1]}
-    if key is None or value is None:
-        return sizes
-    return {**sizes, "kdim": key.shape[1], "vdim": value.shape[1]}
-
-
-_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any, Weights, int | None], Sizes]], ...] = (
-    ((nn.modules.conv._ConvNd,), _convolution),
-    ((nn.Linear,), _linear),
-    ((nn.Bilinear,), _bilinear),
-    ((nn.modules.batchnorm._NormBase,), _channels),
-    ((nn.LayerNorm, nn.RMSNorm), _normalised),
-    ((nn.GroupNorm,), _group_norm),
-    ((nn.Embedding, nn.EmbeddingBag), _embedding),
-    ((nn.PReLU,), _prelu),
+_RULES: tuple[tuple[Any, Callable[[Any, int | None], Sizes]], ...] = (
+    (nn.modules.conv._ConvNd, _convolution),
+    (nn.Linear, _named("weight", "out_features", "in_features")),
+    (nn.Bilinear, _named("weight", "out_features", "in1_features", "in2_features")),
+    (nn.modules.batchnorm._NormBase, _named("weight running_mean", "num_features")),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    (nn.GroupNorm, _group_norm),
+    ((nn.Embedding, nn.EmbeddingBag), _named("weight", "num_embeddings", "embedding_dim")),
+    (nn.PReLU, _named("weight", "num_parameters")),
     ((nn.RNNBase, nn.RNNCellBase), _recurrent),
-    ((nn.MultiheadAttention,), _attention),
+    (nn.MultiheadAttention, _attention),
 )

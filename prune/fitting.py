@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from prune.attributes import Change, join, set_attributes
-from prune.evidence import Slot
+from prune.evidence import Slot, within
 from prune.witness import Trial, Witness, own_module
 
 # How often a module may run for one submodule that fails.
 _TRIALS_AT_ONE = 200
+
+
+@dataclass
+class Budget:
+    """What a search may cost.
+
+    Attributes:
+        trials: forward passes that are left.
+        deadline: of ``time.monotonic``, in seconds; a forward pass that has begun is finished.
+    """
+
+    trials: int
+    deadline: float
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.trials <= 0 or time.monotonic() > self.deadline
 
 
 class Search:
@@ -21,19 +41,20 @@ class Search:
 
     Args:
         witness: runs it.
-        module: in float64, with the weights of the pruned program.
+        module: in float64, with the weights of the pruned program; changed in place.
         slots: its attributes that may be sizes.
-        trials: how often it may run.
+        budget: counted down.
     """
 
-    def __init__(self, witness: Witness, module: nn.Module, slots: list[Slot], trials: int) -> None:
+    def __init__(self, witness: Witness, module: nn.Module, slots: list[Slot], budget: Budget) -> None:
         self.witness = witness
         self.module = module
         self.root = own_module(module)
         self.slots = slots
-        self.left = trials
-        # For a class of modules, the attributes that took another value than the likeliest.
+        self.budget = budget
+        # For a class of modules, the attributes whose other values helped: deep networks repeat themselves.
         self.learned: dict[type, dict[str, int]] = {}
+        # All of them, so that each module has its own copy of a shared configuration from here on.
         plain = [s for s in slots if s.tensor is None]
         set_attributes(self.root, [Change(join(s.path, s.name), s.old, s.now) for s in plain])
 
@@ -52,7 +73,7 @@ class Search:
         return trial
 
     def _trial(self) -> Trial:
-        self.left -= 1
+        self.budget.trials -= 1
         return self.witness.trial(self.module)
 
     def _improved(self, start: Trial) -> Trial | None:
@@ -60,11 +81,7 @@ class Search:
         group: list[Slot] = []
         path = start.module
         while True:
-            found = [
-                s
-                for s in self.slots
-                if path == s.path or path in s.readers or (s.tensor is not None and _within(s.path, path))
-            ]
+            found = [s for s in self.slots if _concerns(s, path)]
             group += [s for s in found if s not in group]
             if found and (better := self._best(group, path, start)) is not None:
                 return better
@@ -73,23 +90,22 @@ class Search:
             path = path.rpartition(".")[0]
 
     def _best(self, group: list[Slot], path: str, start: Trial) -> Trial | None:
-        before = [s.now for s in group]
-        best: tuple[Trial, list[Any]] = (start, before)
+        best, best_values = start, [s.now for s in group]
         for values in itertools.islice(self._choices(group, path), _TRIALS_AT_ONE):
-            if self.left <= 0:
+            if self.budget.spent:
                 break
             self._set(group, values)
             trial = self._trial()
-            if trial.passed or trial.position > best[0].position:
-                best = (trial, values)
-                if trial.passed or not _within(trial.module, path):
+            if trial.passed or trial.position > best.position:
+                best, best_values = trial, values
+                if trial.passed or not within(trial.module, path):
                     break
-        self._set(group, best[1])
-        if best[0] is start:
+        self._set(group, best_values)
+        if best is start:
             return None
         changed = {s.name: s.options.index(s.now) for s in group if s.path == path}
         self.learned[type(self.root.get_submodule(path))] = changed
-        return best[0]
+        return best
 
     def _set(self, group: Sequence[Slot], values: Sequence[Any]) -> None:
         for slot, value in zip(group, values, strict=True):
@@ -104,28 +120,21 @@ class Search:
                 setattr(thing, leaf, value)
 
     def _choices(self, group: list[Slot], path: str) -> Iterator[list[Any]]:
-        """Values for the attributes of a group: what helped before, then one change, two changes, and so on."""
+        """Values for the attributes of a group: what helped before, then one change, two, and so on."""
         now = [s.now for s in group]
-        learned = self.learned.get(type(self.root.get_submodule(path)))
-        if learned is not None:
-            wanted = [
-                s.options[learned[s.name]]
-                if s.path == path and learned.get(s.name, len(s.options)) < len(s.options)
-                else s.now
-                for s in group
-            ]
-            if wanted != now:
-                yield wanted
+        learned = self.learned.get(type(self.root.get_submodule(path)), {})
+        places = [learned.get(s.name, len(s.options)) if s.path == path else len(s.options) for s in group]
+        wanted = [s.options[p] if p < len(s.options) else s.now for s, p in zip(group, places, strict=True)]
+        if wanted != now:
+            yield wanted
         for count in range(1, len(group) + 1):
             for places in itertools.combinations(range(len(group)), count):
                 others = [[o for o in group[i].options if o != now[i]] for i in places]
                 for values in itertools.product(*others):
-                    result = list(now)
-                    for place, value in zip(places, values, strict=True):
-                        result[place] = value
-                    yield result
+                    changed = dict(zip(places, values, strict=True))
+                    yield [changed.get(i, n) for i, n in enumerate(now)]
 
 
-def _within(path: str, outer: str) -> bool:
-    """Whether a submodule is another one or lies in it."""
-    return not outer or path == outer or path.startswith(f"{outer}.")
+def _concerns(slot: Slot, path: str) -> bool:
+    """Whether an attribute may be why a submodule fails."""
+    return path == slot.path or path in slot.readers or (slot.tensor is not None and within(slot.path, path))

@@ -9,19 +9,24 @@ decides. The result counts only when it computes what the pruned program compute
 
 from __future__ import annotations
 
+import time
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from graph.adapter import INNER
 from graph.program import Program, ProgramModule
-from prune.attributes import Change, assign, copied, in_double, set_attributes
-from prune.evidence import Evidence, declared_changes
-from prune.fitting import Search
+from prune.attributes import Change, copied, set_attributes
+from prune.declared import declared_changes
+from prune.evidence import find_slots
+from prune.fitting import Budget, Search
 from prune.witness import Trial, Witness, own_module
 
-# How often a module may run.
 TRIALS = 1000
+SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,9 @@ class NativeResult:
     """The outcome of ``native_module``.
 
     Attributes:
-        module: a copy of the user's module with the pruned sizes, or None where its forward cannot run with
-            them.
-        changes: the attributes that were set.
+        module: a copy of the user's module with the pruned sizes, in the mode and on the device of the
+            original; None where its forward cannot run with them.
+        changes: the attributes that were set, by name.
         reason: one sentence on what does not run; empty where there is a module.
     """
 
@@ -41,68 +46,112 @@ class NativeResult:
 
 
 def native_module(
-    module: nn.Module, program: Program, pruned: Program, *, trials: int = TRIALS
+    module: nn.Module, program: Program, pruned: Program, *, trials: int = TRIALS, seconds: float = SECONDS
 ) -> NativeResult:
     """The user's own module with the weights of a pruned program, and the attributes that go with them.
 
+    The result has the module's own class. In float64 it computes what the pruned program computes, to 1e-9 of
+    the largest output or, where the original differs from its own program by more (tables in float32), to ten
+    times as much; and it runs in train mode if the original does.
+
     Args:
-        module: what the program was captured from; left as it was. Of an adapter, the module within.
+        module: what the program was captured from; left as it was, and run only as a copy. Of an adapter, the
+            module within.
         program: captured from it.
         pruned: made from that program by surgery, fine-tuned or not.
         trials: how many forward passes the search for the attributes may take.
+        seconds: how long all of it may take; a forward pass that has begun is finished.
     """
-    if isinstance(module, ProgramModule):
-        return NativeResult(None, reason="the model was given as a program, which is no module of its own")
+    if isinstance(module, (ProgramModule, fx.GraphModule)):
+        return NativeResult(None, reason="the model was given as a program, which has no class of its own")
+    budget = Budget(trials, time.monotonic() + seconds)
     try:
-        witness = Witness(in_double(copied(module)), program, pruned)
-        tried = copied(module)
-    except Exception as err:  # noqa: BLE001 - a module is copied by code of its own
-        return NativeResult(None, reason=f"{_kind(module)} cannot be copied: {_line(err)}")
+        changes = _changes(module, program, pruned, budget)
+        result = _with(module, pruned, changes)
+        _check_training(module, result, program)
+    except _Refused as err:
+        late = " (the search for another way was given up: it took too long)" if budget.spent else ""
+        return NativeResult(None, reason=f"{err}{late}")
+    except Exception as err:  # noqa: BLE001 - the user's own code, which is copied, read and set here
+        return NativeResult(None, reason=f"{_kind(module)} cannot be copied and changed: {_line(err)}")
+    return NativeResult(own_module(result), tuple(changes))
+
+
+class _Refused(Exception):
+    """The module does not run with the pruned weights."""
+
+
+def _changes(module: nn.Module, program: Program, pruned: Program, budget: Budget) -> list[Change]:
+    """The attributes with which a copy of the module does what the pruned program does.
+
+    Raises:
+        _Refused: there are none.
+    """
+    root = own_module(module)
+    witness = Witness(copied(module, double=True), program, pruned)
     if not witness.first.passed:
-        return NativeResult(None, reason=f"the original itself: {_told(module, witness.first)}")
-    root = own_module(tried)
-    evidence = Evidence(own_module(copied(module)), program, pruned, witness)
-    fixed = list(declared_changes(root, program, pruned))
-    set_attributes(root, fixed)
-    assign(root, pruned.tensors)
-    in_double(tried)
-    slots = [*evidence.slots({c.name for c in fixed}), *evidence.tables()]
-    search = Search(witness, tried, slots, trials)
+        raise _Refused(f"the original does not do what its program does: {_told(root, witness.first)}")
+    tried = _with(module, pruned, (), double=True)
+    fixed = declared_changes(root, own_module(tried), _groups(pruned))
+    set_attributes(own_module(tried), fixed)
+    search = Search(witness, tried, find_slots(root, program, pruned, witness), budget)
     last = search.run()
+    if last.passed:
+        changes = sorted((*fixed, *search.changes()))
+        # Once more from the start: nothing that the trials left behind counts.
+        last = witness.trial(_with(module, pruned, changes, double=True))
     if not last.passed:
-        return NativeResult(None, reason=_told(module, last))
-    fixed += evidence.unread({c.name for c in fixed})
-    changes = tuple(sorted({c.name: c for c in (*fixed, *search.changes())}.values()))
-    result = copied(module)
+        raise _Refused(_told(root, last))
+    return changes
+
+
+def _with(
+    module: nn.Module, pruned: Program, changes: Sequence[Change], *, double: bool = False
+) -> nn.Module:
+    """A copy of the module with the tensors of a program and other attributes."""
+    prefix = f"{INNER}." if own_module(module) is not module else ""
+    result = copied(module, {f"{prefix}{k}": t for k, t in pruned.tensors.items()}, double=double)
     set_attributes(own_module(result), changes)
-    assign(own_module(result), pruned.tensors)
-    if reason := _training_fails(module, result, program):
-        return NativeResult(None, reason=reason)
-    return NativeResult(own_module(result), changes)
+    return result
 
 
-def _training_fails(module: nn.Module, result: nn.Module, program: Program) -> str:
-    """Why the result does not run in train mode, where the original does; empty if it does."""
+def _groups(program: Program) -> dict[str, int]:
+    """The groups of the convolutions and group norms by the path of their module."""
+    found = {}
+    for node in program.nodes:
+        if node.base.startswith("conv"):
+            found[node.module] = int(node.arg(6, "groups", 1))
+        elif node.base == "group_norm":
+            found[node.module] = int(node.arg(1, "num_groups"))
+    return found
+
+
+def _check_training(module: nn.Module, result: nn.Module, program: Program) -> None:
+    """Run the result in train mode.
+
+    Raises:
+        _Refused: it does not run, but the original does.
+    """
     failure = _training_failure(result, program)
-    if not failure or _training_failure(module, program):
-        return ""
-    return f"{_kind(module)} does not run in train mode: {failure}"
+    if failure and not _training_failure(module, program):
+        raise _Refused(f"{_kind(module)} does not run in train mode: {failure}")
 
 
 def _training_failure(module: nn.Module, program: Program) -> str:
     tried = copied(module).train()
-    with torch.random.fork_rng(devices=[]):
+    device = next((p.device for p in tried.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            tried(*program.random_inputs(2))
+            tried(*(x.to(device) for x in program.random_inputs(2)))
         except Exception as err:  # noqa: BLE001 - the user's own code
             return _line(err)
     return ""
 
 
-def _told(module: nn.Module, trial: Trial) -> str:
-    place = own_module(module).get_submodule(trial.module)
+def _told(root: nn.Module, trial: Trial) -> str:
     at = f" at {trial.module}" if trial.module else ""
-    return f"{_kind(place)}.forward{at} fails: {trial.message}"
+    return f"{_kind(root.get_submodule(trial.module))}.forward{at} fails: {trial.message}"
 
 
 def _kind(module: nn.Module) -> str:

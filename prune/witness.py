@@ -8,10 +8,10 @@ value of the pruned program. So a wrong size shows in the submodule that reads i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import torch
@@ -22,14 +22,14 @@ from typing_extensions import override
 
 from graph.adapter import Adapter
 from graph.program import Program, execute, substitute
+from prune.attributes import restoring
+from prune.spy import held_as, spied
 from prune.verify import LIMIT, difference, doubled, in_double
 
 Size = tuple[int, ...]
 # Tables that were computed in float32 when the program was captured differ from the module's own in float64:
 # the original may differ from its program by this much, and a copy ten times as much as the original does.
 CLOSE = 1e-6
-# Called with an object, the name of an attribute that was read, and its value.
-Note = Callable[[object, str, Any], None]
 
 
 class Values:
@@ -38,13 +38,15 @@ class Values:
     Args:
         program: any.
         inputs: one tensor for each of its inputs.
+        mark: makes the marks by which values are found again.
 
     Attributes:
         outputs: of the program, flattened.
         shapes: of each node's tensors.
     """
 
-    def __init__(self, program: Program, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, program: Program, inputs: Sequence[Tensor], mark: _Marker) -> None:
+        self._mark = mark
         self.shapes: dict[str, tuple[Size, ...]] = {}
         self._known: dict[Size, list[tuple[float, float]]] = {}
         program, env = doubled(program), dict[str, Any]()
@@ -53,26 +55,32 @@ class Values:
                 tensors = _tensors(env[node.name])
                 self.shapes[node.name] = tuple(tuple(t.shape) for t in tensors)
                 for tensor in tensors:
-                    self._known.setdefault(tuple(tensor.shape), []).append(_mark(tensor))
+                    self._known.setdefault(tuple(tensor.shape), []).append(mark(tensor))
                 for name in program.last_uses.get(node.name, ()):
                     del env[name]
             self.outputs = _tensors(substitute(program.output, env))
 
     def hold(self, tensor: Tensor) -> bool:
         """Whether a tensor is one of the values, as far as its mark tells."""
-        mark, size = _mark(tensor)
+        mark, size = self._mark(tensor)
         return any(
             s == size if not math.isfinite(size) else abs(m - mark) + abs(s - size) <= CLOSE * (size or 1.0)
             for m, s in self._known.get(tuple(tensor.shape), ())
         )
 
 
-def _mark(tensor: Tensor) -> tuple[float, float]:
+class _Marker:
     """Two numbers that tell a tensor from others: a sum with changing weights, and the sum of magnitudes."""
-    flat = tensor.detach()
-    flat = (torch.view_as_real(flat) if flat.is_complex() else flat).double().reshape(-1)
-    weights = torch.arange(len(flat), dtype=torch.float64).mul_(0.7).cos_()
-    return float(flat @ weights), float(flat.abs().sum())
+
+    def __init__(self) -> None:
+        self._weights = torch.empty(0, dtype=torch.float64)
+
+    def __call__(self, tensor: Tensor) -> tuple[float, float]:
+        flat = tensor.detach()
+        flat = (torch.view_as_real(flat) if flat.is_complex() else flat).double().reshape(-1)
+        if len(flat) > len(self._weights):
+            self._weights = torch.arange(len(flat), dtype=torch.float64).mul_(0.7).cos_()
+        return float(flat @ self._weights[: len(flat)]), float(flat.abs().sum())
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,8 @@ class Witness:
 
     def __init__(self, module: nn.Module, program: Program, pruned: Program, *, batch: int = 3) -> None:
         self.inputs = program.random_inputs(batch, dtype=torch.float64)
-        self.whole, self.small = Values(program, self.inputs), Values(pruned, self.inputs)
+        mark = _Marker()
+        self.whole, self.small = (Values(p, self.inputs, mark) for p in (program, pruned))
         self.reads = Reads()
         self._known: dict[int, tuple[bool, ...]] = {}  # for each position: which of the tensors are values
         self.limit = CLOSE
@@ -171,11 +180,14 @@ class Witness:
             with ExitStack() as scope:
                 scope.enter_context(torch.no_grad())
                 scope.enter_context(_seeded())
+                scope.enter_context(restoring(module))
+                scope.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")  # a forward with wrong sizes may warn of anything
                 for part in root.modules():
                     scope.callback(part.register_forward_pre_hook(enter).remove)
                     scope.callback(part.register_forward_hook(leave).remove)
                 if learn:
-                    scope.enter_context(_spied(root, read))
+                    scope.enter_context(spied(root, read))
                 with _double():
                     outputs = _tensors(module(*[t.clone() for t in self.inputs]))
         except Exception as err:  # noqa: BLE001 - a forward with wrong sizes raises whatever it likes
@@ -202,7 +214,7 @@ class Witness:
         if id(owner) in paths:
             key = (paths[id(owner)], name)
         else:  # a configuration belongs to the innermost module that holds it
-            holders = ((p, holding(root.get_submodule(p), owner)) for p in reversed(stack))
+            holders = ((p, held_as(root.get_submodule(p), owner)) for p in reversed(stack))
             path, attribute = next(((p, a) for p, a in holders if a is not None), ("", None))
             if attribute is None:
                 return
@@ -220,54 +232,10 @@ class _Parted(Exception):
     """A submodule returned something that the program does not compute."""
 
 
-def holding(module: nn.Module, thing: object) -> str | None:
-    """The attribute under which a module holds an object."""
-    return next((k for k, v in vars(module).items() if v is thing), None)
-
-
-_NO_HOLDERS = (nn.Module, Tensor, Enum)
-
-
-def holdings(module: nn.Module) -> Iterator[object]:
-    """The objects that a module holds as plain attributes and that have attributes themselves."""
-    for value in vars(module).values():
-        if hasattr(value, "__dict__") and not callable(value) and not isinstance(value, _NO_HOLDERS):
-            yield value
-
-
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):  # the dataclasses of transformers, and their like
         value = list(value.values())
     return [t for t in tree_leaves(value) if isinstance(t, Tensor)]
-
-
-@contextmanager
-def _spied(module: nn.Module, note: Note) -> Iterator[None]:
-    """Tell each whole number, and each tuple and list, that is read from a module or what it holds."""
-    things: dict[int, object] = {id(m): m for m in module.modules()}
-    things |= {id(t): t for m in module.modules() for t in holdings(m)}
-    spies: dict[type, type] = {}
-    with ExitStack() as scope:
-        for thing in things.values():
-            kind = type(thing)
-            with suppress(TypeError):  # a class that is laid out otherwise keeps its secrets
-                if kind not in spies:
-                    spies[kind] = _spy(kind, note)
-                thing.__class__ = spies[kind]
-                scope.callback(setattr, thing, "__class__", kind)
-        yield
-
-
-def _spy(kind: type, note: Note) -> type:
-    get: Callable[[object, str], Any] = kind.__getattribute__
-
-    def read(self: object, name: str) -> Any:
-        value = get(self, name)
-        if (type(value) is int or isinstance(value, (tuple, list))) and not name.startswith("__"):
-            note(self, name, value)
-        return value
-
-    return type(kind.__name__, (kind,), {"__getattribute__": read, "__module__": kind.__module__})
 
 
 class _InDouble(TorchFunctionMode):
