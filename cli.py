@@ -333,7 +333,8 @@ def compress(
 ) -> None:
     """Prune a trained model to a FLOPs target, fine-tune it and export it.
 
-    Writes model.onnx, model.pt2, model.safetensors, graph.json, plan.json and report.json.
+    Writes model.onnx, model.pt2, model.safetensors, graph.json, plan.json and report.json; native.safetensors
+    too if the model's own class runs with the pruned weights.
     """
     with _errors():
         if (flops is None) == (macs is None):
@@ -396,6 +397,7 @@ def _print_report(report: Any) -> None:
         )
     else:
         console.print("[yellow]not verified[/yellow] (--no-verify)")
+    console.print(escape(report.own_class()))
 
 
 def _print_search(report: Any) -> None:

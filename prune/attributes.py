@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-
 _NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 

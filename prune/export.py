@@ -193,11 +193,18 @@ def save_weights(program: Program, path: Path, metadata: Mapping[str, str]) -> N
     Raises:
         OutputError: the file cannot be written.
     """
+    save_tensors(program.tensors, path, metadata)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors by name, and some words about them, as safetensors.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     # Clones, because the format takes neither views nor tensors that share memory.
-    tensors = {
-        k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in program.tensors.items()
-    }
-    data = save(tensors, dict(metadata))
+    clones = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
+    data = save(clones, dict(metadata))
     write_file(path, lambda temporary: temporary.write_bytes(data))
 
 

@@ -128,10 +128,10 @@ class Search:
         if wanted != now:
             yield wanted
         for count in range(1, len(group) + 1):
-            for places in itertools.combinations(range(len(group)), count):
-                others = [[o for o in group[i].options if o != now[i]] for i in places]
+            for chosen in itertools.combinations(range(len(group)), count):
+                others = [[o for o in group[i].options if o != now[i]] for i in chosen]
                 for values in itertools.product(*others):
-                    changed = dict(zip(places, values, strict=True))
+                    changed = dict(zip(chosen, values, strict=True))
                     yield [changed.get(i, n) for i, n in enumerate(now)]
 
 

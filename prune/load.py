@@ -37,9 +37,8 @@ from prune.huggingface import CONFIG, load_checkpoint
 from prune.inputs import InputRequest, ModelInputs, inputs_of, one_input, settled
 from prune.libraries import create, is_library
 from prune.metadata import FORMAT, HEADER_KEY, VERSION, Metadata, is_shape, parse
-from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
+from prune.pruned import GRAPH_FILE, REPORT_FILE, WEIGHTS_FILE, load_program
 
-REPORT_FILE = "report.json"
 _HUB = "hf:"
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 

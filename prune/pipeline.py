@@ -22,18 +22,20 @@ from models_zoo.data import DataSet
 from profilers.latency import Latency, compare, environment, onnx_call, torch_call
 from prune.baselines import BASELINES, Ratios, baseline_plan
 from prune.command import repeated
-from prune.export import OnnxCheck, export_onnx, export_pt2, save_weights
+from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
 from prune.files import OutputFolder, write_json
 from prune.importance import CRITERIA, Criterion, Scores, score
-from prune.load import REPORT_FILE, LoadedModel, ModelSource
+from prune.load import LoadedModel, ModelSource
+from prune.native import NativeResult, native_module
 from prune.plan import Plan, WidthSpace, make_plan, parse_target
-from prune.pruned import GRAPH_FILE, PLAN_FILE, WEIGHTS_FILE
+from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, REPORT_FILE, WEIGHTS_FILE
 from prune.recalibrate import recalibrated
 from prune.report import ModelFigures, Report
 from prune.sections import (
     accuracy_section,
     data_section,
     model_section,
+    native_section,
     plan_section,
     proof_section,
     search_section,
@@ -49,6 +51,9 @@ from prune.verify import Verification, check, verify
 _CALIBRATION_IMAGES = 2048
 _TAYLOR_IMAGES = 1024
 _SEARCH = "search"
+# Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
+_NATIVE_MACS = 20_000_000_000
+_NATIVE_SECONDS = 30.0
 
 
 class Listener(Protocol):
@@ -187,6 +192,9 @@ def compress(
         write_results(out.staging, final, plan, subject.loaded)
         checked = export_all(out.staging, student, final)
 
+        listener.stage("trying the model's own class")
+        native = _native(subject, final, out.staging / NATIVE_FILE)
+
         listener.stage("measuring latency")
         figures = _measure(subject, original, student, final, (base, before, after), out.staging)
         report = Report(
@@ -207,6 +215,7 @@ def compress(
                 "max_error": checked.max_error,
                 "comparisons": checked.comparisons,
             },
+            native=native_section(native),
             seed=config.seed,
             seconds=time.perf_counter() - start,
         )
@@ -306,6 +315,17 @@ def _uniform_accuracy(axes: Axes, space: WidthSpace, target: int, scores: Scores
     plan = make_plan(space, space.project([1.0] * space.bundles, target), scores, "uniform")
     pruned, _ = _operate(axes, plan, verify_result=False)
     return evaluate(ProgramModule(_recalibrate(pruned, data)), data.test).accuracy
+
+
+def _native(subject: Subject, final: Program, path: Path) -> NativeResult:
+    """The user's own module with the pruned weights, if it runs with them; its state dict is written."""
+    if subject.costs.macs > _NATIVE_MACS:
+        return NativeResult(None, reason=f"not tried: over {_NATIVE_MACS / 1e9:.0f} GMACs for one record")
+    found = native_module(subject.loaded.module, subject.program, final, seconds=_NATIVE_SECONDS)
+    if found.module is not None:
+        state = {k: v for k, v in found.module.state_dict().items() if isinstance(v, Tensor)}
+        save_tensors(state, path, {"arch": subject.loaded.arch, "pruned": "true"})
+    return found
 
 
 def _measure(

@@ -1,18 +1,29 @@
-"""Reading a pruned model back: graph and weights of a run, without pickle and without the original class."""
+"""Reading a pruned model back: as a program, which needs no class, or into the class of its user."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from graph.errors import ModelFileError
+from torch import nn
+
+from graph.adapter import adapt
+from graph.capture import capture
+from graph.errors import ArchitectureError, ModelFileError
 from graph.program import Program, ProgramModule
+from prune.attributes import copied
+from prune.configured import is_configured
 from prune.export import load_weights
 from prune.files import read_json
+from prune.inputs import inputs_of, with_inputs
+from prune.native import native_module
 from prune.plan import Plan
 
 GRAPH_FILE = "graph.json"
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
+REPORT_FILE = "report.json"
+NATIVE_FILE = "native.safetensors"
 
 
 def load_program(folder: str | Path) -> Program:
@@ -48,6 +59,64 @@ def load_pruned(folder: str | Path) -> ProgramModule:
         ProgramError: graph and weights do not fit each other.
     """
     return ProgramModule(load_program(folder))
+
+
+def load_native(folder: str | Path, module: nn.Module) -> nn.Module:
+    """The pruned model of a run as the user's own class, where its forward runs with the pruned weights.
+
+    Args:
+        folder: written by ``prune compress``.
+        module: the unpruned model of that run, with any weights; left as it was.
+
+    Returns:
+        A copy of the module, in its mode, on the CPU and in float32: weights and sizes are those of the run.
+
+    Raises:
+        ModelFileError: a file is missing or broken.
+        CaptureError: the module cannot be captured.
+        ArchitectureError: it is not the model of this run, or its forward does not run with the pruned
+            weights; says which submodule fails.
+    """
+    pruned = load_program(folder)
+    named = _by_keyword(Path(folder))
+    inputs = replace(inputs_of(pruned), named=named)
+    own = copied(module).float().cpu()
+    own = adapt(own, inputs.names if named else None) if named or is_configured(own) else own
+    program = with_inputs(capture(own, inputs.example()), inputs)
+    if mismatch := _mismatch(program, pruned):
+        raise ArchitectureError(
+            f"{type(module).__name__} is not the model that was pruned in {folder}: {mismatch}",
+            hint="give the unpruned model, built as for that run; prune.load_pruned needs no model at all",
+        )
+    result = native_module(own, program, pruned)
+    if result.module is None:
+        raise ArchitectureError(
+            f"{type(module).__name__} does not run with the pruned weights: {result.reason}",
+            hint="prune.load_pruned gives the pruned model as a module that needs no class of its own",
+        )
+    return result.module
+
+
+def _by_keyword(folder: Path) -> bool:
+    """Whether the model of a run takes its inputs by keyword."""
+    report = read_json(folder / REPORT_FILE, "a report") if (folder / REPORT_FILE).is_file() else {}
+    model = report.get("model")
+    return isinstance(model, dict) and model.get("by_keyword") is True
+
+
+def _mismatch(program: Program, pruned: Program) -> str:
+    """Why a program cannot be the one that another was pruned from; empty if it can."""
+    for name, tensor in pruned.tensors.items():
+        whole = program.tensors.get(name)
+        if whole is None:
+            return f"it has no tensor {name}"
+        if whole.dim() != tensor.dim() or any(n < m for n, m in zip(whole.shape, tensor.shape, strict=True)):
+            return (
+                f"its tensor {name} is of shape {tuple(whole.shape)}, that of the run {tuple(tensor.shape)}"
+            )
+    known = {n.name for n in pruned.nodes}
+    unknown = [n for n in program.nodes if n.name not in known]
+    return f"it computes {unknown[0].name} in {unknown[0].module or 'its forward'}" if unknown else ""
 
 
 def load_plan(folder: str | Path) -> Plan:

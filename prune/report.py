@@ -51,6 +51,7 @@ class Report:
     tune: Mapping[str, Any]
     verification: Mapping[str, Any]
     onnx: Mapping[str, Any]
+    native: Mapping[str, Any]
     seed: int
     seconds: float
 
@@ -88,6 +89,13 @@ class Report:
             if a.accuracy is not None and value is not None:
                 rows.append((name, f"{a.accuracy:.2%}", f"{value:.2%}", _points(value - a.accuracy)))
         return rows
+
+    def own_class(self) -> str:
+        """One sentence on whether the user's own class runs with the pruned weights."""
+        if not self.native["runs"]:
+            return f"the model's own class does not run with the pruned weights: {self.native['reason']}"
+        count = len(self.native["attributes"])
+        return f"the model's own class runs with the pruned weights, {count} of its attributes changed"
 
     def verdict(self) -> str:
         """One sentence on what the search was worth."""

@@ -7,7 +7,9 @@ from typing import Any
 
 from models_zoo.data import DataSet
 from prune.load import LoadedModel
+from prune.native import NativeResult
 from prune.plan import Plan
+from prune.pruned import NATIVE_FILE
 from prune.trials import SearchResult
 from prune.tune import Evaluation, TuneConfig, TuneResult
 from prune.verify import Verification
@@ -22,6 +24,7 @@ def model_section(loaded: LoadedModel) -> dict[str, Any]:
         "arch_args": dict(loaded.arch_args),
         "input_shape": list(loaded.input_shape),
         "inputs": [i.to_json() for i in loaded.inputs.items],
+        "by_keyword": loaded.inputs.named,
         "metrics": dict(loaded.metrics),
     }
 
@@ -97,6 +100,16 @@ def tune_section(tuned: TuneResult | None, config: TuneConfig) -> dict[str, Any]
             {"epoch": e.epoch, "loss": e.loss, "accuracy": e.accuracy, "lr": e.lr, "seconds": e.seconds}
             for e in tuned.history
         ],
+    }
+
+
+def native_section(found: NativeResult) -> dict[str, Any]:
+    """Whether the user's own class runs with the pruned weights, with which attributes, or why not."""
+    return {
+        "runs": found.module is not None,
+        "reason": found.reason,
+        "file": NATIVE_FILE if found.module is not None else None,
+        "attributes": [{"name": c.name, "old": c.old, "new": c.new} for c in found.changes],
     }
 
 

@@ -51,7 +51,7 @@ def _holds(value: object) -> bool:
 
 
 def _spy(kind: type, note: Note) -> type:
-    get: Callable[[object, str], Any] = kind.__getattribute__
+    get: Any = kind.__getattribute__
 
     def read(self: object, name: str) -> Any:
         value = get(self, name)

@@ -75,7 +75,8 @@ def test_a_trained_file_needs_nothing_else(model: Path) -> None:
 def test_compress_writes_every_file(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
-        "graph.json", "model.onnx", "model.pt2", "model.safetensors", "plan.json", "report.json",
+        "graph.json", "model.onnx", "model.pt2", "model.safetensors", "native.safetensors", "plan.json",
+        "report.json",
     }  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
     assert (report["format"], report["schema"]) == ("prune-report", 1)
@@ -89,6 +90,9 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["search"]["best"][report["search"]["winner"]]["accuracy"] == best
     assert len(report["search"]["trials"]) == 2 + 10 + 4
     assert all(t["macs"] <= report["target"]["macs"] for t in report["search"]["trials"])
+    assert report["native"]["runs"] and report["native"]["file"] == "native.safetensors"
+    names = {c["name"]: (c["old"], c["new"]) for c in report["native"]["attributes"]}
+    assert names["layer2.0.padded"][0] == [8, 8]
 
 
 def test_a_pruned_model_loads_trains_and_agrees_with_its_exports(folder: Path) -> None:
