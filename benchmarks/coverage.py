@@ -230,7 +230,9 @@ def summary(part: str, results: Results) -> dict[str, Any]:
         "nearest": sum(bool(f.get("nearest")) for f in ours),
         "lowest_at_most_half": sum(f.get("lowest", 1.0) <= 0.5 for f in ours),
         "prunable": _mean([1 - f["lowest"] for f in ours if "lowest" in f]),
-        "onnx_tried": sum("onnx_error" in f or f.get("stage") == "zeros" and "error" in f for f in ours),
+        "onnx_tried": sum("onnx_error" in f or f.get("stage") == "native" and "error" in f for f in ours),
+        "native_tried": sum("native" in f for f in ours),
+        "native": sum(bool(f.get("native")) for f in ours),
         "onnx": sum("onnx_error" in f for f in ours),
         "wrong": sum(coverage_ours.failed(f) or f.get("capture_error", 0.0) > 1e-3 for f in ours),
         "worst_error": max((_worst(f) for f in ours), default=0.0),
@@ -271,7 +273,7 @@ def unsupported(results: Results) -> list[tuple[str, int, int]]:
 
 HEADER = (
     f"{'part':<29} {'models':>6} {'captured':>8} {'verified':>8} {'0.5±1%':>7} {'nearest':>7} "
-    f"{'prunable':>8} {'ONNX':>9} {'wrong':>5} {'s each':>6}   "
+    f"{'prunable':>8} {'own module':>10} {'ONNX':>9} {'wrong':>5} {'s each':>6}   "
     "Torch-Pruning: runs, wrong, no-op, other outputs, fails, hangs"
 )
 
@@ -283,8 +285,8 @@ def row(part: str, told: Mapping[str, Any]) -> str:
     return (
         f"{part} {CAPTIONS[part]:<27} {told['models']:>6} {told['captured']:>8} {told['verified']:>8} "
         f"{told['half']:>7} {told['nearest']:>7} {told['prunable']:>8.3f} "
-        f"{told['onnx']:>4}/{told['onnx_tried']:<4} {told['wrong']:>5} {told['seconds']:>6.1f}   "
-        + ", ".join(str(peer.get(k, 0)) for k in kinds)
+        f"{told['native']:>5}/{told['native_tried']:<4} {told['onnx']:>4}/{told['onnx_tried']:<4} "
+        f"{told['wrong']:>5} {told['seconds']:>6.1f}   " + ", ".join(str(peer.get(k, 0)) for k in kinds)
     )
 
 

@@ -23,11 +23,13 @@ from graph.groups import Pinned
 from graph.program import Program, ProgramModule
 from prune.export import export_onnx
 from prune.importance import magnitude
+from prune.native import native_module
 from prune.plan import TOLERANCE, Plan, WidthSpace, make_plan
 from prune.surgery import prune_program
 from prune.verify import LIMIT, run_program, verify
 
 TARGET = 0.5
+NATIVE_SECONDS = 20.0
 CONCLUSIVE = 1e-6  # a zeroed network and the pruned one agree to this where zeros stay zeros
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -87,6 +89,13 @@ def measure(module: nn.Module, example: Sequence[Tensor], report: Report, *, onn
     told("verify", verify_error=_error(axes, plan, pruned))
     told("random", random_error=_random_error(axes, space, seed))
     told("zeros", conclusive=_conclusive(program, pruned), untouched=_same(module, before))
+    native = native_module(module, program, pruned, seconds=NATIVE_SECONDS)
+    told(
+        "native",
+        native=native.module is not None,
+        native_reason=native.reason,
+        untouched=_same(module, before),
+    )
     if onnx:
         told("onnx", onnx_error=_onnx_error(pruned))
 

@@ -21,8 +21,8 @@ class Change(NamedTuple):
     Attributes:
         name: path from the module: ``layers.0.attn.num_heads``. Where a configuration object is on the path,
             the module before it has its own copy of it.
-        old: what it was; of a tensor that no checkpoint holds (a table of frequencies), its last size.
-        new: what it is; of such a tensor, the positions that stay.
+        old: what it was: a whole number, or a tuple or list of them.
+        new: what it is.
     """
 
     name: str
@@ -85,8 +85,8 @@ def set_attributes(module: nn.Module, changes: Sequence[Change]) -> None:
                 found = copy.copy(found)
                 setattr(thing, part, found)
             thing = found
-        before = getattr(thing, leaf)
-        setattr(thing, leaf, before[..., change.new] if isinstance(before, Tensor) else change.new)
+        getattr(thing, leaf)  # only what is there is changed
+        setattr(thing, leaf, change.new)
 
 
 @contextmanager

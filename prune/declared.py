@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -25,18 +25,23 @@ def declared(layer: nn.Module, groups: int | None = None) -> Sizes:
     return {}
 
 
-def declared_changes(old: nn.Module, new: nn.Module, groups: dict[str, int]) -> list[Change]:
+def declared_changes(
+    old: nn.Module, new: nn.Module, groups: Mapping[str, int], fewer: Mapping[str, int]
+) -> list[Change]:
     """What torch's layers have to declare after surgery.
 
     Args:
         old: the module as it was.
         new: a copy of it with the pruned weights.
-        groups: those of the convolutions and group norms now, by the path of the layer.
+        groups: those of the convolutions and group norms in the original program, by the path of the layer.
+        fewer: those in the pruned one.
     """
     found = []
     parts = dict(new.named_modules())
     for path, part in old.named_modules():
-        before, after = declared(part), declared(parts[path], groups.get(path))
+        # A program's groups may be those of another call that counts as the layer's (a functional one).
+        known = path in groups and groups[path] in (getattr(part, n, 0) for n in ("groups", "num_groups"))
+        before, after = declared(part), declared(parts[path], fewer[path] if known else None)
         for name, value in before.items():
             # A class of the user's own may mean something else by the name.
             if after[name] != value and getattr(part, name) == value:

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graph.program import TENSOR, Program
-from prune.attributes import join, tensors_of
+from prune.attributes import join
 from prune.declared import declared
 from prune.witness import Witness
 
@@ -33,10 +32,8 @@ class Slot:
         path: of the module.
         name: of the attribute, with a dot where a configuration holds it.
         readers: paths of the modules whose forward reads it.
-        old: its value; of a tensor, its last size.
+        old: its value.
         options: the values it may have now, the likeliest first; the old one is among them.
-        tensor: where the attribute is one; the options are then the positions of its last dimension that
-            stay, or None for all.
         now: the option that it has.
     """
 
@@ -45,7 +42,6 @@ class Slot:
     readers: frozenset[str]
     old: Any
     options: list[Any]
-    tensor: Tensor | None = None
     now: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +74,7 @@ def find_slots(root: nn.Module, program: Program, pruned: Program, witness: Witn
         options = _distinct(likely)
         if len(options) > 1:
             found.append(Slot(path, name, frozenset(readers), old, options))
-    return [*found, *_tables(root, program, pruned)]
+    return found
 
 
 def within(path: str, outer: str) -> bool:
@@ -132,51 +128,6 @@ def _options(value: Any, tables: Sequence[Pairs]) -> list[Any]:
         parts = [_options(v, tables) or [v] for v in value]
         return [type(value)(p) for p in itertools.islice(itertools.product(*parts), _MOST_OPTIONS)]
     return []
-
-
-def _tables(root: nn.Module, program: Program, pruned: Program) -> Iterator[Slot]:
-    """Tensors that no checkpoint holds, such as frequencies, from which the program's own were computed."""
-    names = tensors_of(root)
-    computed = [n for n in program.tensors if n not in names]
-    kept = [k for n in computed if (k := _kept(program.tensors[n], pruned.tensors[n])) is not None]
-    if not kept:
-        return
-    for name, tensor in names.items():
-        path, _, leaf = name.rpartition(".")
-        if name in program.tensors or isinstance(tensor, nn.Parameter) or tensor.dim() == 0:
-            continue
-        size = tensor.shape[-1]
-        options = _distinct(
-            k for pair in kept for k in _kept_of(size, *pair) if len(k) < size and max(k) < size
-        )
-        if options:
-            yield Slot(path, leaf, frozenset({path}), size, [None, *options], tensor)
-
-
-def _kept(old: Tensor, new: Tensor) -> tuple[list[int], int] | None:
-    """Which positions of the last dimension stay where that alone became smaller, and how many there were."""
-    if old.shape[:-1] != new.shape[:-1] or old.shape == new.shape:
-        return None
-    before, after = old.flatten(0, -2).unbind(-1), new.flatten(0, -2).unbind(-1)
-    kept: list[int] = []
-    for column in after:
-        start = kept[-1] + 1 if kept else 0
-        place = next((i for i in range(start, len(before)) if torch.equal(before[i], column)), None)
-        if place is None:
-            return None
-        kept.append(place)
-    return (kept, len(before)) if kept else None
-
-
-def _kept_of(size: int, kept: list[int], whole: int) -> Iterator[list[int]]:
-    """Positions of a dimension of this size that stay, if a table was computed from it."""
-    pairs = [k // 2 for k in kept[::2]]  # of tables that hold each entry twice, side by side
-    if whole == size:
-        yield kept
-        yield [*pairs, *(p + size // 2 for p in pairs)]
-    elif whole == 2 * size:
-        yield [k for k in kept if k < size]
-        yield pairs
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

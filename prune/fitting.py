@@ -55,12 +55,11 @@ class Search:
         # For a class of modules, the attributes whose other values helped: deep networks repeat themselves.
         self.learned: dict[type, dict[str, int]] = {}
         # All of them, so that each module has its own copy of a shared configuration from here on.
-        plain = [s for s in slots if s.tensor is None]
-        set_attributes(self.root, [Change(join(s.path, s.name), s.old, s.now) for s in plain])
+        set_attributes(self.root, [Change(join(s.path, s.name), s.old, s.now) for s in slots])
 
     def changes(self) -> list[Change]:
         """What the attributes are now, as far as they are not what they were."""
-        return [Change(join(s.path, s.name), s.old, s.now) for s in self.slots if s.now not in (s.old, None)]
+        return [Change(join(s.path, s.name), s.old, s.now) for s in self.slots if s.now != s.old]
 
     def run(self) -> Trial:
         """Go on from failure to failure until there is none left or nothing helps; the last trial."""
@@ -81,7 +80,7 @@ class Search:
         group: list[Slot] = []
         path = start.module
         while True:
-            found = [s for s in self.slots if _concerns(s, path)]
+            found = [s for s in self.slots if path == s.path or path in s.readers]
             group += [s for s in found if s not in group]
             if found and (better := self._best(group, path, start)) is not None:
                 return better
@@ -115,8 +114,6 @@ class Search:
                 thing: Any = self.root
                 for part in path:
                     thing = getattr(thing, part)
-                if slot.tensor is not None:
-                    value = slot.tensor if value is None else slot.tensor[..., value]
                 setattr(thing, leaf, value)
 
     def _choices(self, group: list[Slot], path: str) -> Iterator[list[Any]]:
@@ -133,8 +130,3 @@ class Search:
                 for values in itertools.product(*others):
                     changed = dict(zip(chosen, values, strict=True))
                     yield [changed.get(i, n) for i, n in enumerate(now)]
-
-
-def _concerns(slot: Slot, path: str) -> bool:
-    """Whether an attribute may be why a submodule fails."""
-    return path == slot.path or path in slot.readers or (slot.tensor is not None and within(slot.path, path))

@@ -92,7 +92,7 @@ def _changes(module: nn.Module, program: Program, pruned: Program, budget: Budge
     if not witness.first.passed:
         raise _Refused(f"the original does not do what its program does: {_told(root, witness.first)}")
     tried = _with(module, pruned, (), double=True)
-    fixed = declared_changes(root, own_module(tried), _groups(pruned))
+    fixed = declared_changes(root, own_module(tried), _groups(program), _groups(pruned))
     set_attributes(own_module(tried), fixed)
     search = Search(witness, tried, find_slots(root, program, pruned, witness), budget)
     last = search.run()

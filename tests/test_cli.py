@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
-from prune import load_pruned
+from graph.errors import ArchitectureError
+from models_zoo import registry
+from prune import load_native, load_pruned
 from prune.load import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +111,22 @@ def test_a_pruned_model_loads_trains_and_agrees_with_its_exports(folder: Path) -
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     optimizer.step()
     assert not torch.equal(module.eval()(x), before)
+
+
+def test_the_class_of_the_model_is_loaded_back(folder: Path) -> None:
+    module = registry.build("resnet20", in_channels=1)
+    before = {k: t.clone() for k, t in module.state_dict().items()}
+    made = load_native(folder, module.train())
+    assert type(made) is type(module) and made.training
+    assert all(torch.equal(t, before[k]) for k, t in module.state_dict().items())
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(made.eval()(x), load_pruned(folder)(x))
+    stored = load_file(folder / "native.safetensors")
+    assert stored.keys() == made.state_dict().keys()
+    assert all(torch.equal(t, stored[k]) for k, t in made.state_dict().items())
+    with pytest.raises(ArchitectureError, match="is not the model that was pruned"):
+        load_native(folder, registry.build("resnet32", in_channels=1, width=8))
 
 
 def test_eval_agrees_across_the_three_forms(model: Path, folder: Path) -> None:
