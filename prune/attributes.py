@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -86,7 +87,19 @@ def set_attributes(module: nn.Module, changes: Sequence[Change]) -> None:
                 setattr(thing, part, found)
             thing = found
         getattr(thing, leaf)  # only what is there is changed
-        setattr(thing, leaf, change.new)
+        put(thing, leaf, change.new)
+
+
+def put(thing: Any, name: str, value: object) -> None:
+    """Set an attribute of a module, or of a configuration that is its own copy, frozen or not.
+
+    Raises:
+        AttributeError: the class does not allow it.
+    """
+    try:
+        setattr(thing, name, value)
+    except FrozenInstanceError:
+        object.__setattr__(thing, name, value)
 
 
 @contextmanager

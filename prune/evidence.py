@@ -64,8 +64,12 @@ def find_slots(root: nn.Module, program: Program, pruned: Program, witness: Witn
         part = modules[path]
         if declared(part) and not isinstance(part, nn.MultiheadAttention):
             continue  # its sizes follow from its weights
+        *held, leaf = name.split(".")
+        owner = type(getattr(part, held[0]) if held else part)
+        if isinstance(getattr(owner, leaf, None), property):
+            continue  # what it is computed from was read, too
         old = witness.reads.values[path, name]
-        near = _options(old, [pairs[p] for p in {path, *readers}])
+        near = _options(old, [pairs[p] for p in sorted({path, *readers})])
         if not near and not isinstance(old, int):
             continue
         wider = _options(old, [p for at, p in pairs.items() if within(at, path)])

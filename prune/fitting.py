@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from prune.attributes import Change, join, set_attributes
+from prune.attributes import Change, join, put, set_attributes
 from prune.evidence import Slot, within
 from prune.witness import Trial, Witness, own_module
 
@@ -114,7 +114,7 @@ class Search:
                 thing: Any = self.root
                 for part in path:
                     thing = getattr(thing, part)
-                setattr(thing, leaf, value)
+                put(thing, leaf, value)
 
     def _choices(self, group: list[Slot], path: str) -> Iterator[list[Any]]:
         """Values for the attributes of a group: what helped before, then one change, two, and so on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,20 +191,30 @@ def test_sizes_in_the_code_are_refused_with_the_submodule() -> None:
 class Configured(nn.Module):
     """A layer that reads its size from a configuration which others hold too."""
 
-    def __init__(self, config: SimpleNamespace) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
         self.up, self.down = nn.Linear(12, config.width), nn.Linear(config.width, 12)
 
+    @property
+    def width(self) -> int:
+        """As the configuration has it."""
+        return int(self.config.width)
+
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
-        x = F.gelu(self.up(x)).reshape(-1, self.config.width)  # (B, T, W) -> (B * T, W)
+        x = F.gelu(self.up(x)).reshape(-1, self.width)  # (B, T, W) -> (B * T, W)
         result: Tensor = self.down(x).reshape(batch, length, -1)  # (B * T, C) -> (B, T, C)
         return result
 
 
-def test_modules_that_share_a_configuration_get_their_own() -> None:
-    config = SimpleNamespace(width=32)
+@dataclass(frozen=True)
+class Config:
+    width: int = 32
+
+
+@pytest.mark.parametrize("config", [SimpleNamespace(width=32), Config()])
+def test_modules_that_share_a_configuration_get_their_own(config: Any) -> None:
     module = nn.Sequential(Configured(config), Configured(config), nn.Linear(12, 3)).eval()
     program = capture(module, list(TOKENS))
     axes = infer(program)
@@ -236,6 +247,14 @@ class Recurrent(nn.Module):
 def test_recurrences(kind: type[nn.RNNBase]) -> None:
     result = own(Recurrent(kind).eval(), TOKENS)
     assert {"layer.hidden_size", "layer.input_size", "head.in_features"} <= set(changes(result))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_that_are_computed(norm: Any) -> None:
+    module = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU(), norm(nn.Linear(8, 3)))
+    found = changes(own(module.eval(), TOKENS))
+    assert {"0.out_features", "2.in_features"} <= set(found)
 
 
 def test_group_norm() -> None:
