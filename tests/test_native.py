@@ -110,7 +110,14 @@ def changes(result: NativeResult) -> dict[str, tuple[Any, Any]]:
     return {c.name: (c.old, c.new) for c in result.changes}
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "shufflenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_of_the_zoo_run_natively(name: str) -> None:
     torch.manual_seed(0)
     module = registry.build(name).eval()
