@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graph.groups import Site
-from graph.program import INPUT, TENSOR, Node, Program, Ref, refs_in
+from graph.program import INPUT, TENSOR, Node, Program, Ref
 
 Labels = NDArray[np.int64]
 FIXED = 0  # the label of what always stays
@@ -169,8 +169,7 @@ class Pass(ABC):
 
     def operands(self, node: Node) -> list[Ref]:
         """The tensors among a node's arguments, in order."""
-        refs = refs_in((node.args, dict(node.kwargs)))
-        return [r for r in refs if isinstance(self.full[r.name], Tensor)]
+        return [Ref(name) for name in node.refs if isinstance(self.full[name], Tensor)]
 
     def results(self, node: Node) -> list[str]:
         """The names under which a node's results stand in ``full`` and ``fields``."""

@@ -43,11 +43,11 @@ class Movement:
     tied: tuple[int, ...] = ()
 
 
-Moved = dict[tuple[str, int], tuple[Labels, Labels]]
+Moved = dict[tuple[str, int], Labels]
 
 
 def moved_labels(run: Pass, node: Node, whole: Mapping[str, frozenset[int]] | None = None) -> Moved:
-    """Where the labels of each operand dimension lie in each result, and their positions before.
+    """Where the labels of each operand dimension lie in each result.
 
     Args:
         run: the pass that asks.
@@ -55,35 +55,44 @@ def moved_labels(run: Pass, node: Node, whole: Mapping[str, frozenset[int]] | No
         whole: for results, dimensions that are not narrowed even if nothing changes along them.
 
     Returns:
-        For each (result, operand dimension) two arrays, of size 1 in dimensions along which nothing changes.
+        For each (result, operand dimension) an array, of size 1 in dimensions along which nothing changes.
 
     Raises:
         RuntimeError, ValueError, IndexError, TypeError: the operator does not run on these shapes.
     """
-    operands = [r.name for r in run.operands(node)]
     result: Moved = {}
-    for dim in sorted({d for r in operands for d in run.fields.get(r, {})}):
+    for dim in _labelled(run, node):
         labels: dict[str, Tensor] = {}
-        lines: dict[str, Tensor] = {}
-        for name in operands:
-            shape = run.shape_now(name)
-            found = run.fields.get(name, {}).get(dim)
-            narrow = [1] * len(shape)
-            if dim < len(shape):
-                narrow[dim] = shape[dim]
-                lines[name] = torch.arange(shape[dim]).reshape(narrow).expand(shape)
-            else:
-                lines[name] = torch.zeros(1, dtype=torch.int64).expand(shape)
-            labels[name] = (
-                torch.zeros(1, dtype=torch.int64).expand(shape)
-                if found is None
-                else torch.from_numpy(np.array(found.labels)).expand(shape)
-            )
-        outs, positions = _run(node, run.now, labels), _run(node, run.now, lines)
-        for name, out, line in zip(run.results(node), outs, positions, strict=True):
-            keep = (whole or {}).get(name, frozenset())
-            result[name, dim] = _compressed(out, keep), _compressed(line)
+        for ref in run.operands(node):
+            found = run.field(ref, dim)
+            values = torch.zeros(1, dtype=torch.int64) if found is None else _tensor(found.labels)
+            labels[ref.name] = values.expand(run.shape_now(ref.name))
+        for name, out in zip(run.results(node), _run(node, run.now, labels), strict=True):
+            result[name, dim] = _compressed(out, (whole or {}).get(name, frozenset()))
     return result
+
+
+def _moved_positions(run: Pass, node: Node) -> Moved:
+    """For each (result, operand dimension), where in that dimension each element stood before."""
+    result: Moved = {}
+    for dim in _labelled(run, node):
+        lines: dict[str, Tensor] = {}
+        for ref in run.operands(node):
+            shape = run.shape_now(ref.name)
+            narrow = [size if d == dim else 1 for d, size in enumerate(shape)]
+            lines[ref.name] = torch.arange(math.prod(narrow)).reshape(narrow).expand(shape)
+        for name, line in zip(run.results(node), _run(node, run.now, lines), strict=True):
+            result[name, dim] = _compressed(line)
+    return result
+
+
+def _labelled(run: Pass, node: Node) -> list[int]:
+    """The dimensions along which some operand carries labels."""
+    return sorted({d for r in run.operands(node) for d in run.fields.get(r.name, {})})
+
+
+def _tensor(labels: Labels) -> Tensor:
+    return torch.from_numpy(labels if labels.flags.writeable else labels.copy())
 
 
 def movements(run: Pass, node: Node) -> list[Movement]:
@@ -92,7 +101,7 @@ def movements(run: Pass, node: Node) -> list[Movement]:
     Raises:
         RuntimeError, ValueError, IndexError, TypeError: the operator does not run on these shapes.
     """
-    moved = moved_labels(run, node)
+    moved, before = moved_labels(run, node), _moved_positions(run, node)
     depends: dict[int, set[int]] = {}  # lanes depend on heads, wherever both stand
     for ref in run.operands(node):
         for dim, field in run.fields.get(ref.name, {}).items():
@@ -100,7 +109,8 @@ def movements(run: Pass, node: Node) -> list[Movement]:
             depends.setdefault(dim, set()).update(others)
     result: list[Movement] = []
     for name in run.results(node):
-        result += _steps(name, {dim: found for (of, dim), found in moved.items() if of == name}, depends)
+        found = {dim: (labels, before[of, dim]) for (of, dim), labels in moved.items() if of == name}
+        result += _steps(name, found, depends)
     return result
 
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from graph.errors import ProgramError
+from graph.meta import on_shapes
 
 INPUT = "input"
 TENSOR = "tensor"
@@ -84,13 +83,13 @@ class Node:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     module: str = ""
 
-    @property
+    @cached_property
     def base(self) -> str:
         """The operator without name space and overload: ``conv2d`` for ``aten.conv2d.default``."""
         parts = self.op.split(".")
         return parts[1] if len(parts) > 1 else parts[0]
 
-    @property
+    @cached_property
     def refs(self) -> tuple[str, ...]:
         """Names of the nodes whose values this one takes, in order, with repeats."""
         return tuple(r.name for r in refs_in((self.args, dict(self.kwargs))))
@@ -316,23 +315,21 @@ class Program:
         """
         env: dict[str, Any] = {}
         tensors = {k: torch.empty_like(t, device="meta") for k, t in self.tensors.items()}
-        with without_data():
-            for _ in execute(self, tensors, self.example(batch), env=env):
-                pass
+        remembered = {n.name: _on_shapes for n in self.nodes}
+        for _ in execute(self, tensors, self.example(batch), env=env, overrides=remembered):
+            pass
         return env
-
-
-@contextmanager
-def without_data() -> Iterator[None]:
-    """Operators on the meta device: where a size depends on a mask, every element of it counts as set."""
-    patch = torch.fx.experimental._config.patch  # type: ignore[attr-defined]  # added when it is imported
-    with patch(meta_nonzero_assume_all_nonzero=True):
-        yield
 
 
 Intercept = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 # Computes a node's value in its operator's place: (operator, node, arguments, keyword arguments) -> value
 Override = Callable[[Callable[..., Any], Node, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _on_shapes(
+    function: Callable[..., Any], node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return on_shapes(function, args, kwargs)
 
 
 def execute(

@@ -131,7 +131,7 @@ class Replay(Pass):
         made = {name: frozenset(d for of, d in self.axes.made if of == name) for name in self.results(node)}
         now = moved_labels(self, node, made)
         for step in steps:
-            entering = [now[step.result, d][0] for d in step.sources if (step.result, d) in now]
+            entering = [now[step.result, d] for d in step.sources if (step.result, d) in now]
             for dim in step.targets:
                 expected = self.axes.fields.get(step.result, {}).get(dim)
                 if expected is None:

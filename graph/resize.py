@@ -17,7 +17,8 @@ import torch
 from graph import rules
 from graph.errors import PlanError
 from graph.labels import Field, Pass, result_name
-from graph.program import INPUT, TENSOR, Node, Ref, resolve, substitute, without_data
+from graph.meta import on_shapes
+from graph.program import INPUT, TENSOR, Node, Ref, resolve, substitute
 
 
 class SizeError(PlanError):
@@ -78,8 +79,7 @@ def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
                 for ref in run.operands(node):
                     if run.is_tensor(ref):
                         run.now[ref.name] = _meta(run, ref.name)
-                with without_data():
-                    _execute(run, small)
+                _execute(run, small)
                 lengths.check(node)
             except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as err:
                 raise SizeError(node, (str(err).splitlines() or [type(err).__name__])[0]) from err
@@ -101,7 +101,7 @@ def _meta(run: Pass, name: str) -> torch.Tensor:
 def _execute(run: Pass, node: Node) -> None:
     meta = torch.device("meta")
     args, kwargs = substitute(node.args, run.now, meta), substitute(dict(node.kwargs), run.now, meta)
-    value = resolve(node.op)(*args, **kwargs)
+    value = on_shapes(resolve(node.op), args, kwargs)
     run.now[node.name] = value
     if isinstance(value, (list, tuple)):
         run.now |= {result_name(node.name, i): v for i, v in enumerate(value)}
