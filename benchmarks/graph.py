@@ -10,7 +10,8 @@ under "surgery", and the result must run forward.
 The stages are timed after a tiny model went through all of them, so that they hold no imports; how long that
 took is told as "start". Memory is the peak of the resident set from before the first stage to after the last,
 less what the process held before the model was made, over the bytes of the model's parameters and buffers
-(which are in it). "plan" scores all weights and projects the widths onto the target. The float64 proof runs after all that.
+(which are in it). "plan" scores all weights and projects the widths onto the target.
+The float64 proof runs after all that.
 
     python benchmarks/graph.py --profile NAME    the functions in which the time goes
 """

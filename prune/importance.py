@@ -22,6 +22,7 @@ from graph.program import ProgramModule
 Criterion = Literal["magnitude", "bn-scale", "taylor"]
 CRITERIA: tuple[Criterion, ...] = ("magnitude", "bn-scale", "taylor")
 Scores = NDArray[np.float64]
+_PIECE = 1 << 16  # elements of a weight that are squared at once: 768 KiB of squares
 
 
 def _by_class(values: Tensor, field: Field, classes: int) -> Scores:
@@ -47,11 +48,34 @@ def magnitude(axes: Axes) -> Scores:
     Vectors (biases, normalisation scales) are left out: they live on another scale than the weights.
     """
     scores = np.zeros(axes.classes)
-    for name, field in _weight_fields(axes):
-        weight = axes.program.tensors[name]
-        if weight.dim() > 1:
-            scores += _by_class(weight.detach().float().square(), field, axes.classes)
+    for name, fields in axes.weights.items():
+        weight = axes.program.tensors[name].detach()
+        if name in axes.program.trainable and weight.dim() > 1 and fields:
+            for field, sums in zip(fields.values(), _squared_norms(weight, fields.values()), strict=True):
+                labels = np.broadcast_to(field.labels, sums.shape)
+                scores += np.bincount(labels.ravel(), weights=sums.ravel(), minlength=axes.classes)
     return axes.spread(scores)
+
+
+def _squared_norms(weight: Tensor, fields: Iterable[Field]) -> list[Scores]:
+    """For each field the sums of squares over all dimensions that its labels do not depend on.
+
+    The weight is read once, in pieces that stay in the processor's cache: rounded to float32 when squared,
+    summed in float64.
+    """
+    free = [[d for d, s in enumerate(f.labels.shape) if s == 1 < weight.shape[d]] for f in fields]
+    shapes = [[1 if d in dims else s for d, s in enumerate(weight.shape)] for dims in free]
+    sums = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
+    rows = max(1, _PIECE * len(weight) // max(1, weight.numel()))
+    for start in range(0, len(weight), rows):
+        squares = weight[start : start + rows].float().square().double()
+        for dims, total in zip(free, sums, strict=True):
+            part = squares.sum(dims, keepdim=True) if dims else squares
+            if 0 in dims:
+                total += part
+            else:
+                total[start : start + rows] = part
+    return [s.numpy() for s in sums]
 
 
 def bn_scale(axes: Axes) -> Scores:

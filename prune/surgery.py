@@ -45,7 +45,8 @@ def _gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field
         old, new = whole[dim], kept[dim]
         if old.labels.size == old.labels.shape[dim]:
             index = positions(old.labels.ravel(), new.rows[0])
-            tensor = tensor.index_select(dim, torch.from_numpy(index))
+            if not np.array_equal(index, np.arange(tensor.shape[dim])):  # else there is nothing to copy
+                tensor = tensor.index_select(dim, torch.from_numpy(index))
             rows[dim] = index
         else:
             tensor = _gather_rows(tensor, dim, old, new, rows)
