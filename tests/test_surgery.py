@@ -51,6 +51,18 @@ def test_random_plans_verify(name: str) -> None:
     assert all(torch.equal(t, axes.program.tensors[k]) for k, t in before.items())
 
 
+def test_what_stays_whole_is_not_copied() -> None:
+    axes = axes_of("chain")
+    pruned = prune_program(axes, whole(axes))
+    assert axes.groups
+    for name, tensor in axes.program.tensors.items():
+        assert pruned.tensors[name].data_ptr() == tensor.data_ptr()
+    cut = prune_program(axes, narrowest(axes))
+    for name, tensor in axes.program.tensors.items():
+        shared = cut.tensors[name].data_ptr() == tensor.data_ptr()
+        assert shared == (cut.tensors[name].shape == tensor.shape)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", CASES)
 def test_the_narrowest_plan_verifies(name: str) -> None:
