@@ -92,3 +92,9 @@ def test_tensors_with_data_are_computed() -> None:
 def test_a_tensor_that_is_more_than_its_shape_is_no_key(tensor: Tensor) -> None:
     with pytest.raises(Unfit):
         frozen(tensor)
+
+
+def test_every_element_of_a_mask_counts_as_set() -> None:
+    mask = meta(3, 4, dtype=torch.bool)
+    assert on_shapes(aten.nonzero.default, (mask,), {}).shape == (12, 2)
+    assert on_shapes(aten.index.Tensor, (meta(3, 4, 5), [mask]), {}).shape == (12, 5)
