@@ -13,13 +13,18 @@ from torch import Tensor, nn
 
 from graph.axes import Axes
 from graph.cost import costs
+from graph.cost_model import CostModel
 from graph.program import Program
+from prune.budget import Budget
 from prune.importance import score
-from prune.plan import Plan, WidthSpace, make_plan
+from prune.plan import Plan, make_plan
 from prune.surgery import prune_program
 from prune.verify import LIMIT, verify
+from prune.widths import WidthSpace
 
 INPUT = (2, 3, 4, 4)
+
+FIGURES = ("macs", "params", "weight_bytes", "peak_activation_bytes", "memory_bytes")  # that are predicted
 
 
 class Net(nn.Module):
@@ -308,13 +313,21 @@ def random_plan(axes: Axes, seed: int) -> Plan:
 
 def uniform_plan(axes: Axes, target: float) -> Plan:
     space = WidthSpace(axes)
-    levels = space.project(np.ones(space.bundles), int(target * space.base_macs))
+    levels = Budget.of(space, macs=int(target * space.base_macs)).project(np.ones(space.bundles))
     return make_plan(space, levels, score(axes, "magnitude"), "uniform")
 
 
 def prune_and_prove(axes: Axes, plan: Plan, *, batch: int = 2) -> Program:
-    """Prune; the result must compute what the masked original computes, at the cost that was predicted."""
+    """Prune; the result must compute what the masked original computes, at the costs that were predicted."""
     pruned = prune_program(axes, plan)
     assert verify(axes, plan.keep_mask(axes), pruned, batch=batch).max_error <= LIMIT
-    assert costs(pruned).macs == plan.macs
+    recounted, model, kept = costs(pruned), CostModel(axes), kept_counts(axes, plan)
+    assert recounted.macs == plan.macs
+    for figure in FIGURES:
+        assert getattr(model, figure)(kept) == getattr(recounted, figure), figure
     return pruned
+
+
+def kept_counts(axes: Axes, plan: Plan) -> list[int]:
+    """How many units each group keeps."""
+    return [len(plan.kept[group.name]) for group in axes.groups]
