@@ -2,7 +2,7 @@
 
 An episode walks the bundles in the order of the network. Each action is a keep ratio, bounded so that the
 target can still be met by the bundles that follow (AMC, He et al. 2018, arXiv:1802.03494, algorithm 1).
-After the last one the widths are projected onto the target, the plan is scored, and the score is the reward.
+After the last one the widths are projected onto the budget, the plan is scored, and the score is the reward.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from graph.topology import Topology
-from prune.plan import WidthSpace
+from prune.budget import Budget
+from prune.widths import WidthSpace
 from rl.reward import Score
 
 Observation = dict[str, NDArray[np.float32]]
@@ -24,7 +25,7 @@ STATE = ("progress", "target", "decided share", "open share", "share of this", "
 
 
 class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
-    """Choose how much of each bundle to keep under a limit of MACs.
+    """Choose how much of each bundle to keep under a budget.
 
     Observation:
         ``kept`` (bundles,): keep ratio of each bundle, 1 where none is decided yet;
@@ -40,7 +41,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     Args:
         space: the widths that the network can have.
         topology: of the network; only its MAC shares are used here.
-        target: MACs that the plan may cost.
+        budget: what the plan may use.
         score: scores levels, one per bundle.
         prior: keep ratio of each bundle that action 0 means.
         floor: the smallest keep ratio an action can ask for; the projection may go below it.
@@ -52,17 +53,17 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self,
         space: WidthSpace,
         topology: Topology,
-        target: int,
+        budget: Budget,
         score: Callable[[NDArray[np.int64]], Score],
         prior: NDArray[np.float64],
         *,
         floor: float = 0.1,
     ) -> None:
         super().__init__()
-        space.check_target(target)
+        budget.check_reachable()
         self.space = space
         self.topology = topology
-        self.target = target
+        self.budget = budget
         self.score = score
         self.prior = prior
         self.floor = floor
@@ -96,7 +97,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.step_index += 1
         if self.step_index < self.space.bundles:
             return self._observe(), 0.0, False, False, {}
-        levels = self.space.project(self.ratios, self.target)
+        levels = self.budget.project(self.ratios)
         score = self.score(levels)
         return self._observe(), score.reward, True, False, {"levels": levels, "score": score}
 
@@ -118,7 +119,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         while low < high:
             middle = (low + high + 1) // 2
             levels[self.step_index] = middle
-            if self.space.macs(levels) <= self.target:
+            if self.budget.holds(levels):
                 low = middle
             else:
                 high = middle - 1
@@ -132,7 +133,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         shares = self.macs_share / max(float(self.macs_share.sum()), 1e-9)
         state = [
             i / n,
-            self.target / self.space.base_macs,
+            self.budget.share,
             float((shares * self.ratios * decided).sum()),
             float(shares[i:].sum()),
             float(shares[i]) if i < n else 0.0,

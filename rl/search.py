@@ -20,9 +20,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from graph import topology
 from graph.errors import UsageError
 from graph.topology import Topology
+from prune.budget import Budget
 from prune.importance import Scores, normalised
-from prune.plan import WidthSpace, make_plan
+from prune.plan import make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
+from prune.widths import WidthSpace
 from rl.env import PruningEnv
 from rl.policy import GraphFeatures
 from rl.reward import Evaluator, Score
@@ -118,25 +120,25 @@ def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) 
 
 
 def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: SearchConfig) -> SearchResult:
-    """Find the best plan within a limit of MACs.
+    """Find the best plan within a budget.
 
     Args:
-        problem: the program, the target and the importance of its channels.
+        problem: the program, the budget and the importance of its channels.
         graph: topology of the program.
         evaluator: scores plans on the search split.
         config: how long and with what seed.
 
     Raises:
-        TargetError: the target cannot be reached.
+        TargetError: the limits cannot be met.
     """
-    space, target = problem.space, problem.target
-    space.check_target(target)
+    space, budget = problem.space, problem.budget
+    budget.check_reachable()
     book = _Book(problem, evaluator)
-    book.score(space.project(np.ones(space.bundles), target), "uniform")
-    book.score(space.project(global_ratios(space, problem.scores, target), target), "global-magnitude")
+    book.score(budget.project(np.ones(space.bundles)), "uniform")
+    book.score(budget.project(global_ratios(space, problem.scores, budget)), "global-magnitude")
     random = np.random.default_rng(config.seed)
     for _ in range(config.random_plans):
-        book.score(space.project(random.uniform(0.1, 1.0, space.bundles), target), "random")
+        book.score(budget.project(random.uniform(0.1, 1.0, space.bundles)), "random")
     if config.episodes:
         _run_ppo(problem, graph, book, config)
     trial, levels = book.winner()
@@ -150,10 +152,10 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     )
 
 
-def global_ratios(space: WidthSpace, scores: Scores, target: int) -> NDArray[np.float64]:
+def global_ratios(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.float64]:
     """Keep ratios of one threshold for the whole network, on scores divided by their group's mean.
 
-    The threshold is the lowest whose widths meet the target; each bundle keeps at least a tenth.
+    The threshold is the lowest whose widths keep the budget; each bundle keeps at least a tenth.
     """
     axes = space.axes
     relative = normalised(axes, scores)
@@ -167,7 +169,7 @@ def global_ratios(space: WidthSpace, scores: Scores, target: int) -> NDArray[np.
         middle = (low + high) // 2
         kept = [(len(u) - np.searchsorted(u, candidates[middle], side="right")) / len(u) for u in units]
         ratios = np.maximum(0.1, np.array(kept))
-        if space.macs(space.levels(ratios)) <= target:
+        if budget.holds(space.levels(ratios)):
             high = middle
         else:
             low = middle + 1
@@ -178,7 +180,7 @@ def _run_ppo(problem: Problem, graph: Topology, book: _Book, config: SearchConfi
     space = problem.space
     best, _ = book.winner()
     env = PruningEnv(
-        space, graph, problem.target, lambda levels: book.score(levels, "ppo"), np.array(best.ratios)
+        space, graph, problem.budget, lambda levels: book.score(levels, "ppo"), np.array(best.ratios)
     )
     steps = space.bundles * config.episodes_per_update
     agent = PPO(
