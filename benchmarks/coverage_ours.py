@@ -20,12 +20,14 @@ from graph.axes import Axes, infer
 from graph.capture import capture
 from graph.groups import Pinned
 from graph.program import Program, ProgramModule
+from prune.budget import TOLERANCE, Budget
 from prune.export import export_onnx
 from prune.importance import magnitude
 from prune.native import native_module
-from prune.plan import TOLERANCE, Plan, WidthSpace, make_plan
+from prune.plan import Plan, make_plan
 from prune.surgery import prune_program
 from prune.verify import LIMIT, run_program, verify
+from prune.widths import WidthSpace
 
 TARGET = 0.5
 NATIVE_SECONDS = 20.0
@@ -74,7 +76,7 @@ def measure(module: nn.Module, example: Sequence[Tensor], report: Report, *, onn
         report({"reached": 1.0, "half": False, "nearest": False, "untouched": _same(module, before)})
         return
     target = max(int(TARGET * space.base_macs), space.lowest_macs)
-    levels = space.project([1.0] * space.bundles, target)
+    levels = Budget.of(space, macs=target).project([1.0] * space.bundles)
     plan = make_plan(space, levels, magnitude(axes), "uniform")
     half = TARGET - TOLERANCE <= plan.ratio <= TARGET
     told(

@@ -29,11 +29,13 @@ from graph.cost import costs
 from graph.program import ProgramModule
 from models_zoo import registry
 from profilers.latency import compare, environment, onnx_call
+from prune.budget import Budget
 from prune.export import export_onnx
 from prune.importance import magnitude
-from prune.plan import WidthSpace, make_plan
+from prune.plan import make_plan
 from prune.surgery import prune_program
 from prune.verify import verify
+from prune.widths import WidthSpace
 
 
 def randomised(name: str) -> nn.Module:
@@ -55,7 +57,7 @@ def ours(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     axes = infer(program)
     inferred = time.perf_counter()
     space = WidthSpace(axes)
-    levels = space.project([1.0] * space.bundles, space.base_macs // 2)
+    levels = Budget.of(space, macs=space.base_macs // 2).project([1.0] * space.bundles)
     plan = make_plan(space, levels, magnitude(axes), "uniform")
     planned = time.perf_counter()
     pruned = prune_program(axes, plan)

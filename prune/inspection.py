@@ -17,10 +17,10 @@ from prune.export import OnnxModel, export_onnx, export_pt2
 from prune.files import check_output_file
 from prune.inputs import inputs_of
 from prune.load import ModelSource, load
-from prune.plan import WidthSpace
 from prune.report import count, size
 from prune.subject import NO_DATA, Subject, must_find_data, program_of
 from prune.tune import Evaluation, evaluate
+from prune.widths import WidthSpace
 
 Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 

@@ -15,8 +15,8 @@ from models_zoo.data import DataSet
 from prune.data import load_data
 from prune.inputs import times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
-from prune.plan import WidthSpace
 from prune.selection import Selection, select
+from prune.widths import WidthSpace
 
 NO_DATA = "none"
 

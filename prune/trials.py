@@ -8,8 +8,10 @@ from typing import Any
 
 from graph.channels import Axes
 from models_zoo.data import DataSet
+from prune.budget import Budget
 from prune.importance import Scores
-from prune.plan import Plan, WidthSpace
+from prune.plan import Plan
+from prune.widths import WidthSpace
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Problem:
     Attributes:
         axes: of the whole program.
         space: the widths it can have.
-        target: MACs that the plan may cost.
+        budget: what the plan may use.
         scores: importance of each class of channels.
         data: its train and search splits may be used, its test split never.
         on_trial: to be told of each scored plan.
@@ -80,7 +82,7 @@ class Problem:
 
     axes: Axes
     space: WidthSpace
-    target: int
+    budget: Budget
     scores: Scores
     data: DataSet
     on_trial: Callable[[Trial], None]

@@ -11,8 +11,10 @@ from networks import prune_and_prove, random_plan
 from benchmarks.awkward import MODULES
 from graph.axes import infer
 from graph.capture import capture
+from prune.budget import Budget
 from prune.importance import magnitude
-from prune.plan import WidthSpace, make_plan
+from prune.plan import make_plan
+from prune.widths import WidthSpace
 
 # What the core cannot do yet, with the reason.
 MISSING = {
@@ -57,7 +59,7 @@ def test_awkward_module(name: str, request: pytest.FixtureRequest) -> None:
         assert space.lowest_macs <= 0.5 * space.base_macs
     if space.bundles:
         target = max(space.base_macs // 2, space.lowest_macs)
-        levels = space.project([1.0] * space.bundles, target)
+        levels = Budget.of(space, macs=target).project([1.0] * space.bundles)
         plan = make_plan(space, levels, magnitude(axes), "uniform")
         prune_and_prove(axes, plan)
         assert plan.macs <= target

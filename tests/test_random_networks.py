@@ -14,7 +14,9 @@ from benchmarks.random_networks import FORMS, WAYS, WIDTHS, Design, build, desig
 from benchmarks.random_parts import IMAGE_PARTS, TOKEN_PARTS
 from graph.axes import infer
 from graph.capture import capture
-from prune.plan import WidthSpace, make_plan
+from prune.budget import Budget
+from prune.plan import make_plan
+from prune.widths import WidthSpace
 
 EXAMPLES = int(os.environ.get("PRUNE_EXAMPLES", "25"))
 
@@ -31,7 +33,9 @@ def prune_all_ways(design: Design, seed: int) -> None:
         prune_and_prove(axes, make_plan(space, np.zeros(space.bundles, int), np.zeros(axes.classes), "none"))
         target = (space.lowest_macs + space.base_macs) // 2
         ratios = np.random.default_rng(seed).uniform(0.05, 1.0, space.bundles)
-        plan = make_plan(space, space.project(ratios, target), np.zeros(axes.classes), "projected")
+        plan = make_plan(
+            space, Budget.of(space, macs=target).project(ratios), np.zeros(axes.classes), "projected"
+        )
         prune_and_prove(axes, plan)
         assert plan.macs <= target
 

@@ -18,11 +18,13 @@ from graph.encoder import DECISIONS, MultiStageEncoder
 from graph.program import ProgramModule
 from models_zoo import registry
 from models_zoo.data import load_embedded
+from prune.budget import Budget
 from prune.importance import magnitude
-from prune.plan import WidthSpace, make_plan
+from prune.plan import make_plan
 from prune.recalibrate import recalibrated
 from prune.surgery import prune_program
 from prune.trials import Problem, Trial
+from prune.widths import WidthSpace
 from rl.env import PruningEnv
 from rl.reward import Evaluator, Score
 from rl.search import SearchConfig, search
@@ -38,7 +40,12 @@ def axes() -> Axes:
 def problem() -> Problem:
     space = WidthSpace(axes())
     return Problem(
-        axes(), space, space.base_macs // 2, magnitude(axes()), load_embedded("digits"), lambda _: None
+        axes(),
+        space,
+        Budget.of(space, macs=space.base_macs // 2),
+        magnitude(axes()),
+        load_embedded("digits"),
+        lambda _: None,
     )
 
 
@@ -52,7 +59,7 @@ def environment(score: object = None) -> PruningEnv:
     return PruningEnv(
         asked.space,
         topology.build(axes()),
-        asked.target,
+        asked.budget,
         fake,
         np.full(asked.space.bundles, 0.7),  # type: ignore[arg-type]
     )
@@ -75,8 +82,8 @@ def test_every_sequence_of_actions_ends_within_the_target() -> None:
             action = np.full(1, -1.0 if episode == 0 else 1.0) if episode < 2 else random.normal(0, scale, 1)
             _, reward, done, _, info = env.step(action.astype(np.float32))
             assert done or reward == 0.0
-        macs = env.space.macs(info["levels"])
-        assert 0.98 * env.target <= macs <= env.target
+        macs, target = env.space.macs(info["levels"]), env.space.base_macs // 2
+        assert 0.98 * target <= macs <= target
 
 
 def test_masks_score_what_surgery_yields() -> None:
@@ -84,7 +91,9 @@ def test_masks_score_what_surgery_yields() -> None:
     data = load_embedded("digits")
     for seed in range(3):
         wish = np.random.default_rng(seed).uniform(0.1, 1, space.bundles)
-        plan = make_plan(space, space.project(wish, space.base_macs // 2), magnitude(axes()), "t")
+        plan = make_plan(
+            space, Budget.of(space, macs=space.base_macs // 2).project(wish), magnitude(axes()), "t"
+        )
         pruned = prune_program(axes(), plan)
         batches = [x for x, _ in data.train.batches(128, shuffle=True, limit=64)]
         pruned = replace(pruned, tensors=recalibrated(pruned, pruned.tensors, batches))

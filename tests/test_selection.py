@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from graph.capture import capture
 from graph.errors import TargetError, UsageError
 from graph.program import Program
-from prune.plan import WidthSpace
+from prune.budget import Budget
 from prune.selection import Selection, parse_limit, select
+from prune.widths import WidthSpace
 
 
 class Net(nn.Module):
@@ -102,7 +103,7 @@ def test_limits_out_of_reach_say_what_is_reachable(program: Program) -> None:
     axes, minimum = select(program, Selection(limits=(parse_limit("*=0.9"),)))
     space = WidthSpace(axes, minimum=minimum)
     with pytest.raises(TargetError, match="cannot be reached") as caught:
-        space.check_target(space.base_macs // 2)
+        Budget.of(space, macs=space.base_macs // 2).check_reachable()
     assert "lowest reachable" in caught.value.hint
 
 

@@ -18,9 +18,10 @@ from graph.cost import costs
 from graph.errors import PlanError, VerificationError
 from graph.program import Program, ProgramModule
 from models_zoo import registry
-from prune.plan import Plan, WidthSpace, make_plan
+from prune.plan import Plan, make_plan
 from prune.surgery import positions, prune_program
 from prune.verify import check, verify
+from prune.widths import WidthSpace
 
 
 @functools.cache
