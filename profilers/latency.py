@@ -84,6 +84,36 @@ def compare(
     return {name: _summary(seconds) for name, seconds in times.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class PairedRatio:
+    """How long one candidate takes beside another.
+
+    Attributes:
+        ratio: of the medians; the median of several rounds.
+        noise: half the distance between the largest and the smallest of the rounds' ratios.
+        base_ms: median latency of what it is compared with.
+        ms: its own.
+    """
+
+    ratio: float
+    noise: float
+    base_ms: float
+    ms: float
+
+
+def paired_ratio(
+    base: Callable[[], object], call: Callable[[], object], *, rounds: int = 5, min_seconds: float = 0.2
+) -> PairedRatio:
+    """Time a call in turn with another, in several rounds, so as to know how far the ratio can be trusted."""
+    found = [
+        compare({"base": base, "call": call}, warmup=2, repeats=10, min_seconds=min_seconds)
+        for _ in range(rounds)
+    ]
+    ratios = np.array([f["call"].median_ms / f["base"].median_ms for f in found])
+    base_ms, ms = (float(np.median([f[k].median_ms for f in found])) for k in ("base", "call"))
+    return PairedRatio(float(np.median(ratios)), float(np.ptp(ratios)) / 2, base_ms, ms)
+
+
 def torch_call(module: nn.Module, *inputs: Tensor) -> Callable[[], object]:
     """A call that runs a copy of ``module`` in eval mode, without gradients, to its end."""
     frozen = copy.deepcopy(module).eval()
@@ -120,11 +150,11 @@ def onnx_latency(path: Path, x: NDArray[Any], threads: int | None = None) -> Lat
     return measure(onnx_call(path, x, threads=threads))
 
 
-def onnx_session(path: Path, *, threads: int | None = None) -> Any:
+def onnx_session(model: Path | bytes, *, threads: int | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-        path: a file that we wrote, or one whose external data ``prune.export`` has checked.
+        model: a file that we wrote, or one whose external data ``prune.export`` has checked; or its bytes.
         threads: for each operator; one per core when left out.
 
     Raises:
@@ -133,12 +163,16 @@ def onnx_session(path: Path, *, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = _SILENT
+    # Threads that wait for the next run would slow whoever is timed in turn with this session.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        given = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
         reason = str(err).splitlines()[0]
+        told = "the model" if isinstance(model, bytes) else model
         raise ModelFileError(
-            f"onnxruntime cannot load {path}: {reason}", hint="check that it is an ONNX file and whole"
+            f"onnxruntime cannot load {told}: {reason}", hint="check that it is an ONNX file and whole"
         ) from err
 
 
@@ -153,6 +187,16 @@ def environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(),
     }
+
+
+def channel_block() -> int:
+    """How many channels onnxruntime's layout for convolutions holds together; 1 where it has none."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return 1
+    try:
+        return 16 if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split() else 8
+    except OSError:
+        return 8
 
 
 def _cpu_model() -> str:
