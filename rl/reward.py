@@ -69,6 +69,7 @@ class Evaluator:
         batch_size: int = 128,
     ) -> None:
         self.axes = axes
+        self.data = data
         self.evaluations = 0
         self.seconds = 0.0
         self._search = [

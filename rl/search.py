@@ -9,7 +9,7 @@ are few; and the agent starts at the best baseline (action 0), not at random.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -111,10 +111,14 @@ def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) 
         images: of the search split that each plan is scored on.
         calibration: training images on which batch-norm statistics are measured for each plan.
     """
+    known: list[Evaluator] = []  # searches of one program and one data set share their scores
 
     def plan(problem: Problem) -> SearchResult:
-        evaluator = Evaluator(problem.axes, problem.data, images=images, calibration=calibration)
-        return search(problem, topology.build(problem.axes), evaluator, config)
+        if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
+            known[:] = [Evaluator(problem.axes, problem.data, images=images, calibration=calibration)]
+        before = known[0].evaluations
+        found = search(problem, topology.build(problem.axes), known[0], config)
+        return replace(found, evaluations=known[0].evaluations - before)
 
     return plan
 
@@ -136,6 +140,8 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     book = _Book(problem, evaluator)
     book.score(budget.project(np.ones(space.bundles)), "uniform")
     book.score(budget.project(global_ratios(space, problem.scores, budget)), "global-magnitude")
+    for name, ratios in problem.starts.items():
+        book.score(budget.project(ratios), name)
     random = np.random.default_rng(config.seed)
     for _ in range(config.random_plans):
         book.score(budget.project(random.uniform(0.1, 1.0, space.bundles)), "random")
