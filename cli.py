@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 console = Console()
 stderr = Console(stderr=True)
 app = typer.Typer(
-    help="Make trained PyTorch networks smaller: prune channels under a FLOPs limit by a search that sees "
-    "the network as a graph, fine-tune, export ONNX, and prove the result.",
+    help="Make trained PyTorch networks smaller: prune channels under limits of FLOPs, parameters, memory or "
+    "latency by a search that sees the network as a graph, fine-tune, export ONNX, and prove the result.",
     epilog="FLOPs = 2 x MACs; convolutions and matrix products count, as in torch's own counter.",
     no_args_is_help=True,
     add_completion=False,
@@ -180,7 +180,7 @@ class _Screen:
     def stage(self, title: str) -> None:
         """A stage begins."""
         self._finish()
-        total = {"searching": self.trials, "fine-tuning": None}.get(title)
+        total = {"searching": self.trials, "fine-tuning": None, "timing operators": None}.get(title)
         console.print(f"[bold]{title}[/bold]")
         self.task = self.progress.add_task(title, total=total, told="")
 
@@ -286,9 +286,25 @@ def compress(
     model: ModelArgument,
     flops: Annotated[
         str | None,
-        typer.Option(help="Target: a ratio (0.5 or 50%) or absolute FLOPs (120M). FLOPs = 2 x MACs."),
+        typer.Option(help="Limit: a ratio (0.5 or 50%) or absolute FLOPs (120M). FLOPs = 2 x MACs."),
     ] = None,
     macs: Annotated[str | None, typer.Option(help="The same in MACs.")] = None,
+    params: Annotated[str | None, typer.Option(help="Limit of the parameters: 0.5, 1.2M.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Limit of weights plus activations at the worst moment, one record: 0.5, 8MB."),
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Limit of the latency in onnxruntime on this machine, one record: 0.7 of the original's, "
+            "5ms. Predicted from timed operators, then measured on the pruned model."
+        ),
+    ] = None,
+    pareto: Annotated[
+        str | None,
+        typer.Option(help="Several shares of the FLOPs in one run, such as 0.3,0.5,0.7, and their curve."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder of the results.", show_default="runs/MODEL-TARGET"),
@@ -317,7 +333,10 @@ def compress(
     exclude: ExcludeOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
-    round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this many channels.")] = 1,
+    round_to: Annotated[
+        int | None,
+        typer.Option(min=1, help="Keep multiples of this many channels.", show_default="1; with --latency 4"),
+    ] = None,
     tune: Annotated[
         bool, typer.Option("--tune/--no-tune", help="Fine-tune the pruned model, where there is data.")
     ] = True,
@@ -331,18 +350,27 @@ def compress(
     force: ForceOption = False,
     trust_code: TrustOption = False,
 ) -> None:
-    """Prune a trained model to a FLOPs target, fine-tune it and export it.
+    """Prune a trained model until all limits hold, fine-tune it and export it.
 
-    Writes model.onnx, model.pt2, model.safetensors, graph.json, plan.json and report.json; native.safetensors
-    too if the model's own class runs with the pruned weights.
+    Limits go together: --flops or --macs, --params, --memory, --latency. Writes model.onnx, model.pt2,
+    model.safetensors, graph.json, plan.json and report.json, native.safetensors too if the model's own class
+    runs with the pruned weights; with --pareto these for each point, and the curve.
     """
     with _errors():
-        if (flops is None) == (macs is None):
-            raise UsageError("give a target: either --flops or --macs", hint="such as --flops 0.5")
-        target, unit = (flops, "flops") if flops is not None else (macs, "macs")
-        assert target is not None
+        from prune.demands import parse_demands
+
+        given = {
+            "--flops": flops,
+            "--macs": macs,
+            "--params": params,
+            "--memory": memory,
+            "--latency": latency,
+        }
+        demands = () if pareto and not any(given.values()) else parse_demands(given)
         from prune.baselines import BASELINES
-        from prune.pipeline import CompressConfig
+        from prune.config import CompressConfig
+        from prune.pareto import pareto as run_pareto
+        from prune.pareto import parse_shares
         from prune.pipeline import compress as run
         from prune.tune import TuneConfig
         from rl import search as agent
@@ -350,12 +378,13 @@ def compress(
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
+        points = parse_shares(pareto) if pareto is not None else ()
         search = agent.SearchConfig(episodes=episodes, seed=seed)
+        named = "-".join(d.text for d in (*points, *demands)).replace("%", "pct").replace("/", "_")
         config = CompressConfig(
             source=source,
-            target=target,
-            unit=unit,
-            output=output or Path("runs") / f"{source.stem}-{target.replace('%', 'pct').replace('/', '_')}",
+            demands=demands,
+            output=output or Path("runs") / f"{source.stem}-{named}",
             data=data,
             planner=planner,
             importance=importance,  # type: ignore[arg-type]
@@ -367,14 +396,19 @@ def compress(
             verify=verify,
         )
         screen = _Screen(trials=2 + search.random_plans + episodes, epochs=epochs)
+        planned, baselines = (
+            agent.planner(search, images=images),
+            {**BASELINES, "global": agent.global_ratios},
+        )
         with screen.running():
-            report = run(
-                config,
-                agent.planner(search, images=images),
-                screen,
-                baselines={**BASELINES, "global": agent.global_ratios},
-            )
-        _print_report(report)
+            if points:
+                curve = run_pareto(config, points, planned, screen, baselines=baselines)
+            else:
+                report = run(config, planned, screen, baselines=baselines)
+        if points:
+            _print_curve(curve)
+        else:
+            _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
 
 
@@ -388,6 +422,8 @@ def _print_report(report: Any) -> None:
     console.print(table)
     if report.search["best"]:
         _print_search(report)
+    for line in report.limit_lines():
+        console.print(escape(line), soft_wrap=True)
     console.print(report.verdict())
     proof = report.verification
     if proof["ran"]:
@@ -398,6 +434,29 @@ def _print_report(report: Any) -> None:
     else:
         console.print("[yellow]not verified[/yellow] (--no-verify)")
     console.print(escape(report.own_class()))
+
+
+def _print_curve(curve: Any) -> None:
+    from prune.report import count, size
+
+    header = ("", "MACs", "share", "parameters", "memory", "before tuning", "accuracy", "latency", "plan by")
+    table = Table(*header, "", title="curve")
+    for column in table.columns[1:-2]:
+        column.justify = "right"
+    for row in curve.rows():
+        accuracies = [row["accuracy_before_tuning"], row["accuracy"]]
+        table.add_row(
+            row["name"],
+            count(row["macs"]),
+            f"{row['macs_ratio']:.3f}",
+            count(row["params"]),
+            size(row["memory_bytes"]),
+            *("-" if a is None else f"{a:.2%}" for a in accuracies),
+            f"{row['latency_ms']:.3f} ms",
+            row["method"],
+            "dominated" if row["dominated"] else "",
+        )
+    console.print(table)
 
 
 def _print_search(report: Any) -> None:

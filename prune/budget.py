@@ -159,6 +159,15 @@ class Budget:
             tuple(replace(b, limit=limit) if b.quantity.name == name else b for b in self.bounds),
         )
 
+    def with_quantity(self, quantity: Quantity) -> Budget:
+        """The same with another model of one quantity."""
+        return Budget(
+            self.space,
+            tuple(
+                replace(b, quantity=quantity) if b.quantity.name == quantity.name else b for b in self.bounds
+            ),
+        )
+
     def check_reachable(self) -> None:
         """Check that all limits can be met.
 

@@ -9,17 +9,18 @@ from prune.inputs import times
 from prune.load import ModelSource
 
 if TYPE_CHECKING:
-    from prune.pipeline import CompressConfig
+    from prune.config import CompressConfig
 
 
 def repeated(config: CompressConfig) -> list[str]:
     """The words of ``prune compress``; options that have their default are left out where it is clear."""
-    words = ["prune", "compress", config.source.model, f"--{config.unit}", config.target]
+    limits = [word for demand in config.demands for word in (demand.option, demand.text)]
+    words = ["prune", "compress", config.source.model, *limits]
     options = {
         "--data": config.data,
         "--planner": config.planner,
         "--importance": config.importance,
-        "--round-to": config.round_to if config.round_to > 1 else None,
+        "--round-to": config.round_to,
         "--epochs": config.tune.epochs,
         "--lr": config.tune.lr,
         "--batch-size": config.tune.batch_size,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graph.channels import Axes
 from graph.errors import PlanError
-from prune.widths import Levels, WidthSpace
+from prune.widths import Levels, Widths, WidthSpace
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,16 @@ def make_plan(space: WidthSpace, levels: Levels, scores: NDArray[np.float64], me
         int(space.cost.macs(widths)),
         space.base_macs,
     )
+
+
+def kept_widths(axes: Axes, plan: Plan) -> Widths:
+    """How many units a plan keeps of each group: (groups,)."""
+    return np.array([len(plan.kept[group.name]) for group in axes.groups], dtype=np.int64)
+
+
+def kept_ratios(space: WidthSpace, plan: Plan) -> NDArray[np.float64]:
+    """The share of its units that a plan keeps of each bundle: (bundles,)."""
+    widths = kept_widths(space.axes, plan)
+    kept = [widths[list(bundle.groups)].sum() for bundle in space.axes.bundles]
+    result: NDArray[np.float64] = np.array(kept, dtype=np.float64) / space.sizes
+    return result

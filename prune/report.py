@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class ModelFigures:
         macs: multiply-adds for one record.
         params: trainable elements.
         peak_activation_bytes: the most activations alive at one time, for one record.
+        memory_bytes: the same and all weights, which is what ``--memory`` limits.
         onnx_bytes: size of the ONNX file.
         torch_ms: latency of one record in torch: median, p10 and p90.
         onnx_ms: the same in onnxruntime.
@@ -27,11 +28,21 @@ class ModelFigures:
     macs: int
     params: int
     peak_activation_bytes: int
+    memory_bytes: int
     onnx_bytes: int
     torch_ms: Mapping[str, float]
     onnx_ms: Mapping[str, float]
     accuracy: float | None
     accuracy_before_tuning: float | None
+
+    def quantities(self) -> dict[str, float]:
+        """What can be limited, by name; the latency is that in onnxruntime, in milliseconds."""
+        return {
+            "macs": self.macs,
+            "params": self.params,
+            "memory": self.memory_bytes,
+            "latency": self.onnx_ms["median"],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +53,8 @@ class Report:
     environment: Mapping[str, str]
     model: Mapping[str, Any]
     data: Mapping[str, Any]
-    target: Mapping[str, Any]
+    limits: Sequence[Mapping[str, Any]]
+    latency_check: Mapping[str, Any] | None
     original: ModelFigures
     pruned: ModelFigures
     accuracy: Mapping[str, Any]
@@ -68,6 +80,7 @@ class Report:
         return {
             "macs": b.macs / a.macs,
             "params": b.params / a.params,
+            "memory_bytes": b.memory_bytes / a.memory_bytes,
             "onnx_bytes": b.onnx_bytes / a.onnx_bytes,
             "speedup_torch": a.torch_ms["median"] / b.torch_ms["median"],
             "speedup_onnx": a.onnx_ms["median"] / b.onnx_ms["median"],
@@ -80,6 +93,7 @@ class Report:
             ("MACs", count(a.macs), count(b.macs), f"{r['macs']:.3f} x"),
             ("FLOPs (2 x MACs)", count(2 * a.macs), count(2 * b.macs), f"{r['macs']:.3f} x"),
             ("parameters", count(a.params), count(b.params), f"{r['params']:.3f} x"),
+            ("memory", size(a.memory_bytes), size(b.memory_bytes), f"{r['memory_bytes']:.3f} x"),
             ("ONNX file", size(a.onnx_bytes), size(b.onnx_bytes), f"{r['onnx_bytes']:.3f} x"),
             ("latency, onnxruntime", _ms(a.onnx_ms), _ms(b.onnx_ms), f"{r['speedup_onnx']:.2f} x speed-up"),
             ("latency, torch", _ms(a.torch_ms), _ms(b.torch_ms), f"{r['speedup_torch']:.2f} x speed-up"),
@@ -96,6 +110,25 @@ class Report:
             return f"the model's own class does not run with the pruned weights: {self.native['reason']}"
         count = len(self.native["attributes"])
         return f"the model's own class runs with the pruned weights, {count} of its attributes changed"
+
+    def limit_lines(self) -> list[str]:
+        """One sentence for each limit: what was asked, and what came out."""
+        lines = []
+        for found in self.limits:
+            limit, used = (_quantity(found["quantity"], found[key]) for key in ("limit", "pruned"))
+            share = found["pruned"] / found["limit"]
+            lines.append(
+                f"{found['option']} {found['asked']}: at most {limit}, uses {used} ({share:.1%} of it)"
+            )
+        if self.latency_check is not None:
+            check = self.latency_check["checks"][self.latency_check["chosen"]]
+            kept = "keeps the limit" if self.latency_check["held"] else "MISSES the limit"
+            lines.append(
+                f"latency of the plan: predicted {check['predicted_ms']:.3f} ms, measured in turn with the "
+                f"original {check['measured_ms']:.3f} ms (noise {check['noise_ms']:.3f} ms), {kept}; "
+                f"onnxruntime with a thread for each of {self.environment['cores']} cores"
+            )
+        return lines
 
     def verdict(self) -> str:
         """One sentence on what the search was worth."""
@@ -128,6 +161,12 @@ def size(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.2f} {unit}"
     return f"{value:.0f} B"
+
+
+def _quantity(name: str, value: float) -> str:
+    if name == "latency":
+        return f"{value:.3f} ms"
+    return size(value) if name == "memory" else count(value)
 
 
 def _ms(latency: Mapping[str, float]) -> str:

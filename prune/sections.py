@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from models_zoo.data import DataSet
+from prune.budget import Budget
 from prune.load import LoadedModel
 from prune.native import NativeResult
-from prune.plan import Plan
+from prune.plan import Plan, kept_widths
 from prune.pruned import NATIVE_FILE
 from prune.trials import SearchResult
 from prune.tune import Evaluation, TuneConfig, TuneResult
@@ -40,6 +41,32 @@ def data_section(data: DataSet | None) -> dict[str, Any]:
         "search": len(data.search),
         "test": len(data.test),
     }
+
+
+def limits_section(
+    budget: Budget, plan: Plan, measured: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """Each limit: as it was asked for, what it means, and what the original and the result really use.
+
+    Args:
+        budget: the limits.
+        plan: of the result.
+        measured: for the original and the pruned model, what was counted or timed of each quantity.
+    """
+    widths = kept_widths(budget.space.axes, plan)
+    return [
+        {
+            "quantity": b.quantity.name,
+            "unit": b.quantity.unit,
+            "option": b.demand.option if b.demand else None,
+            "asked": b.demand.text if b.demand else None,
+            "limit": b.limit,
+            "original": measured["original"][b.quantity.name],
+            "predicted": float(b.quantity.value(widths)),
+            "pruned": measured["pruned"][b.quantity.name],
+        }
+        for b in budget.bounds
+    ]
 
 
 def accuracy_section(

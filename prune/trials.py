@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,6 +78,7 @@ class Problem:
         scores: importance of each class of channels.
         data: its train and search splits may be used, its test split never.
         on_trial: to be told of each scored plan.
+        starts: keep ratios of plans found elsewhere, by name, to be scored beside the baselines.
     """
 
     axes: Axes
@@ -86,6 +87,7 @@ class Problem:
     scores: Scores
     data: DataSet
     on_trial: Callable[[Trial], None]
+    starts: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 Planner = Callable[[Problem], SearchResult]

@@ -82,7 +82,7 @@ def test_compress_writes_every_file(folder: Path) -> None:
         "report.json",
     }  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
-    assert (report["format"], report["schema"]) == ("prune-report", 1)
+    assert (report["format"], report["schema"]) == ("prune-report", 2)
     assert 0.49 <= report["ratios"]["macs"] <= 0.5
     assert report["original"]["flops"] == 2 * report["original"]["macs"]
     assert report["verification"]["max_error"] <= 1e-9
@@ -92,7 +92,7 @@ def test_compress_writes_every_file(folder: Path) -> None:
     best = max(entry["accuracy"] for entry in report["search"]["best"].values())
     assert report["search"]["best"][report["search"]["winner"]]["accuracy"] == best
     assert len(report["search"]["trials"]) == 2 + 10 + 4
-    assert all(t["macs"] <= report["target"]["macs"] for t in report["search"]["trials"])
+    assert all(t["macs"] <= report["limits"][0]["limit"] for t in report["search"]["trials"])
     assert report["native"]["runs"] and report["native"]["file"] == "native.safetensors"
     names = {c["name"]: (c["old"], c["new"]) for c in report["native"]["attributes"]}
     assert names["layer2.0.padded"][0] == [8, 8]
@@ -188,6 +188,33 @@ def test_macs_exclude_and_round_to(model: Path, tmp_path: Path) -> None:
     assert not any(name.startswith("layer1.") for name in widths)
 
 
+def test_all_limits_at_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, out = run(
+        "compress", model, "--flops", 0.7, "--params", "60%", "--memory", 0.9, "--latency", "1s",
+        "-o", tmp_path / "o", "--episodes", 0, "--no-tune", "--images", 64,
+    )  # fmt: skip
+    assert code == 2 and "has only" in out  # the model takes less than a second
+    code, out = run(
+        "compress", model, "--flops", 0.7, "--params", "60%", "--memory", 0.9, "--latency", 0.97,
+        "-o", tmp_path / "o", "--planner", "uniform", "--no-tune",
+    )  # fmt: skip
+    assert code == 0, out
+    report = json.loads((tmp_path / "o/report.json").read_text())
+    limits = {limit["quantity"]: limit for limit in report["limits"]}
+    assert list(limits) == ["macs", "params", "memory", "latency"]
+    for name in ("macs", "params", "memory"):
+        assert limits[name]["pruned"] == limits[name]["predicted"] <= limits[name]["limit"]
+    assert limits["memory"]["original"] == report["original"]["memory_bytes"]
+    assert (limits["params"]["option"], limits["params"]["asked"]) == ("--params", "60%")
+    check = report["latency_check"]
+    assert isinstance(check["held"], bool) and 1 <= len(check["checks"]) <= 4
+    assert "predicted" in out and "thread for each" in out
+    assert all(kept % 4 == 0 for kept, _ in report["plan"]["groups"].values())
+    assert not list((tmp_path / "o").glob("original*")) and not list((tmp_path / "o").glob("candidate*"))
+    assert {"--flops", "--params", "--memory", "--latency"} <= set(report["command"])
+
+
 def _bad_files(folder: Path, model: Path) -> dict[str, Path]:
     """Every kind of file that is no model."""
     files = {"missing": folder / "none.pt"}
@@ -235,7 +262,18 @@ def _case(*args: object, says: str) -> object:
         _case("--flops", "nan", says="greater than 0"),
         _case("--flops", "900G", says="has only"),
         _case("--flops", "0.0001", says="lowest reachable"),
-        _case(says="either --flops or --macs"),
+        _case("--params", "0", says="greater than 0"),
+        _case("--params", "0.5%%", says="--params 0.5%%: not a number"),
+        _case("--params", "900G", says="has only"),
+        _case("--params", "0.0001", says="lowest reachable"),
+        _case("--flops", "0.5", "--params", "0.0001", says="--params 0.0001"),
+        _case("--memory", "nan", says="greater than 0"),
+        _case("--memory", "5ms", says="not a number"),
+        _case("--memory", "0.01", says="lowest reachable"),
+        _case("--latency", "1.5", says="below 1"),
+        _case("--latency", "5", says="below 1"),
+        _case("--latency", "-3ms", says="greater than 0"),
+        _case(says="at least one of --flops"),
         _case("--flops", "0.5", "--macs", "0.5", says="either --flops or --macs"),
         _case("--flops", "0.5", "--data", "nonsense", says="digits"),
         _case("--flops", "0.5", "--data", "glyphs:2", says="glyphs"),

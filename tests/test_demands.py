@@ -16,9 +16,9 @@ pytestmark = pytest.mark.smoke
         ("--flops", "0.5", 0.5, None), ("--flops", "50%", 0.5, None), ("--flops", " 12.5 % ", 0.125, None),
         ("--flops", "1M", None, 5e5), ("--flops", "0.0006G", None, 3e5), ("--macs", "400k", None, 4e5),
         ("--macs", "300000", None, 3e5), ("--macs", "2e6", None, 2e6), ("--params", "1.2M", None, 1.2e6),
-        ("--params", "5e-1", 0.5, None), ("--memory", "8MB", None, 8e6), ("--memory", "8 MiB", None, 8 * 2**20),
+        ("--params", "5e-1", 0.5, None), ("--memory", "8MB", None, 8e6), ("--memory", "8 MiB", None, 2**23),
         ("--memory", "4096", None, 4096), ("--memory", "0.3", 0.3, None), ("--latency", "5ms", None, 5.0),
-        ("--latency", "0.7", 0.7, None), ("--latency", "800us", None, 0.8), ("--latency", "0.01s", None, 10.0),
+        ("--latency", "0.7", 0.7, None), ("--latency", "800us", None, 0.8), ("--latency", ".01s", None, 10.0),
     ],
 )  # fmt: skip
 def test_demands(option: str, text: str, share: float | None, amount: float | None) -> None:

@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 import cli
 from graph.errors import CaptureError, DataError, ModelFileError, UntrustedCodeError, UsageError
 from graph.program import ProgramModule
+from prune.config import CompressConfig
+from prune.demands import parse_demand
 from prune.export import OnnxModel, export_onnx, export_pt2
 from prune.input_spec import read_input_spec
 from prune.inputs import InputRequest
 from prune.inspection import export_model, inspect, measure
 from prune.load import ModelSource, load
-from prune.pipeline import CompressConfig, compress
+from prune.pipeline import compress
 from prune.pruned import load_pruned
 from prune.report import Report
 from prune.selection import Selection, parse_limit
@@ -98,7 +100,8 @@ def _quick_clocks() -> Iterator[None]:
 
 def prune(source: ModelSource, output: Path, target: str = "0.6", **options: Any) -> tuple[Report, Collected]:
     seen = Collected()
-    config = CompressConfig(source=source, target=target, output=output, **options)
+    demands = (parse_demand("--flops", target),)
+    config = CompressConfig(source=source, demands=demands, output=output, **options)
     return compress(config, no_search, seen), seen
 
 

@@ -13,10 +13,12 @@ from collected import Collected, no_search, quick_clocks
 from safetensors.torch import load_file, save_file
 
 from graph.errors import ArchitectureError, ModelFileError, PruneError, UntrustedCodeError, UsageError
+from prune.config import CompressConfig
+from prune.demands import parse_demand
 from prune.input_spec import read_input_spec
 from prune.inputs import InputRequest, parse_shape
 from prune.load import LoadedModel, ModelSource, load
-from prune.pipeline import CompressConfig, compress
+from prune.pipeline import compress
 from prune.pruned import load_pruned
 from prune.subject import open_model
 
@@ -155,7 +157,11 @@ def test_a_class_goes_before_the_configuration(bert: Path) -> None:
 
 def test_a_checkpoint_is_pruned_without_data(bert: Path, tmp_path: Path) -> None:
     seen = Collected()
-    config = CompressConfig(source=ModelSource(model=f"hf:{bert}"), target="0.7", output=tmp_path / "out")
+    config = CompressConfig(
+        source=ModelSource(model=f"hf:{bert}"),
+        demands=(parse_demand("--flops", "0.7"),),
+        output=tmp_path / "out",
+    )
     with quick_clocks():
         report = compress(config, no_search, seen)
     assert report.verification["max_error"] <= 1e-9 and report.onnx["max_error"] <= 1e-4

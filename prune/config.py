@@ -1,0 +1,88 @@
+"""What ``prune compress`` is asked to do, and whoever wants to see it at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from graph.errors import UsageError
+from prune.demands import Demand
+from prune.importance import CRITERIA, Criterion
+from prune.load import ModelSource
+from prune.selection import Selection
+from prune.trials import Trial
+from prune.tune import EpochResult, TuneConfig
+
+_LATENCY_ROUND_TO = 4  # onnxruntime's fast layout for convolutions wants multiples of it
+
+
+class Listener(Protocol):
+    """Whoever wants to see a run: the command line draws bars, tests collect."""
+
+    def stage(self, title: str) -> None:
+        """A stage begins."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+    def trial(self, trial: Trial) -> None:
+        """A plan was scored."""
+
+    def epoch(self, result: EpochResult) -> None:
+        """An epoch of fine-tuning ended."""
+
+    def step(self, done: int, total: int) -> None:
+        """A step of fine-tuning, or the timing of an operator, ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig:
+    """What ``prune compress`` is asked to do.
+
+    Attributes:
+        source: the model.
+        demands: the limits, one for each limited quantity; see ``prune.demands``.
+        output: folder of the results.
+        data: name of the data set, or ``none``; the model file's own when left out.
+        planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
+            when left out, ``uniform`` without data.
+        importance: criterion that ranks the channels of a group.
+        selection: what may be pruned, and how much stays.
+        round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
+        tune: how to fine-tune; 0 epochs leave it out.
+        seed: of everything random.
+        force: replace files of an earlier run.
+        verify: prove equality in float64 before anything is written.
+    """
+
+    source: ModelSource
+    demands: tuple[Demand, ...]
+    output: Path
+    data: str | None = None
+    planner: str | None = None
+    importance: Criterion = "magnitude"
+    selection: Selection = field(default_factory=Selection)
+    round_to: int | None = None
+    tune: TuneConfig = field(default_factory=TuneConfig)
+    seed: int = 0
+    force: bool = False
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.importance not in CRITERIA:
+            raise UsageError(f"--importance {self.importance}: unknown", hint="one of " + ", ".join(CRITERIA))
+        if self.round_to is not None and self.round_to < 1:
+            raise UsageError(f"--round-to {self.round_to}: must be at least 1")
+        if not self.source.is_named and self.output.resolve() == self.source.path.resolve():
+            raise UsageError(f"the output {self.output} is the model itself", hint="name another folder")
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether the latency is among the limits."""
+        return any(d.name == "latency" for d in self.demands)
+
+    @property
+    def multiple(self) -> int:
+        """Kept counts are multiples of this."""
+        return self.round_to or (_LATENCY_ROUND_TO if self.limits_latency else 1)

@@ -1,0 +1,178 @@
+"""Preparation: all of a run that does not depend on how much is pruned. Several targets share it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graph.channels import Axes
+from graph.errors import ModelFileError, UsageError
+from graph.program import ProgramModule
+from models_zoo.data import DataSet
+from prune.baselines import Ratios
+from prune.budget import Budget
+from prune.config import CompressConfig, Listener
+from prune.demands import Demand
+from prune.export import export_onnx
+from prune.importance import Criterion, Scores, score
+from prune.latency_limit import Clock
+from prune.load import LoadedModel
+from prune.subject import NO_DATA, Subject, check_batch, find_data, open_model
+from prune.tune import Evaluation, evaluate
+from prune.widths import WidthSpace
+
+SEARCH = "search"
+_TAYLOR_IMAGES = 1024
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready to be pruned.
+
+    Attributes:
+        subject: the model with its groups and costs.
+        space: the widths that it can have.
+        data: what it is measured and tuned on, if anything.
+        method: who makes the plan.
+        original: the whole program as a module.
+        base: how good it is on the test split; None without data.
+        scores: importance of each class of channels.
+        clock: predicts and measures latencies, where they are limited.
+        folder: for files that the whole run shares.
+        seconds: how long the preparation took.
+    """
+
+    subject: Subject
+    space: WidthSpace
+    data: DataSet | None
+    method: str
+    original: ProgramModule
+    base: Evaluation | None
+    scores: Scores
+    clock: Clock | None
+    folder: Path
+    seconds: float
+
+    def budget(self, demands: Sequence[Demand]) -> Budget:
+        """What limits mean for this model.
+
+        Raises:
+            TargetError: they cannot be met.
+        """
+        if self.clock is None:
+            budget = Budget.from_demands(self.space, demands)
+        else:
+            budget = self.clock.budget(demands, self.scores)
+        budget.check_reachable()
+        return budget
+
+    def original_onnx(self) -> Path:
+        """The ONNX file of the original, exported once."""
+        return _original_onnx(self.subject, self.original, self.folder)
+
+    def remove_files(self) -> None:
+        """Remove the files that the run shared."""
+        for path in self.folder.glob("original.onnx*"):
+            path.unlink()
+
+
+def prepare(
+    config: CompressConfig, listener: Listener, baselines: Mapping[str, Ratios], folder: Path
+) -> Prepared:
+    """Load a model, find its groups, and measure it.
+
+    Args:
+        config: what to do.
+        listener: sees the run.
+        baselines: what ``config.planner`` may name instead of the search.
+        folder: for files that the whole run shares.
+
+    Raises:
+        PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
+    """
+    start = time.perf_counter()
+    _check_planner(config, baselines)
+    listener.stage("loading the model")
+    subject = open_model(config.source, config.selection)
+    space = subject.space(round_to=config.multiple)
+    exact = [d for d in config.demands if d.name != "latency"]
+    Budget.from_demands(space, exact).check_reachable()  # before anything takes long
+    data = find_data(config.data, subject.loaded)
+    check_batch(subject.program, data, config.source.model)
+    method = _method(config, data)
+    for note in (*subject.notes, *_data_notes(config, data)):
+        listener.note(note)
+    original = ProgramModule(subject.program)
+    base: Evaluation | None = None
+    if data is not None:
+        listener.stage("measuring the original")
+        base = _sound(evaluate(original, data.test), subject.loaded)
+    scores = _scores(subject.axes, config.importance, data)
+    clock = None
+    if config.limits_latency:
+        listener.stage("timing operators")
+        file = _original_onnx(subject, original, folder)
+        clock = Clock(subject.axes, space, file, listener.step)
+        if clock.guessed:
+            named = ", ".join(f"{op} ({count} times)" for op, count in clock.guessed.items())
+            listener.note(f"priced as a pass over their elements, for want of a kernel: {named}")
+    seconds = time.perf_counter() - start
+    return Prepared(subject, space, data, method, original, base, scores, clock, folder, seconds)
+
+
+def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> Path:
+    path = folder / "original.onnx"
+    if not path.exists():
+        example = subject.program.random_inputs(2)
+        export_onnx(original, example, path, dynamic_batch=subject.program.dynamic_batch)
+    return path
+
+
+def _check_planner(config: CompressConfig, baselines: Mapping[str, Ratios]) -> None:
+    if config.planner not in (None, SEARCH, *baselines):
+        raise UsageError(
+            f"--planner {config.planner}: unknown", hint=f"one of {', '.join((SEARCH, *baselines))}"
+        )
+
+
+def _method(config: CompressConfig, data: DataSet | None) -> str:
+    """Who makes the plan.
+
+    Raises:
+        UsageError: what is asked for needs data, and there is none.
+    """
+    if data is None:
+        for option, value in (("--planner", config.planner), ("--importance", config.importance)):
+            if value in (SEARCH, "taylor"):
+                raise UsageError(
+                    f"{option} {value} needs data, and {config.source.model} has none",
+                    hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",
+                )
+    return config.planner or (SEARCH if data is not None else "uniform")
+
+
+def _data_notes(config: CompressConfig, data: DataSet | None) -> tuple[str, ...]:
+    if data is not None:
+        return data.notes
+    asked = config.data == NO_DATA
+    return (
+        f"{'--data none' if asked else 'no data is named (--data)'}: the plan follows from the weights "
+        "alone, nothing is fine-tuned, and nothing is measured for accuracy",
+    )
+
+
+def _sound(found: Evaluation, loaded: LoadedModel) -> Evaluation:
+    if not found.loss < float("inf"):
+        raise ModelFileError(
+            f"{loaded.path}: the outputs are not finite", hint="check the weights and the input normalisation"
+        )
+    return found
+
+
+def _scores(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
+    if criterion != "taylor" or data is None:
+        return score(axes, criterion, ())
+    limit = min(_TAYLOR_IMAGES, len(data.train))
+    return score(axes, criterion, data.train.batches(128, shuffle=True, limit=limit))
