@@ -437,23 +437,19 @@ def _print_report(report: Any) -> None:
 
 
 def _print_curve(curve: Any) -> None:
-    from prune.report import count, size
+    from prune.report import count
 
-    header = ("", "MACs", "share", "parameters", "memory", "before tuning", "accuracy", "latency", "plan by")
-    table = Table(*header, "", title="curve")
-    for column in table.columns[1:-2]:
+    table = Table("", "MACs", "params", "before tuning", "accuracy", "latency", "", title="curve")
+    for column in table.columns[1:-1]:
         column.justify = "right"
     for row in curve.rows():
         accuracies = [row["accuracy_before_tuning"], row["accuracy"]]
         table.add_row(
             row["name"],
-            count(row["macs"]),
-            f"{row['macs_ratio']:.3f}",
+            f"{row['macs_ratio']:.3f} x",
             count(row["params"]),
-            size(row["memory_bytes"]),
             *("-" if a is None else f"{a:.2%}" for a in accuracies),
             f"{row['latency_ms']:.3f} ms",
-            row["method"],
             "dominated" if row["dominated"] else "",
         )
     console.print(table)

@@ -153,6 +153,8 @@ class _Finder:
         operands = [self.nodes[r] for r in node.refs]
         weighted = any(o.op == TENSOR and len(self.shapes[o.name].shape) > 1 for o in operands)
         for term in mac_factors(node, self.shapes) or []:
+            if len(term) < 2:  # two vectors: nothing to speak of
+                continue
             *rows, b, a = term
             if weighted:
                 rest: tuple[int, ...] = (self._count(rows),)

@@ -85,10 +85,10 @@ def parse_demand(option: str, value: str | float) -> Demand:
     text = f"{value:g}" if isinstance(value, float) else str(value).strip()
     hint = f"a ratio in (0, 1) such as {option} 0.5, or an absolute figure such as {option} {kind.example}"
     number, unit = _split(text)
-    scale = {"": 1.0, "%": 0.01, **kind.units}.get(unit.upper())
+    scale = {"": 1.0, "%": 1.0, **kind.units}.get(unit.upper())
     if number is None or scale is None:
         raise TargetError(f"{option} {text}: not a number", hint=hint)
-    figure = number * scale
+    figure = number / 100 if unit == "%" else number * scale
     if not math.isfinite(figure) or figure <= 0:
         raise TargetError(f"{option} {text}: must be greater than 0", hint=hint)
     if unit in ("", "%") and not (unit == "" and kind.bare_figures and figure > 1000):
