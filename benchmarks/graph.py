@@ -207,10 +207,12 @@ def cut(module: nn.Module, example: Tensor, prove: bool, sample: Callable[[], No
     from graph.axes import infer
     from graph.capture import capture
     from graph.cost import costs
+    from prune.budget import Budget
     from prune.importance import magnitude
-    from prune.plan import WidthSpace, make_plan
+    from prune.plan import make_plan
     from prune.surgery import prune_program
     from prune.verify import verify
+    from prune.widths import WidthSpace
 
     clock = Clock()
     program = capture(module, [example])
@@ -219,7 +221,7 @@ def cut(module: nn.Module, example: Tensor, prove: bool, sample: Callable[[], No
     clock.stop("groups")
     space = WidthSpace(axes)
     target = max(int(TARGET * space.base_macs), space.lowest_macs)
-    levels = space.project([1.0] * space.bundles, target)
+    levels = Budget.of(space, macs=target).project([1.0] * space.bundles)
     plan = make_plan(space, levels, magnitude(axes), "uniform")
     clock.stop("plan")
     pruned = prune_program(axes, plan)

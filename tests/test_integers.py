@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from graph.axes import infer
 from graph.capture import capture
 from graph.program import Program
+from prune.budget import Budget
 from prune.importance import magnitude
-from prune.plan import WidthSpace, make_plan
+from prune.plan import make_plan
 from prune.surgery import prune_program
 from prune.verify import verify
+from prune.widths import WidthSpace
 
 
 class Boxes(nn.Module):
@@ -71,7 +73,8 @@ def assert_half(program: Program) -> None:
     axes = infer(program)
     space = WidthSpace(axes)
     target = max(space.base_macs // 2, space.lowest_macs)
-    plan = make_plan(space, space.project(np.ones(space.bundles), target), magnitude(axes), "uniform")
+    levels = Budget.of(space, macs=target).project(np.ones(space.bundles))
+    plan = make_plan(space, levels, magnitude(axes), "uniform")
     assert plan.macs < space.base_macs
     assert verify(axes, plan.keep_mask(axes), prune_program(axes, plan)).max_error <= 1e-9
 

@@ -26,11 +26,12 @@ from prune.export import save_weights
 from prune.files import write_json
 from prune.importance import magnitude
 from prune.native import NativeResult, native_module
-from prune.plan import WidthSpace, make_plan
+from prune.plan import make_plan
 from prune.pruned import GRAPH_FILE, WEIGHTS_FILE
 from prune.spy import spied
 from prune.surgery import prune_program
 from prune.verify import LIMIT, difference, run_program
+from prune.widths import WidthSpace
 
 Example = tuple[Tensor, ...]
 
