@@ -1,6 +1,6 @@
 """Predicted against measured latency: random plans, run in onnxruntime in turn with the original.
 
-    python benchmarks/latency_model.py [--networks resnet20,vgg16] [--plans 5] [--output FILE.json]
+    python -m benchmarks.latency_model [--networks resnet20,vgg16] [--plans 5] [--output FILE.json]
 
 The prediction is the table's, and the same with a slope that one uniform plan of half of the MACs has set, as
 `prune compress --latency` does. Every measured ratio is the median of several paired measurements; the noise
