@@ -1,0 +1,65 @@
+"""Rules of normalisations: statistics are those of the channels that remain."""
+
+from __future__ import annotations
+
+from graph.labels import Pass
+from graph.program import Node, Ref
+from graph.rules.registry import rule
+from graph.rules.statements import flattened, pin_dims, project, statistic
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(run: Pass, node: Node) -> None:
+    """Each channel is normalised on its own; scale, shift and statistics follow it."""
+    x = node.args[0]
+    pin_dims(run, node, x, "normalised over", 1, *([0] if node.base == "instance_norm" else []))
+    labels = run.along(x, 1, node)
+    if labels is not None:
+        for operand in node.args[1:5]:
+            if isinstance(operand, Ref):
+                run.bind(operand, 0, labels, node)
+        run.put(node.name, 1, labels)
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(run: Pass, node: Node) -> None:
+    """Statistics over the last dimensions; scale and shift follow the channels."""
+    x, count = node.args[0], len(node.args[1])
+    first = len(run.size(x)) - count
+    names = (2,) if node.base == "rms_norm" else (2, 3)
+    scales = [
+        a for i, n in zip(names, ("weight", "bias"), strict=False) if isinstance(a := node.arg(i, n), Ref)
+    ]
+    for dim, found in list(run.fields.get(x.name, {}).items()):
+        labels = found.labels
+        if dim >= first:
+            if not statistic(run, node, x, dim):
+                continue
+            for scale in scales:
+                run.bind(scale, dim - first, project(run, labels, run.size(scale), node), node)
+        elif any(labels.shape[d] > 1 for d in range(first, labels.ndim)):
+            for other in range(first, labels.ndim):
+                labels = flattened(run, node, labels, other)
+        run.put(node.name, dim, labels)
+    for scale in scales:  # fixed channels: their scales stay, too
+        for dim in range(count):
+            if run.field(x, first + dim) is None:
+                pin_dims(
+                    run, node, scale, "normalises fixed channels", *(d for d in range(count) if d != dim)
+                )
+
+
+@rule("group_norm")
+def group_norm(run: Pass, node: Node) -> None:
+    """Statistics over rows of channels of equal length."""
+    x, groups = node.args[0], int(node.args[1])
+    pin_dims(run, node, x, "normalised over", 0, 1)
+    labels = run.along(x, 1, node)
+    if labels is None or not statistic(run, node, x, 1):
+        return
+    run.balance(labels.reshape(groups, -1), node)
+    for position, name in ((2, "weight"), (3, "bias")):
+        scale = node.arg(position, name)
+        if isinstance(scale, Ref):
+            run.bind(scale, 0, labels, node)
+    run.put(node.name, 1, labels)

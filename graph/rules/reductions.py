@@ -1,0 +1,108 @@
+"""Rules of what is computed over a dimension: sums, statistics, softmax, order."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from graph.labels import Pass
+from graph.program import Node, Ref
+from graph.rules.registry import rule
+from graph.rules.statements import carry, flattened, source_all, statistic
+
+
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin", "logit", "cumsum", "cumprod",
+      "logcumsumexp", "cummax", "cummin")  # fmt: skip
+def along_one(run: Pass, node: Node) -> None:
+    """Computed along one dimension, which keeps its size."""
+    x = node.args[0]
+    source_all(run, node, x)
+    dim = int(node.args[1]) % max(1, len(run.size(x))) if len(node.args) > 1 else -1
+    if dim >= 0 and run.field(x, dim) is not None:
+        if node.base in ("cummax", "cummin", "logcumsumexp"):
+            run.pin(run.fields[x.name][dim].labels, f"compared over in {node.op}", node)
+        else:
+            statistic(run, node, x, dim, {"cumsum": 0.0, "cumprod": 1.0}.get(node.base, -math.inf))
+    carry(run, node, x)
+
+
+_FILLS = {"sum": 0.0, "nansum": 0.0, "prod": 1.0, "amax": -math.inf, "amin": math.inf, "any": 0.0, "all": 1.0,
+          "logsumexp": -math.inf, "linalg_vector_norm": 0.0, "norm": 0.0,
+          "count_nonzero": 0.0}  # fmt: skip
+
+
+@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "nansum", "logsumexp", "linalg_vector_norm",
+      "norm", "any", "all", "var_mean", "std_mean", "count_nonzero")  # fmt: skip
+def reduction(run: Pass, node: Node) -> None:
+    """Reduced dimensions go; over channels, those that remain are reduced."""
+    x = node.args[0]
+    position = 2 if node.base in ("linalg_vector_norm", "norm") else 1
+    given: Any = node.arg(position, "dim")
+    if isinstance(given, bool):  # var(x, unbiased)
+        given = None
+    _reduce(run, node, x, given, _FILLS.get(node.base))
+
+
+def _reduce(run: Pass, node: Node, x: Ref, given: Any, fills: float | None) -> None:
+    source_all(run, node, x)
+    rank = len(run.size(x))
+    dims = range(rank) if given is None else [given] if isinstance(given, int) else given
+    reduced = {d % max(1, rank) for d in dims} or set(range(rank))
+    names = run.results(node)
+    keeps_dim = len(run.full[names[0]].shape) == rank
+    for dim, found in list(run.fields.get(x.name, {}).items()):
+        if dim in reduced:
+            if fills is not None and math.isnan(fills):
+                run.pin(found.labels, f"compared over in {node.op}", node)
+            else:
+                statistic(run, node, x, dim, fills)
+            continue
+        labels = found.labels
+        for other in reduced:
+            labels = flattened(run, node, labels, other)
+        if not keeps_dim:
+            labels = labels.reshape([s for d, s in enumerate(labels.shape) if d not in reduced])
+        for name in names:
+            run.put(name, dim if keeps_dim else dim - sum(r < dim for r in reduced), labels)
+
+
+@rule("argmax", "argmin", "median", "nanmedian", "mode", "kthvalue")
+def extremum(run: Pass, node: Node) -> None:
+    """One element along a dimension, told by its position: that dimension stays."""
+    given = node.arg(2 if node.base == "kthvalue" else 1, "dim")
+    _reduce(run, node, node.args[0], given, math.nan)
+
+
+@rule("diff")
+def differences(run: Pass, node: Node) -> None:
+    """Neighbours along one dimension, which stays; the others pass."""
+    dim = int(node.arg(2, "dim", -1)) % max(1, len(run.size(node.args[0])))
+    for ref in run.operands(node):
+        source_all(run, node, ref)
+        if (found := run.field(ref, dim)) is not None:
+            run.pin(found.labels, f"compared over in {node.op}", node)
+    carry(run, node, node.args[0], dim)
+    for ref in run.operands(node)[1:]:
+        _add_beside(run, node, ref, dim)
+
+
+def _add_beside(run: Pass, node: Node, ref: Ref, dim: int) -> None:
+    """What is put before or behind agrees in every other dimension."""
+    for d in range(len(run.size(ref))):
+        found = run.fields.get(node.name, {}).get(d)
+        if d != dim and found is not None:
+            run.bind(ref, d, found.labels, node)
+        elif d != dim and run.field(ref, d) is not None:
+            run.pin(run.fields[ref.name][d].labels, f"meets fixed channels in {node.op}", node)
+
+
+@rule("topk", "sort", "argsort")
+def ordering(run: Pass, node: Node) -> None:
+    """Sorted along one dimension, which stays."""
+    x = node.args[0]
+    position = 2 if node.base == "topk" else 1
+    dim = node.arg(position, "dim", -1)
+    dim = (dim if isinstance(dim, int) and not isinstance(dim, bool) else -1) % max(1, len(run.size(x)))
+    if run.field(x, dim) is not None:
+        run.pin(run.fields[x.name][dim].labels, f"sorted over in {node.op}", node)
+    carry(run, node, x, dim)
