@@ -246,6 +246,11 @@ def _convolution(node: Node, run: Pass, lengths: Lengths) -> Node:
     return replace(node, kwargs={**node.kwargs, "groups": now})
 
 
+def _repeated(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """repeat_interleave(x, repeats, dim, output_size=): the size follows from the operand's."""
+    return replace(node, kwargs={k: v for k, v in node.kwargs.items() if k != "output_size"})
+
+
 _VIEWS = ("view", "reshape", "_unsafe_view")
 _REWRITES = {
     **dict.fromkeys((*_VIEWS, "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _sizes),
@@ -257,6 +262,7 @@ _REWRITES = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalised),
     "slice_scatter": _slice_scatter,
+    "repeat_interleave": _repeated,
     "scaled_dot_product_attention": _attention,
     "unflatten": _unflatten,
 }
