@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from graph.groups import Kind
 from graph.inference import Inference, Solution
-from graph.labels import Pass
+from graph.labels import Labels, Pass
 from graph.program import Node
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "mul")
 _LOOKUPS = ("index", "index_select", "gather", "take_along_dim")
-_CARRIERS = ("to", "_to_copy", "float", "clone", "contiguous", "detach", "alias", "dropout", "view", "reshape",
-             "flatten", "permute", "transpose")  # fmt: skip
+_CARRIERS = ("to", "_to_copy", "float", "clone", "contiguous", "detach", "alias", "dropout", "view",
+             "reshape", "flatten", "permute", "transpose")  # fmt: skip
 _ATTENTION = "scaled_dot_product_attention"
 
 Groups = frozenset[int]
@@ -25,7 +25,8 @@ Groups = frozenset[int]
 def kinds(run: Inference, solution: Solution, group_of: NDArray[np.int64], count: int) -> list[Kind]:
     """The kind of each group.
 
-    - An *expert* is a slice of stacked weights: both factors and the result of a product with them have it.
+    - An *expert* is a slice of stacked weights: both factors and the result of a product with them have it,
+      or positions that were chosen look it up.
     - A *head* is what both factors and the result of a product of two activations have.
     - A *state* is summed over in a product of two activations, one of which has it beside the channels that
       come out: the memory of a state-space model, or of linear attention.
@@ -41,6 +42,7 @@ def kinds(run: Inference, solution: Solution, group_of: NDArray[np.int64], count
     """
     lying = _lying(solution, group_of)
     experts, heads, lanes, states = _products(run, lying)
+    experts |= {int(g) for labels in _looked_up(run) for g in group_of[solution.classes[labels]] if g >= 0}
     inner = set(group_of[solution.derived[:, 2]].tolist())
     parts = set(zip(*group_of[solution.derived[:, 1:]].T.tolist(), strict=True))
     compared = {g for s in run.sites if s.fills not in (0.0, None) for g in lying[s.value].get(s.dim, ())}
@@ -77,7 +79,7 @@ def _of(lying: Lying, value: str) -> Groups:
 
 
 def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], dict[int, set[int]]]:
-    """What is an expert, a head and a lane by its place in products; what is summed, and what is beside it."""
+    """Experts, heads and lanes by their places in products; what is summed over, and what is beside it."""
     experts: set[int] = set()
     heads: set[int] = set()
     lanes: set[int] = set()
@@ -107,6 +109,17 @@ def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], di
         for group in (a & b) - out:
             states.setdefault(group, set()).update((a ^ b) & out)
     return experts, heads, lanes, states
+
+
+def _looked_up(run: Pass) -> list[Labels]:
+    """The labels that chosen positions look up."""
+    return [
+        run.pointers[r.name]
+        for n in run.program.nodes
+        if n.base in (*_LOOKUPS, "one_hot", "scatter")
+        for r in run.operands(n)
+        if r.name in run.pointers
+    ]
 
 
 def _sums(run: Pass) -> dict[str, Node]:

@@ -246,6 +246,12 @@ def _convolution(node: Node, run: Pass, lengths: Lengths) -> Node:
     return replace(node, kwargs={**node.kwargs, "groups": now})
 
 
+def _one_hot(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """one_hot(ids, classes)."""
+    new = lengths.length(node.name, len(run.size(node.args[0])))
+    return node if new is None else replace(node, args=(node.args[0], new), kwargs={})
+
+
 def _repeated(node: Node, run: Pass, lengths: Lengths) -> Node:
     """repeat_interleave(x, repeats, dim, output_size=): the size follows from the operand's."""
     return replace(node, kwargs={k: v for k, v in node.kwargs.items() if k != "output_size"})
@@ -263,6 +269,7 @@ _REWRITES = {
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalised),
     "slice_scatter": _slice_scatter,
     "repeat_interleave": _repeated,
+    "one_hot": _one_hot,
     "scaled_dot_product_attention": _attention,
     "unflatten": _unflatten,
 }

@@ -7,6 +7,7 @@ import torch
 
 from graph.labels import Pass
 from graph.program import Node, Ref
+from graph.rules.pointers import pointed
 from graph.rules.registry import rule
 from graph.rules.statements import flattened, meet, meet_flat, pin_dims, pin_operands, source_all
 
@@ -25,7 +26,19 @@ def embedding(run: Pass, node: Node) -> None:
         run.put(node.name, len(run.size(indices)), labels)
 
 
-@rule("one_hot", "bucketize", "searchsorted", "arange", "linspace", "eye", "scalar_tensor", "tensor", "rand",
+@rule("one_hot")
+def one_hot(run: Pass, node: Node) -> None:
+    """A dimension with a one where the position points to."""
+    ids = node.args[0]
+    pin_operands(run, node, f"becomes positions in {node.op}")
+    if (labels := pointed(run, node, ids)) is not None:
+        if len(labels) == node.arg(1, "num_classes", -1):
+            run.put(node.name, len(run.size(ids)), labels)
+        else:
+            run.pin(labels, f"counted by {node.op}", node)
+
+
+@rule("bucketize", "searchsorted", "arange", "linspace", "eye", "scalar_tensor", "tensor", "rand",
       "randn", "tril_indices", "triu_indices", "meshgrid", "nonzero", "hann_window")  # fmt: skip
 def positions(run: Pass, node: Node) -> None:
     """Numbers that name positions: what enters stays as it is."""
@@ -56,9 +69,7 @@ def lookup(run: Pass, node: Node) -> None:
 def _look_up(run: Pass, node: Node, x: Ref, dim: int, ids: Ref) -> None:
     """index_select(x, dim, ids), gather(x, dim, ids)."""
     source_all(run, node, x)
-    found = run.field(x, dim)
-    if found is not None:
-        run.pin(found.labels, f"{node.op} names positions among them", node)
+    _point(run, node, x, dim, ids)
     for d, f in list(run.fields.get(x.name, {}).items()):
         if d == dim:
             continue
@@ -76,6 +87,15 @@ def _look_up(run: Pass, node: Node, x: Ref, dim: int, ids: Ref) -> None:
                 run.pin(f.labels, f"positions in {node.op}", node)
 
 
+def _point(run: Pass, node: Node, x: Ref, dim: int, ids: Ref) -> None:
+    """Positions along a dimension: it stays, unless they were chosen among the channels that lie there."""
+    labels = pointed(run, node, ids)
+    if labels is not None:
+        run.bind(x, dim, labels, node)
+    elif (found := run.field(x, dim)) is not None:
+        run.pin(found.labels, f"{node.op} names positions among them", node)
+
+
 def _scatter(run: Pass, node: Node) -> None:
     """scatter(x, dim, ids, source): all of them agree in the other dimensions."""
     x, dim = node.args[0], node.args[1]
@@ -85,8 +105,19 @@ def _scatter(run: Pass, node: Node) -> None:
         return pin_operands(run, node, f"{node.op} names positions among them")
     rank = len(run.size(x))
     dim %= max(1, rank)
+    if node.base == "scatter" and (labels := pointed(run, node, node.args[2])) is not None:
+        run.bind(x, dim, labels, node)
+        run.put(node.name, dim, labels)
+        beyond = [r for r in run.operands(node) if r != x]
+        return _agree(run, node, x, dim, beyond, pinned=beyond)
     others = [r for r in run.operands(node) if r != x]
-    for ref in (x, *others):
+    _agree(run, node, x, dim, others, pinned=[x, *others])
+
+
+def _agree(run: Pass, node: Node, x: Ref, dim: int, others: list[Ref], *, pinned: list[Ref]) -> None:
+    """Tie the operands in every dimension but the one with positions, in which ``pinned`` stay."""
+    rank = len(run.size(x))
+    for ref in pinned:
         for d, f in list(run.fields.get(ref.name, {}).items()):
             if len(run.size(ref)) != rank or d == dim:
                 run.pin(f.labels, f"{node.op} names positions among them", node)
@@ -112,11 +143,13 @@ def _index(run: Pass, node: Node) -> None:
     given = [i for i in indices if isinstance(i, Ref)]
     used: list[int] = []
     dim = 0
-    for i in indices:
+    for i in indices[:rank]:
         width = 1
         if isinstance(i, Ref):
             if run.full[i.name].dtype in (torch.bool, torch.uint8):
                 width = len(run.size(i))
+            for d in range(dim, dim + width):
+                _point(run, node, x, d, i)
             used += range(dim, dim + width)
         dim += width
         if dim >= rank:
@@ -124,9 +157,6 @@ def _index(run: Pass, node: Node) -> None:
     for ref in given:
         for f in run.fields.get(ref.name, {}).values():
             run.pin(f.labels, f"positions in {node.op}", node)
-    for d in used:
-        if (f0 := run.field(x, d)) is not None:
-            run.pin(f0.labels, f"{node.op} names positions among them", node)
     shape = np.broadcast_shapes(*(run.size(i) for i in given)) if len(used) == len(given) else (0,)
     together = used == list(range(used[0], used[-1] + 1)) if used else True
     first = used[0] if together and used else 0

@@ -54,7 +54,7 @@ def movement(run: Pass, node: Node) -> None:
         shift = len(sizes) - len(run.size(x))
         for dim, size in enumerate(sizes):
             old = run.size(x)[dim - shift] if dim >= shift else 1
-            if old == 1 and isinstance(size, int) and size > 1:
+            if old == 1 and isinstance(size, int) and run.full[node.name].shape[dim] > 1:
                 run.create(node.name, dim)
 
 
@@ -107,3 +107,5 @@ def getitem(run: Pass, node: Node) -> None:
         return
     for dim, found in run.fields.get(result_name(source.name, index), {}).items():
         run.put(node.name, dim, found.labels)
+    if (labels := run.pointers.get(result_name(source.name, index))) is not None:
+        run.pointers[node.name] = labels

@@ -43,7 +43,9 @@ def reduction(run: Pass, node: Node) -> None:
     _reduce(run, node, x, given, _FILLS.get(node.base))
 
 
-def _reduce(run: Pass, node: Node, x: Ref, given: Any, fills: float | None) -> None:
+def _reduce(
+    run: Pass, node: Node, x: Ref, given: Any, fills: float | None, *, consumed: bool = False
+) -> None:
     source_all(run, node, x)
     rank = len(run.size(x))
     dims = range(rank) if given is None else [given] if isinstance(given, int) else given
@@ -52,6 +54,8 @@ def _reduce(run: Pass, node: Node, x: Ref, given: Any, fills: float | None) -> N
     keeps_dim = len(run.full[names[0]].shape) == rank
     for dim, found in list(run.fields.get(x.name, {}).items()):
         if dim in reduced:
+            if consumed:
+                continue
             if fills is not None and math.isnan(fills):
                 run.pin(found.labels, f"compared over in {node.op}", node)
             else:
@@ -66,7 +70,27 @@ def _reduce(run: Pass, node: Node, x: Ref, given: Any, fills: float | None) -> N
             run.put(name, dim if keeps_dim else dim - sum(r < dim for r in reduced), labels)
 
 
-@rule("argmax", "argmin", "median", "nanmedian", "mode", "kthvalue")
+def chosen(run: Pass, node: Node, x: Ref, dim: int, count: int, fills: float, result: str) -> bool:
+    """Some channels are picked among the labelled ones: positions among those that remain."""
+    labels = run.along(x, dim, node)
+    if labels is None or not statistic(run, node, x, dim, fills):
+        return False
+    run.choose(labels, count, node)
+    run.pointers[result] = labels
+    return True
+
+
+@rule("argmax", "argmin")
+def position(run: Pass, node: Node) -> None:
+    """Where the largest or smallest element along a dimension stands."""
+    x, dim = node.args[0], node.arg(1, "dim")
+    fills = -math.inf if node.base == "argmax" else math.inf
+    if isinstance(dim, int) and chosen(run, node, x, dim % max(1, len(run.size(x))), 1, fills, node.name):
+        return _reduce(run, node, x, dim, fills, consumed=True)
+    _reduce(run, node, x, dim, math.nan)
+
+
+@rule("median", "nanmedian", "mode", "kthvalue")
 def extremum(run: Pass, node: Node) -> None:
     """One element along a dimension, told by its position: that dimension stays."""
     given = node.arg(2 if node.base == "kthvalue" else 1, "dim")
@@ -98,11 +122,15 @@ def _add_beside(run: Pass, node: Node, ref: Ref, dim: int) -> None:
 
 @rule("topk", "sort", "argsort")
 def ordering(run: Pass, node: Node) -> None:
-    """Sorted along one dimension, which stays."""
+    """Sorted along one dimension, which stays; the largest few are those among the channels that remain."""
     x = node.args[0]
     position = 2 if node.base == "topk" else 1
     dim = node.arg(position, "dim", -1)
     dim = (dim if isinstance(dim, int) and not isinstance(dim, bool) else -1) % max(1, len(run.size(x)))
+    if node.base == "topk" and isinstance(node.args[1], int):
+        fills = -math.inf if node.arg(3, "largest", True) else math.inf
+        if chosen(run, node, x, dim, node.args[1], fills, run.results(node)[1]):
+            return carry(run, node, x, dim)
     if run.field(x, dim) is not None:
         run.pin(run.fields[x.name][dim].labels, f"sorted over in {node.op}", node)
     carry(run, node, x, dim)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from graph.labels import Pass
 from graph.program import Node
+from graph.rules.pointers import follow
 from graph.rules.statements import pin_operands
 
 Rule = Callable[[Pass, Node], None]
@@ -40,6 +41,7 @@ def known_operators() -> tuple[str, ...]:
 
 def apply(run: Pass, node: Node) -> None:
     """Run the rule of a node's operator."""
+    follow(run, node)
     found = _RULES.get(node.base)
     if found is not None:
         found(run, node)
