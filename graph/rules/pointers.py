@@ -12,7 +12,8 @@ from graph.program import Node, Ref, refs_in
 _UNCHANGED = frozenset({
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "movedim",
     "squeeze", "unsqueeze", "expand", "repeat", "repeat_interleave", "slice", "select", "split",
-    "split_with_sizes", "chunk", "unbind", "flip", "roll", "clone", "contiguous", "detach", "alias", "to", "_to_copy",
+    "split_with_sizes", "chunk", "unbind", "flip", "roll", "clone", "contiguous", "detach", "alias", "to",
+    "_to_copy",
 })  # fmt: skip
 _IDS = {"index": 1, "index_select": 2, "gather": 2, "scatter": 2, "one_hot": 0}  # the argument with positions
 
