@@ -9,6 +9,7 @@ from graph.rules import (  # noqa: F401 - a module registers its rules when it i
     attention,
     contractions,
     convolutions,
+    distances,
     lookups,
     moves,
     norms,

@@ -8,7 +8,7 @@ from graph.groups import Site
 from graph.labels import Labels, Pass
 from graph.program import Node, Ref
 from graph.rules.registry import rule
-from graph.rules.statements import add_term, flat, pin_operands
+from graph.rules.statements import add_term, flat
 
 Term = tuple[Ref, str]
 
@@ -89,7 +89,7 @@ def linear(run: Pass, node: Node) -> None:
         add_term(run, node, bias)
 
 
-@rule("mm", "mv", "dot", "bmm", "matmul")
+@rule("mm", "mv", "dot", "vdot", "bmm", "matmul")
 def product(run: Pass, node: Node) -> None:
     """Matrix products, batched or not."""
     terms, out = _product_terms(run, node.args[0], node.args[1])
@@ -106,7 +106,48 @@ def _product_terms(run: Pass, left: Ref, right: Ref) -> tuple[list[Term], str]:
     return [(left, first), (right, second)], out
 
 
-@rule("addmm", "baddbmm")
+@rule("outer", "ger")
+def outer(run: Pass, node: Node) -> None:
+    """All pairs."""
+    contraction(run, node, [(node.args[0], "M"), (node.args[1], "N")], "MN")
+
+
+@rule("addr")
+def added_outer(run: Pass, node: Node) -> None:
+    """Term + all pairs."""
+    contraction(run, node, [(node.args[1], "M"), (node.args[2], "N")], "MN")
+    add_term(run, node, node.args[0])
+
+
+@rule("addbmm")
+def added_sum_of_products(run: Pass, node: Node) -> None:
+    """Term + the sum of a batch of products."""
+    contraction(run, node, [(node.args[1], "BMK"), (node.args[2], "BKN")], "MN")
+    add_term(run, node, node.args[0])
+
+
+@rule("inner")
+def inner(run: Pass, node: Node) -> None:
+    """Sums over the last dimensions of both."""
+    left, right = node.args
+    first = _LETTERS[: len(run.size(left)) - 1]
+    second = _LETTERS.upper()[: len(run.size(right)) - 1]
+    contraction(run, node, [(left, first + "Z"), (right, second + "Z")], first + second)
+
+
+@rule("tensordot")
+def tensordot(run: Pass, node: Node) -> None:
+    """Sums over the dimensions that are named for each operand."""
+    left, right, *dims = node.args
+    ranks = len(run.size(left)), len(run.size(right))
+    first, second = list(_LETTERS[: ranks[0]]), list(_LETTERS.upper()[: ranks[1]])
+    for own, other in zip(*dims, strict=True):
+        second[other % ranks[1]] = first[own % ranks[0]]
+    out = [c for c in first if c not in second] + [c for c in second if c not in first]
+    contraction(run, node, [(left, "".join(first)), (right, "".join(second))], "".join(out))
+
+
+@rule("addmm", "addmv", "baddbmm")
 def added_product(run: Pass, node: Node) -> None:
     """Term + left @ right."""
     terms, out = _product_terms(run, node.args[1], node.args[2])
@@ -129,9 +170,24 @@ def einsum(run: Pass, node: Node) -> None:
     dots = "".join(free[:most])
     letters = [t.replace("...", dots[most - r :]) for t, r in zip(letters, ranks, strict=True)]
     out = out.replace("...", dots)
-    if any(len(set(t)) < len(t) for t in letters):
-        return pin_operands(run, node, f"diagonal taken by {node.op}")
+    for index, (ref, term) in enumerate(zip(operands, letters, strict=True)):
+        letters[index] = _without_repeats(run, node, ref, term, free)
     contraction(run, node, list(zip(operands, letters, strict=True)), out)
+
+
+def _without_repeats(run: Pass, node: Node, ref: Ref, term: str, free: list[str]) -> str:
+    """A diagonal: both dimensions are the same channels, and all but the pairs of one with itself goes."""
+    result = ""
+    for dim, letter in enumerate(term):
+        if letter in result:
+            first = run.along(ref, result.index(letter), node)
+            if first is not None:
+                run.bind(ref, dim, first, node)
+            elif (found := run.field(ref, dim)) is not None:
+                run.pin(found.labels, f"diagonal of fixed channels in {node.op}", node)
+            letter = free.pop()
+        result += letter
+    return result
 
 
 @rule("bilinear")

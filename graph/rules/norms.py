@@ -10,9 +10,19 @@ from graph.rules.statements import flattened, pin_dims, project, statistic
 
 @rule("batch_norm", "instance_norm")
 def batch_norm(run: Pass, node: Node) -> None:
-    """Each channel is normalised on its own; scale, shift and statistics follow it."""
+    """Each channel is normalised on its own; scale, shift and statistics follow it.
+
+    Without running statistics, those of whatever remains along the other dimensions are computed.
+    """
     x = node.args[0]
-    pin_dims(run, node, x, "normalised over", 1, *([0] if node.base == "instance_norm" else []))
+    own = (0, 1) if node.base == "instance_norm" else (1,)
+    if isinstance(node.args[3], Ref) or (node.base == "instance_norm" and not node.args[5]):
+        pin_dims(run, node, x, "normalised over", *own)
+    for dim, found in list(run.fields.get(x.name, {}).items()):
+        if dim not in own:
+            statistic(run, node, x, dim)
+        if dim != 1:
+            run.put(node.name, dim, flattened(run, node, found.labels, 1))
     labels = run.along(x, 1, node)
     if labels is not None:
         for operand in node.args[1:5]:

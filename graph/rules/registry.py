@@ -29,8 +29,9 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 # Operators whose work is multiply-adds; all others with a rule move, scale, compare or average.
 CONTRACTIONS = frozenset({
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "mm",
-    "mv", "dot", "addmm", "bmm", "baddbmm", "matmul", "einsum", "bilinear", "scaled_dot_product_attention",
-    "lstm", "gru", "rnn_tanh", "rnn_relu",
+    "mv", "dot", "vdot", "inner", "addmm", "addmv", "addbmm", "addr", "outer", "ger", "bmm", "baddbmm",
+    "matmul", "tensordot", "einsum", "bilinear", "scaled_dot_product_attention", "cdist", "lstm", "gru",
+    "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
 })  # fmt: skip
 
 
