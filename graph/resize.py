@@ -262,6 +262,7 @@ _REWRITES = {
     **dict.fromkeys((*_VIEWS, "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _sizes),
     **dict.fromkeys(("zeros", "ones", "full", "empty"), _created),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"), _split),
     **dict.fromkeys(("slice", "narrow"), _slice),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),

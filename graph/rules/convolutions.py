@@ -78,8 +78,24 @@ def transposed_convolution(run: Pass, node: Node) -> None:
             result = np.repeat(labels, outs)
             pin_dims(run, node, weight, "depthwise", 0)
         else:
-            run.pin(labels, f"grouped {node.op}", node)
+            result = _grouped(run, node, weight, labels, groups)
+            run.consume(Site(node.name, (0,), x.name, 1, 0.0, _table_name(run, weight), 0))
     _channels_out(run, node, result, bias)
+
+
+def _grouped(run: Pass, node: Node, weight: Ref, labels: Labels, groups: int) -> Labels | None:
+    """The channels that a grouped transposed convolution makes: weight[i, o] makes channel o of i's group."""
+    run.balance(labels.reshape(groups, -1), node)
+    run.bind(weight, 0, labels, node)
+    run.create(node.name, 1)
+    made = run.along(Ref(node.name), 1, node)
+    if made is None:  # of each group a single channel: all of them stay
+        return None
+    rows = made.reshape(groups, -1)
+    run.balance(rows, node)
+    rows = np.repeat(rows, len(labels) // groups, axis=0)
+    run.bind(weight, 1, rows.reshape(*rows.shape, *[1] * (len(run.size(weight)) - 2)), node)
+    return made
 
 
 def _table_name(run: Pass, ref: Ref) -> str | None:

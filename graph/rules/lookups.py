@@ -26,6 +26,20 @@ def embedding(run: Pass, node: Node) -> None:
         run.put(node.name, len(run.size(indices)), labels)
 
 
+@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def bags(run: Pass, node: Node) -> None:
+    """Sums, means or maxima of rows of a table, and bookkeeping that nobody may cut."""
+    pin_dims(run, node, node.args[0], "looked up", 1)
+    for ref in run.operands(node)[1:]:
+        pin_dims(run, node, ref, "positions")
+    labels = run.along(node.args[0], 1, node)
+    if labels is not None:
+        names = run.results(node)
+        run.put(names[0], 1, labels)
+        if node.arg(4, "mode", 0) == 2:  # of each maximum the row that it comes from
+            run.put(names[3], 1, labels)
+
+
 @rule("one_hot")
 def one_hot(run: Pass, node: Node) -> None:
     """A dimension with a one where the position points to."""
@@ -39,18 +53,27 @@ def one_hot(run: Pass, node: Node) -> None:
 
 
 @rule("bucketize", "searchsorted", "arange", "linspace", "eye", "scalar_tensor", "tensor", "rand",
-      "randn", "tril_indices", "triu_indices", "meshgrid", "nonzero", "hann_window")  # fmt: skip
+      "randn", "tril_indices", "triu_indices", "meshgrid", "nonzero", "hann_window", "histc",
+      "bincount", "argwhere", "multinomial")  # fmt: skip
 def positions(run: Pass, node: Node) -> None:
     """Numbers that name positions: what enters stays as it is."""
     pin_operands(run, node, f"becomes positions in {node.op}")
 
 
-@rule("index", "index_select", "gather", "take_along_dim", "index_put", "index_add", "index_copy", "scatter",
-      "scatter_add", "scatter_reduce", "index_fill", "masked_scatter", "masked_select", "select_scatter",
-      "slice_scatter_", "index_reduce", "take")  # fmt: skip
+@rule("rand_like", "randn_like", "randint_like", "bernoulli", "normal", "poisson", "randperm", "randint")
+def chance(run: Pass, node: Node) -> None:
+    """Fewer channels would draw other numbers."""
+    pin_operands(run, node, f"drawn at random in {node.op}")
+
+
+@rule(
+    "index", "_unsafe_index", "index_select", "gather", "take_along_dim", "index_put", "index_add",
+    "index_copy", "scatter", "scatter_add", "scatter_reduce", "index_fill", "masked_scatter",
+    "masked_select", "select_scatter", "slice_scatter_", "index_reduce", "take",
+)  # fmt: skip
 def lookup(run: Pass, node: Node) -> None:
     """Dimensions that integers point into stay; the others pass."""
-    handler = {"index": _index, "index_put": _index_put}.get(node.base)
+    handler = {"index": _index, "_unsafe_index": _index, "index_put": _index_put}.get(node.base)
     if handler is not None:
         return handler(run, node)
     if node.base in ("index_select", "gather", "take_along_dim"):

@@ -26,7 +26,9 @@ def creation(run: Pass, node: Node) -> None:
     "slice", "select", "narrow", "expand", "repeat", "squeeze", "unsqueeze", "pad", "constant_pad_nd", "roll",
     "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "view_as",
     "repeat_interleave", "unfold", "slice_scatter", "numpy_T", "adjoint", "reflection_pad1d",
-    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "hsplit", "vsplit", "reshape_as",
+    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "reflection_pad3d",
+    "replication_pad3d", "native_channel_shuffle", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
+    "hsplit", "vsplit", "reshape_as",
     "tile", "swapdims", "moveaxis", "broadcast_to", "as_strided", "permute_copy", "atleast_1d",
 )  # fmt: skip
 def movement(run: Pass, node: Node) -> None:
@@ -63,8 +65,9 @@ def _positional(run: Pass, node: Node) -> bool:
     if node.base in ("pad", "constant_pad_nd"):
         negative = any(isinstance(a, int) and a < 0 for a in node.args[1])
         return negative or node.arg(2, "mode", "constant") not in ("constant", 0, 0.0, None)
-    return node.base in ("unfold", "channel_shuffle", "as_strided", "reflection_pad1d", "reflection_pad2d",
-                         "replication_pad1d", "replication_pad2d")  # fmt: skip
+    return node.base in ("unfold", "channel_shuffle", "native_channel_shuffle", "as_strided") or (
+        node.base.startswith(("reflection_pad", "replication_pad"))
+    )
 
 
 def _touched(run: Pass, node: Node, dim: int) -> bool:
@@ -72,7 +75,7 @@ def _touched(run: Pass, node: Node, dim: int) -> bool:
     rank = len(run.size(node.args[0]))
     if node.base == "unfold":
         return dim == int(node.args[1]) % rank
-    if node.base in ("channel_shuffle", "as_strided"):
+    if node.base in ("channel_shuffle", "native_channel_shuffle", "as_strided"):
         return True
     amounts = node.args[1]
     pair = 2 * (rank - 1 - dim)

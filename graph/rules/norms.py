@@ -5,7 +5,7 @@ from __future__ import annotations
 from graph.labels import Pass
 from graph.program import Node, Ref
 from graph.rules.registry import rule
-from graph.rules.statements import flattened, pin_dims, project, statistic
+from graph.rules.statements import flattened, pin_dims, project, source_all, statistic
 
 
 @rule("batch_norm", "instance_norm")
@@ -57,6 +57,25 @@ def layer_norm(run: Pass, node: Node) -> None:
                 pin_dims(
                     run, node, scale, "normalises fixed channels", *(d for d in range(count) if d != dim)
                 )
+
+
+@rule("_weight_norm", "_weight_norm_interface", "norm_except_dim")
+def weight_norm(run: Pass, node: Node) -> None:
+    """A weight over its norm along all dimensions but one, times a scale; removed channels are zero."""
+    v = node.args[0]
+    dim = int(node.args[2]) if len(node.args) > 2 else 0
+    source_all(run, node, v)
+    names = run.results(node)
+    for d, found in list(run.fields.get(v.name, {}).items()):
+        own = d == dim % len(run.size(v)) and dim != -1
+        if not own:
+            statistic(run, node, v, d, 0.0)
+        elif node.base != "norm_except_dim":
+            run.bind(node.args[1], d, found.labels, node)
+        if node.base != "norm_except_dim":
+            run.put(names[0], d, found.labels)
+        if own and (node.base == "norm_except_dim" or len(names) > 1):
+            run.put(names[-1], d, found.labels)
 
 
 @rule("group_norm")

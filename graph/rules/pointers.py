@@ -15,7 +15,14 @@ _UNCHANGED = frozenset({
     "split_with_sizes", "chunk", "unbind", "flip", "roll", "clone", "contiguous", "detach", "alias", "to",
     "_to_copy",
 })  # fmt: skip
-_IDS = {"index": 1, "index_select": 2, "gather": 2, "scatter": 2, "one_hot": 0}  # the argument with positions
+_IDS = {
+    "index": 1,
+    "_unsafe_index": 1,
+    "index_select": 2,
+    "gather": 2,
+    "scatter": 2,
+    "one_hot": 0,
+}  # the argument with positions
 
 
 def pointed(run: Pass, node: Node, ids: Ref) -> Labels | None:

@@ -8,10 +8,10 @@ from typing import Any
 from graph.labels import Pass
 from graph.program import Node, Ref
 from graph.rules.registry import rule
-from graph.rules.statements import carry, flattened, source_all, statistic
+from graph.rules.statements import carry, flattened, pin_operands, source_all, statistic
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin", "logit", "cumsum", "cumprod",
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin", "_safe_softmax", "cumsum", "cumprod",
       "logcumsumexp", "cummax", "cummin")  # fmt: skip
 def along_one(run: Pass, node: Node) -> None:
     """Computed along one dimension, which keeps its size."""
@@ -19,10 +19,11 @@ def along_one(run: Pass, node: Node) -> None:
     source_all(run, node, x)
     dim = int(node.args[1]) % max(1, len(run.size(x))) if len(node.args) > 1 else -1
     if dim >= 0 and run.field(x, dim) is not None:
-        if node.base in ("cummax", "cummin", "logcumsumexp"):
-            run.pin(run.fields[x.name][dim].labels, f"compared over in {node.op}", node)
+        fills = {"cumsum": 0.0, "cumprod": 1.0, "cummin": math.inf}.get(node.base, -math.inf)
+        if node.base in ("cummax", "cummin"):
+            chosen(run, node, x, dim, 1, fills, run.results(node)[1])
         else:
-            statistic(run, node, x, dim, {"cumsum": 0.0, "cumprod": 1.0}.get(node.base, -math.inf))
+            statistic(run, node, x, dim, fills)
     carry(run, node, x)
 
 
@@ -40,7 +41,11 @@ def reduction(run: Pass, node: Node) -> None:
     given: Any = node.arg(position, "dim")
     if isinstance(given, bool):  # var(x, unbiased)
         given = None
-    _reduce(run, node, x, given, _FILLS.get(node.base))
+    fills = _FILLS.get(node.base)
+    if node.base in ("linalg_vector_norm", "norm"):
+        order = node.arg(1, "ord" if node.base == "linalg_vector_norm" else "p", 2)
+        fills = math.inf if isinstance(order, (int, float)) and order < 0 else 0.0
+    _reduce(run, node, x, given, fills)
 
 
 def _reduce(
@@ -83,17 +88,28 @@ def chosen(run: Pass, node: Node, x: Ref, dim: int, count: int, fills: float, re
 @rule("argmax", "argmin")
 def position(run: Pass, node: Node) -> None:
     """Where the largest or smallest element along a dimension stands."""
+    if isinstance(node.arg(1, "dim"), int):
+        return largest(run, node)
+    _reduce(run, node, node.args[0], None, math.nan)
+
+
+def largest(run: Pass, node: Node) -> None:
+    """The largest or smallest element along a dimension, its position, or both."""
     x, dim = node.args[0], node.arg(1, "dim")
-    fills = -math.inf if node.base == "argmax" else math.inf
-    if isinstance(dim, int) and chosen(run, node, x, dim % max(1, len(run.size(x))), 1, fills, node.name):
-        return _reduce(run, node, x, dim, fills, consumed=True)
-    _reduce(run, node, x, dim, math.nan)
+    fills = math.inf if node.base in ("min", "argmin") else -math.inf
+    source_all(run, node, x)
+    found = isinstance(dim, int) and chosen(
+        run, node, x, dim % max(1, len(run.size(x))), 1, fills, run.results(node)[-1]
+    )
+    _reduce(run, node, x, dim, fills, consumed=found)
 
 
-@rule("median", "nanmedian", "mode", "kthvalue")
+@rule("median", "nanmedian", "mode", "kthvalue", "aminmax", "quantile", "nanquantile")
 def extremum(run: Pass, node: Node) -> None:
-    """One element along a dimension, told by its position: that dimension stays."""
-    given = node.arg(2 if node.base == "kthvalue" else 1, "dim")
+    """Told by the order along a dimension: that dimension stays."""
+    given = node.arg(2 if node.base in ("kthvalue", "quantile", "nanquantile") else 1, "dim")
+    if "quantile" in node.base and isinstance(node.args[1], Ref) and len(run.size(node.args[1])):
+        return pin_operands(run, node, f"compared over in {node.op}")
     _reduce(run, node, node.args[0], given, math.nan)
 
 

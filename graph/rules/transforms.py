@@ -7,7 +7,7 @@ import numpy as np
 from graph.labels import Pass
 from graph.program import Node
 from graph.rules.registry import rule
-from graph.rules.statements import carry, pin_dims, pin_operands
+from graph.rules.statements import carry, pin_dims, pin_operands, source_all
 
 
 @rule("glu")
@@ -28,6 +28,7 @@ def glu(run: Pass, node: Node) -> None:
 def fourier(run: Pass, node: Node) -> None:
     """Transformed dimensions stay, the others pass."""
     x = node.args[0]
+    source_all(run, node, x)
     rank = len(run.size(x))
     low = node.base.startswith("_")
     given = node.arg(1 if low else 2, "dim")
