@@ -180,6 +180,8 @@ def _groups(run: Inference, solution: Solution) -> tuple[Group, ...]:
     result = []
     for index, units in enumerate(members.values()):
         origin = solution.origins[units[0]]
+        if origin not in run.program.tensors and tensors[index]:
+            origin = tensors[index][0][0]
         name = origin.rpartition(".")[0] if origin.endswith((".weight", ".bias")) else origin
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"

@@ -12,7 +12,6 @@ from operators import OPERATORS
 
 from graph.axes import infer
 from graph.capture import capture
-from graph.rules import known_operators
 from prune.plan import WidthSpace, make_plan
 
 

@@ -40,6 +40,8 @@ def recurrent(run: Pass, node: Node) -> None:
             cell = own if projection is None else run.along(projection, 1, node)
             if own is None or cell is None:
                 return pin_operands(run, node, f"hidden size of 1 in {node.op}")
+            if projection is not None:  # the operator tells projections by outputs narrower than the state
+                run.choose(cell, run.size(projection)[0] + 1, node)
             stacked = np.tile(cell, gates)
             for ref in (w_in, w_hidden, *biases):
                 run.bind(ref, 0, stacked, node)
