@@ -339,8 +339,11 @@ class CostModel:
             index = self._index[factor] = len(self._base) - 1
             both = np.stack([first[second >= 0], second[second >= 0]], axis=1)
             for (a, b), count in zip(*np.unique(both, axis=0, return_counts=True), strict=True):
-                share = float(count) / len(rows) / float(self.widths[a] * self.widths[b])
+                pairs = float(self.widths[a] * (self.widths[b] - (a == b)))  # of one group: with the others
+                share = float(count) / len(rows) / pairs
                 self._products.append((index, int(a), int(b), share))
+                if a == b:
+                    self._slopes[-1][a] -= share
         return self._index[factor]
 
 

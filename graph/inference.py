@@ -319,8 +319,8 @@ def _consequences(known: Labels, even: Labels) -> Labels:
         ((child, outer), outer == inner),
         ((child, inner), (child == outer) & (inner != FIXED)),
         ((child, outer), (child == inner) & (outer != FIXED)))]  # fmt: skip
-    real = (child != FIXED) & (outer != FIXED) & (inner != FIXED)
-    rows = known[real]
+    real = (child != FIXED) & (outer != FIXED) & (inner != FIXED) & (child != outer) & (child != inner)
+    rows = known[real]  # not those of a channel with itself
     if len(rows):
         same_child = rows[np.argsort(rows[:, 0], kind="stable")]
         equal = same_child[1:, 0] == same_child[:-1, 0]

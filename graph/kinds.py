@@ -98,7 +98,7 @@ def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], di
         if node.base == "mul" and result == node.name:
             continue
         a, b, out = _of(lying, left.name), _of(lying, right.name), _of(lying, result)
-        both = a & b & out
+        both = {g for g in a & b & out if sum(g in held for held in lying[result].values()) == 1}
         if left.name in weights or right.name in weights:
             experts |= both if node.base != "mul" else set()
             continue

@@ -74,6 +74,7 @@ def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
                 if run.is_tensor(ref):
                     run.now.setdefault(ref.name, run.full[ref.name])
             try:
+                rules.enter(run, node)
                 small = resized(node, run, lengths)
                 rules.apply(run, small)
                 for ref in run.operands(node):

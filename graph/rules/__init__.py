@@ -19,6 +19,7 @@ from graph.rules import (  # noqa: F401 - a module registers its rules when it i
     transforms,
     windows,
 )
+from graph.rules.moves import enter
 from graph.rules.registry import CONTRACTIONS, apply, known_operators
 
-__all__ = ["CONTRACTIONS", "apply", "known_operators"]
+__all__ = ["CONTRACTIONS", "apply", "enter", "known_operators"]

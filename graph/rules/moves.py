@@ -7,7 +7,7 @@ import torch
 
 from graph.labels import Pass, result_name
 from graph.program import Node, Ref
-from graph.rules.registry import rule
+from graph.rules.registry import find, rule
 from graph.rules.statements import pin_operands, source_all
 
 
@@ -58,6 +58,13 @@ def movement(run: Pass, node: Node) -> None:
             old = run.size(x)[dim - shift] if dim >= shift else 1
             if old == 1 and isinstance(size, int) and run.full[node.name].shape[dim] > 1:
                 run.create(node.name, dim)
+
+
+def enter(run: Pass, node: Node) -> None:
+    """Give the parameters that a moving operator reads their labels, before its sizes are rewritten."""
+    if find(node.base) is movement:
+        for ref in run.operands(node):
+            source_all(run, node, ref)
 
 
 def _positional(run: Pass, node: Node) -> bool:

@@ -35,6 +35,11 @@ CONTRACTIONS = frozenset({
 })  # fmt: skip
 
 
+def find(base: str) -> Rule | None:
+    """The rule of an operator, by its base name."""
+    return _RULES.get(base)
+
+
 def known_operators() -> tuple[str, ...]:
     """Base names of all operators with a rule, sorted."""
     return tuple(sorted(_RULES))
