@@ -22,7 +22,7 @@ def creation(run: Pass, node: Node) -> None:
 
 @rule(
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "mT",
-    "swapaxes", "cat", "concat", "stack", "split", "split_with_sizes", "chunk", "tensor_split", "unbind",
+    "swapaxes", "cat", "concat", "concatenate", "stack", "split", "split_with_sizes", "chunk", "tensor_split", "unbind",
     "slice", "select", "narrow", "expand", "repeat", "squeeze", "unsqueeze", "pad", "constant_pad_nd", "roll",
     "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "view_as",
     "repeat_interleave", "unfold", "slice_scatter", "numpy_T", "adjoint", "reflection_pad1d",
@@ -42,7 +42,7 @@ def movement(run: Pass, node: Node) -> None:
         return
     if node.base in ("repeat_interleave", "repeat", "tile", "as_strided") and len(run.operands(node)) > 1:
         return pin_operands(run, node, f"{node.op} names positions among them")
-    if node.base in ("cat", "concat"):
+    if node.base in ("cat", "concat", "concatenate"):
         _tie_beside(run, node, list(node.args[0]), int(node.arg(1, "dim", 0)))
     if node.base == "slice_scatter":
         _tie_beside(run, node, [node.args[0], node.args[1]], int(node.arg(2, "dim", 0)))
