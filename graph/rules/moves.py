@@ -22,14 +22,13 @@ def creation(run: Pass, node: Node) -> None:
 
 @rule(
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "mT",
-    "swapaxes", "cat", "concat", "concatenate", "stack", "split", "split_with_sizes", "chunk", "tensor_split", "unbind",
-    "slice", "select", "narrow", "expand", "repeat", "squeeze", "unsqueeze", "pad", "constant_pad_nd", "roll",
-    "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "view_as",
-    "repeat_interleave", "unfold", "slice_scatter", "numpy_T", "adjoint", "reflection_pad1d",
-    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "reflection_pad3d",
-    "replication_pad3d", "native_channel_shuffle", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
-    "hsplit", "vsplit", "reshape_as",
-    "tile", "swapdims", "moveaxis", "broadcast_to", "as_strided", "permute_copy", "atleast_1d",
+    "swapaxes", "cat", "concat", "concatenate", "stack", "split", "split_with_sizes", "chunk",
+    "tensor_split", "unbind", "slice", "select", "narrow", "expand", "repeat", "squeeze", "unsqueeze",
+    "pad", "constant_pad_nd", "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "view_as", "repeat_interleave", "unfold", "slice_scatter", "numpy_T", "adjoint", "reflection_pad1d",
+    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "reflection_pad3d", "replication_pad3d",
+    "native_channel_shuffle", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "hsplit", "vsplit",
+    "reshape_as", "tile", "swapdims", "moveaxis", "broadcast_to", "as_strided", "permute_copy", "atleast_1d",
 )  # fmt: skip
 def movement(run: Pass, node: Node) -> None:
     """Elements move and none is computed."""

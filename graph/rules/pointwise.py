@@ -31,7 +31,7 @@ def number(run: Pass, node: Node) -> None:
     "ones_like", "full_like", "empty_like", "isnan", "isinf", "isfinite", "nan_to_num", "threshold", "atan",
     "atan2", "asin", "acos", "sinh", "cosh", "sinc", "sgn", "real", "imag", "conj", "_conj", "angle",
     "complex", "polar", "copy", "lift_fresh_copy", "bool", "float", "xlogy", "logaddexp", "hypot",
-    "special_expit", "expand_as", "sigmoid_", "fill", "zero", "rrelu", "view_as_complex_copy",
+    "special_expit", "expand_as", "sigmoid_", "fill", "zero", "rrelu",
     "bitwise_left_shift", "bitwise_right_shift", "conj_physical", "_conj_physical", "copysign", "deg2rad",
     "digamma", "erfinv", "gcd", "heaviside", "i0", "igamma", "igammac", "isneginf", "isposinf", "lcm",
     "ldexp", "lgamma", "logaddexp2", "mvlgamma", "nextafter", "polygamma", "positive", "rad2deg", "signbit",
