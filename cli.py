@@ -309,7 +309,21 @@ def compress(
             show_default="search; uniform without data",
         ),
     ] = None,
-    episodes: Annotated[int, typer.Option(min=0, help="Episodes of the agent; 0: baselines alone.")] = 100,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--agent", help="Who searches: gnn-rl, agmc, amc; evolution or random learn nothing."
+        ),
+    ] = "gnn-rl",
+    policy: Annotated[
+        str,
+        typer.Option(help="Trained policy to start from: FILE, default (comes with prune) or none."),
+    ] = "default",
+    episodes: Annotated[
+        int,
+        typer.Option(min=0, help="Plans to score beside the baselines; 0: these and a named policy's plan."),
+    ] = 100,
+    reward: Annotated[str, typer.Option(help="What makes a plan good: few errors or a small loss.")] = "loss",
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
@@ -341,7 +355,6 @@ def compress(
             raise UsageError("give a target: either --flops or --macs", hint="such as --flops 0.5")
         target, unit = (flops, "flops") if flops is not None else (macs, "macs")
         assert target is not None
-        from prune.baselines import BASELINES
         from prune.pipeline import CompressConfig
         from prune.pipeline import compress as run
         from prune.tune import TuneConfig
@@ -350,7 +363,13 @@ def compress(
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
-        search = agent.SearchConfig(episodes=episodes, seed=seed)
+        search = agent.SearchConfig(
+            agent=method,
+            episodes=episodes,
+            seed=seed,
+            reward=reward,  # type: ignore[arg-type]
+            policy=policy,
+        )
         config = CompressConfig(
             source=source,
             target=target,
@@ -366,14 +385,9 @@ def compress(
             force=force,
             verify=verify,
         )
-        screen = _Screen(trials=2 + search.random_plans + episodes, epochs=epochs)
+        screen = _Screen(trials=search.trials, epochs=epochs)
         with screen.running():
-            report = run(
-                config,
-                agent.planner(search, images=images),
-                screen,
-                baselines={**BASELINES, "global": agent.global_ratios},
-            )
+            report = run(config, agent.planner(search, images=images), screen)
         _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
 

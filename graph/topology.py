@@ -43,8 +43,10 @@ NODE_FEATURES = (
     "prunable share",
 )  # fmt: skip
 
+LAYER_FEATURES = ("filters", "channels", "height", "width", "stride", "kernel", "MACs")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Topology:
     """A program as four graphs, each contracting the one before.
 
@@ -54,11 +56,18 @@ class Topology:
             in the next stage.
         motifs: for each bundle a row over the motifs (stage 1): the share of its channels made there.
         macs_share: for each bundle the share of MACs in the layers that it touches.
+        layers: for each motif the raw figures of the layer that starts it (motifs, LAYER_FEATURES).
     """
 
     stages: tuple[Data, ...]
     motifs: Tensor
     macs_share: Tensor
+    layers: Tensor
+
+    @property
+    def bundle_layers(self) -> Tensor:
+        """For each bundle the mean figures of the layers that make its channels (bundles, LAYER_FEATURES)."""
+        return self.motifs @ self.layers
 
     def to_json(self) -> dict[str, Any]:
         """Sizes, edges and assignments as JSON data."""
@@ -115,7 +124,8 @@ def build(axes: Axes) -> Topology:
     stage2 = _contracted(stage1, block_section.tolist())
     stage3 = _contracted(stage2, [0] * (max(section, default=0) + 1))
     motifs = _bundle_motifs(axes, values, motif, len(heads))
-    return Topology((stage0, stage1, stage2, stage3), motifs, _macs_share(axes, heads, motifs))
+    shares = _macs_share(axes, heads, motifs)
+    return Topology((stage0, stage1, stage2, stage3), motifs, shares, _layers(axes, heads))
 
 
 def _stage(edges: list[tuple[int, int]], kinds: list[int], assign: list[int]) -> Data:
@@ -258,3 +268,20 @@ def _macs_share(axes: Axes, heads: list[Node], motifs: Tensor) -> Tensor:
     by_node = {o.node: o.macs for o in costs(axes.program).ops}
     macs = torch.tensor([float(by_node.get(h.name, 0)) for h in heads])
     return (motifs > 0).float() @ (macs / macs.sum().clamp(min=1))
+
+
+def _layers(axes: Axes, heads: list[Node]) -> Tensor:
+    """What AMC knows of a layer (arXiv:1802.03494, equation 1), in the order of ``LAYER_FEATURES``."""
+    program = axes.program
+    macs = {o.node: o.macs for o in costs(program).ops}
+    tensor_of = {n.name: program.tensors[n.args[0]] for n in program.nodes if n.op == TENSOR}
+    rows = []
+    for node in heads:
+        weight = next((tensor_of[r] for r in node.refs if r in tensor_of and tensor_of[r].dim() > 1), None)
+        sizes = [*axes.shapes[node.name].shape[2:4], 1, 1]
+        is_conv = node.base in _FAMILIES[0][1]
+        filters, channels = (weight.shape[0], weight.shape[1]) if weight is not None else (0, 0)
+        stride = max(node.arg(3, "stride", [1])) if is_conv else 1
+        kernel = weight.shape[-1] if weight is not None and is_conv else 1
+        rows.append([filters, channels, sizes[0], sizes[1], stride, kernel, macs.get(node.name, 0)])
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, len(LAYER_FEATURES))

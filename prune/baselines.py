@@ -1,4 +1,4 @@
-"""Baselines: plans that follow from the weights alone, without a single image."""
+"""Baselines: plans that follow from the importance of channels alone, without scoring a single one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph.errors import UsageError
-from prune.importance import Scores
+from prune.importance import Scores, normalised
 from prune.plan import Plan, WidthSpace, make_plan
 
 # Keep ratios of the bundles for a target in MACs.
@@ -20,7 +20,31 @@ def uniform(space: WidthSpace, scores: Scores, target: int) -> NDArray[np.float6
     return np.ones(space.bundles)
 
 
-BASELINES: Mapping[str, Ratios] = {"uniform": uniform}
+def global_ratios(space: WidthSpace, scores: Scores, target: int) -> NDArray[np.float64]:
+    """Keep ratios of one threshold for the whole network, on scores divided by their group's mean.
+
+    The threshold is the lowest whose widths meet the target; each bundle keeps at least a tenth.
+    """
+    axes = space.axes
+    relative = normalised(axes, scores)
+    units = [
+        np.sort(relative[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
+    ]
+    candidates = np.sort(np.concatenate(units))
+    low, high = 0, len(candidates) - 1
+    ratios = np.ones(len(units))
+    while low < high:
+        middle = (low + high) // 2
+        kept = [(len(u) - np.searchsorted(u, candidates[middle], side="right")) / len(u) for u in units]
+        ratios = np.maximum(0.1, np.array(kept))
+        if space.macs(space.levels(ratios)) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    return ratios
+
+
+BASELINES: Mapping[str, Ratios] = {"uniform": uniform, "global": global_ratios}
 
 
 def baseline_plan(

@@ -1,31 +1,37 @@
-"""The search: baselines first, then an agent, all scored alike; the best plan wins, whoever made it.
+"""The search: baselines first, then an agent from the best of them, then a refinement of the best plans.
 
-GNN-RL (arXiv:2102.03214) searches with PPO over multi-stage graph embeddings; clip 0.2, 10 epochs per
-update, value coefficient 0.5 and entropy 0.01 are its reference code's. Deviations: the discount is 1,
-since the one reward comes at the end of a walk of fixed length; the learning rate is 1e-3, since episodes
-are few; and the agent starts at the best baseline (action 0), not at random.
+All plans are scored alike, and the best one wins, whoever proposed it. Agents: ``rl.agents``; what they start
+from: a saved policy (``rl.policy``), or fresh weights.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 
 from graph import topology
 from graph.errors import UsageError
 from graph.topology import Topology
-from prune.importance import Scores, normalised
-from prune.plan import WidthSpace, make_plan
-from prune.trials import Planner, Problem, SearchResult, Trial
-from rl.env import PruningEnv
-from rl.policy import GraphFeatures
-from rl.reward import Evaluator, Score
+from prune.baselines import global_ratios
+from prune.importance import magnitude, taylor
+from prune.plan import make_plan
+from prune.trials import Planner, Problem, SearchResult
+from rl import policy
+from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.book import REWARDS, Book, Reward
+from rl.env import Levels, Task
+from rl.population import evolve, random_plans
+from rl.reward import Evaluator
+
+Method = Literal[AgentName, "evolution", "random"]
+METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
+BASELINES = ("uniform", "global-magnitude", "global-taylor")
+REFINED = "refinement"
+_TAYLOR_IMAGES = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,72 +39,43 @@ class SearchConfig:
     """How to search.
 
     Attributes:
-        episodes: of the agent; 0 leaves the baselines alone.
-        random_plans: how many random plans are scored beside.
-        seed: of the agent and of the random plans.
-        episodes_per_update: PPO updates after this many episodes.
-        learning_rate: of Adam.
-        start_std: standard deviation of the first actions, which lie in [-1, 1].
+        agent: who proposes plans, one of ``METHODS``.
+        episodes: plans to score beside the baselines, the refinement's included; 0 leaves the baselines,
+            and the plan of a policy that is named.
+        seed: of everything random.
+        reward: what makes a plan good: few errors (``error``) or a small cross entropy (``loss``).
+        policy: file of a trained policy to start from; ``default`` is the one that comes with the package,
+            where there is one for the agent, ``none`` starts with fresh weights.
+        refine: share of the episodes that mutate the best plans after the agent.
 
     Raises:
         UsageError: a value out of range.
     """
 
+    agent: str = "gnn-rl"
     episodes: int = 100
-    random_plans: int = 10
     seed: int = 0
-    episodes_per_update: int = 5
-    learning_rate: float = 1e-3
-    start_std: float = 0.4
+    reward: Reward = "loss"
+    policy: str = policy.DEFAULT
+    refine: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.episodes < 0 or self.random_plans < 0:
-            raise UsageError("the numbers of episodes and of random plans must not be negative")
+        if self.agent not in METHODS:
+            raise UsageError(f"--agent {self.agent}: unknown", hint="one of " + ", ".join(METHODS))
+        if self.reward not in REWARDS:
+            raise UsageError(f"--reward {self.reward}: unknown", hint="one of " + ", ".join(REWARDS))
+        if self.episodes < 0:
+            raise UsageError("the number of episodes must not be negative")
+        if not 0 <= self.refine <= 1:
+            raise UsageError("the share of episodes that refine must lie between 0 and 1")
+        if self.agent not in AGENTS and self.policy not in (policy.DEFAULT, policy.NONE):
+            raise UsageError(f"--agent {self.agent} takes no policy", hint="one of " + ", ".join(AGENTS))
 
-
-class _Book:
-    """Scores levels under a method's name and keeps the trials."""
-
-    def __init__(self, problem: Problem, evaluator: Evaluator) -> None:
-        self.problem, self.evaluator = problem, evaluator
-        self.trials: list[Trial] = []
-        self.best: dict[str, tuple[Trial, NDArray[np.int64]]] = {}
-        self.start = time.perf_counter()
-
-    def score(self, levels: NDArray[np.int64], method: str) -> Score:
-        space = self.problem.space
-        plan = make_plan(space, levels, self.problem.scores, method)
-        score = self.evaluator(plan.keep_mask(space.axes))
-        trial = Trial(
-            method,
-            sum(t.method == method for t in self.trials) + 1,
-            plan.macs,
-            score.accuracy,
-            score.loss,
-            time.perf_counter() - self.start,
-            tuple(float(r) for r in space.ratios(levels)),
-        )
-        self.trials.append(trial)
-        if method not in self.best or trial.rank > self.best[method][0].rank:
-            self.best[method] = (trial, levels.copy())
-        self.problem.on_trial(trial)
-        return score
-
-    def winner(self) -> tuple[Trial, NDArray[np.int64]]:
-        """The best trial; among equals the one scored first."""
-        return max(self.best.values(), key=lambda entry: entry[0].rank)
-
-
-class _Stop(BaseCallback):
-    """Ends PPO's loop after a number of episodes."""
-
-    def __init__(self, episodes: int) -> None:
-        super().__init__()
-        self.left = episodes
-
-    def _on_step(self) -> bool:
-        self.left -= int(np.sum(self.locals["dones"]))
-        return self.left > 0
+    @property
+    def trials(self) -> int:
+        """How many plans will be scored."""
+        zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
+        return len(BASELINES) + self.episodes + zero_shot
 
 
 def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) -> Planner:
@@ -108,7 +85,12 @@ def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) 
         config: how long and with what seed.
         images: of the search split that each plan is scored on.
         calibration: training images on which batch-norm statistics are measured for each plan.
+
+    Raises:
+        PolicyError: the policy's file is not sound, or of another agent.
     """
+    if config.agent in AGENTS:
+        policy.find(config.policy, config.agent)  # a broken file is told before anything is loaded
 
     def plan(problem: Problem) -> SearchResult:
         evaluator = Evaluator(problem.axes, problem.data, images=images, calibration=calibration)
@@ -128,79 +110,76 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
 
     Raises:
         TargetError: the target cannot be reached.
+        PolicyError: the policy's file is not sound, or of another agent.
     """
-    space, target = problem.space, problem.target
-    space.check_target(target)
-    book = _Book(problem, evaluator)
-    book.score(space.project(np.ones(space.bundles), target), "uniform")
-    book.score(space.project(global_ratios(space, problem.scores, target), target), "global-magnitude")
+    problem.space.check_target(problem.target)
+    book = Book(problem, evaluator, config.reward)
+    score_baselines(problem, book)
     random = np.random.default_rng(config.seed)
-    for _ in range(config.random_plans):
-        book.score(space.project(random.uniform(0.1, 1.0, space.bundles), target), "random")
-    if config.episodes:
-        _run_ppo(problem, graph, book, config)
+    if config.agent == "random":
+        random_plans(problem, book, config.episodes, random)
+    elif config.agent == "evolution":
+        evolve(problem, book, config.episodes, random, "evolution")
+    else:
+        with contained():
+            done = _run_agent(problem, graph, book, config)
+        evolve(problem, book, config.episodes - done, random, REFINED)
     trial, levels = book.winner()
     return SearchResult(
-        make_plan(space, levels, problem.scores, trial.method),
+        make_plan(problem.space, levels, problem.scores, trial.method),
         tuple(book.trials),
         {name: best for name, (best, _) in book.best.items()},
         evaluator.evaluations,
         evaluator.images,
-        time.perf_counter() - book.start,
+        book.seconds,
     )
 
 
-def global_ratios(space: WidthSpace, scores: Scores, target: int) -> NDArray[np.float64]:
-    """Keep ratios of one threshold for the whole network, on scores divided by their group's mean.
-
-    The threshold is the lowest whose widths meet the target; each bundle keeps at least a tenth.
-    """
-    axes = space.axes
-    relative = normalised(axes, scores)
-    units = [
-        np.sort(relative[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
-    ]
-    candidates = np.sort(np.concatenate(units))
-    low, high = 0, len(candidates) - 1
-    ratios = np.ones(len(units))
-    while low < high:
-        middle = (low + high) // 2
-        kept = [(len(u) - np.searchsorted(u, candidates[middle], side="right")) / len(u) for u in units]
-        ratios = np.maximum(0.1, np.array(kept))
-        if space.macs(space.levels(ratios)) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return ratios
+def score_baselines(problem: Problem, book: Book) -> None:
+    """Score the plans that need no search: widths in equal shares, and by one threshold of importance."""
+    for name, levels in baseline_levels(problem).items():
+        book.score([levels], name)
 
 
-def _run_ppo(problem: Problem, graph: Topology, book: _Book, config: SearchConfig) -> None:
-    space = problem.space
-    best, _ = book.winner()
-    env = PruningEnv(
-        space, graph, problem.target, lambda levels: book.score(levels, "ppo"), np.array(best.ratios)
+def baseline_levels(problem: Problem) -> dict[str, Levels]:
+    """The levels of each baseline; which channels stay, ``problem.scores`` says for all of them."""
+    space, target = problem.space, problem.target
+    limit = min(_TAYLOR_IMAGES, len(problem.data.train))
+    batches = problem.data.train.batches(128, shuffle=True, limit=limit)
+    ratios: Mapping[str, NDArray[np.float64]] = {
+        "uniform": np.ones(space.bundles),
+        "global-magnitude": global_ratios(space, magnitude(problem.axes), target),
+        "global-taylor": global_ratios(space, taylor(problem.axes, batches), target),
+    }
+    return {name: space.project(wish, target) for name, wish in ratios.items()}
+
+
+def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
+    """The task of improving on the best plan so far."""
+    best, levels = book.winner()
+    return Task(
+        problem.space,
+        graph,
+        problem.target,
+        lambda plans: book.score(plans, method),
+        book.ratios(levels),
+        book.rank(best)[0],
     )
-    steps = space.bundles * config.episodes_per_update
-    agent = PPO(
-        "MultiInputPolicy",
-        env,
-        n_steps=steps,
-        batch_size=max(2, steps // 4),
-        n_epochs=10,
-        gamma=1.0,
-        gae_lambda=0.95,
-        learning_rate=config.learning_rate,
-        clip_range=0.2,
-        ent_coef=0.01,
-        vf_coef=0.5,
-        seed=config.seed,
-        device="cpu",
-        policy_kwargs={
-            "features_extractor_class": GraphFeatures,
-            "features_extractor_kwargs": {"topology": graph},
-            "net_arch": {"pi": [64], "vf": [64]},
-            "log_std_init": float(np.log(config.start_std)),
-            "activation_fn": torch.nn.Tanh,
-        },
-    )
-    agent.learn(total_timesteps=space.bundles * config.episodes, callback=_Stop(config.episodes))
+
+
+def _run_agent(problem: Problem, graph: Topology, book: Book, config: SearchConfig) -> int:
+    """Let the agent walk; how many plans it scored."""
+    saved = policy.find(config.policy, config.agent)
+    if not config.episodes and config.policy in (policy.DEFAULT, policy.NONE):
+        return 0
+    agent = Agent(config.agent, [task_of(problem, graph, book, config.agent)], seed=config.seed)  # type: ignore[arg-type]
+    before = len(book.trials)
+    if saved is not None:
+        saved.load_into(agent)
+        book.score([agent.plan()], config.agent)
+    left = config.episodes - (len(book.trials) - before)
+    rounds = int(left * (1 - config.refine)) // agent.walks * agent.walks
+    agent.learn(max(0, rounds))
+    if rounds and len(book.trials) - before < config.episodes:
+        book.score([agent.plan()], config.agent)
+    return min(config.episodes, len(book.trials) - before)
