@@ -47,6 +47,9 @@ app = typer.Typer(
 zoo = typer.Typer(help="The networks of the papers: list them, train one.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 
+policies = typer.Typer(help="Policies of the search: train one on several networks.", no_args_is_help=True)
+app.add_typer(policies, name="policy")
+
 _state = {"debug": False}
 
 MODEL = (
@@ -311,9 +314,7 @@ def compress(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(
-            "--agent", help="Who searches: gnn-rl, agmc, amc; evolution or random learn nothing."
-        ),
+        typer.Option("--agent", help="Who searches: gnn-rl, agmc, amc; evolution or random learn nothing."),
     ] = "gnn-rl",
     policy: Annotated[
         str,
@@ -584,6 +585,84 @@ def zoo_train(
             f"{name}: accuracy {result.accuracy:.2%} on {result.records} test images of {escape(data)}; "
             f"written to [bold]{escape(str(path))}[/bold]"
         )
+
+
+@policies.command("train")
+def policy_train(
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Networks, separated by commas: files of `prune zoo train`, or names of `prune zoo list`, "
+            "which are trained on --data first.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write (.safetensors).", show_default=False)
+    ],
+    data: DataOption = None,
+    method: Annotated[str, typer.Option("--agent", help="gnn-rl, agmc or amc.")] = "gnn-rl",
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Plans to score, over all tasks.")
+    ] = 600,
+    targets: Annotated[str, typer.Option(help="Shares of the MACs to train for.")] = "0.5,0.3",
+    epochs: Annotated[int, typer.Option(min=1, help="Of training networks given by name.")] = 10,
+    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
+    reward: Annotated[str, typer.Option(help="What makes a plan good: few errors or a small loss.")] = "loss",
+    start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    force: ForceOption = False,
+) -> None:
+    """Train a policy on several networks; it then starts the search on any other."""
+    with _errors():
+        from rl.training import Events, TrainingConfig, train_policy
+
+        config = TrainingConfig(
+            on=tuple(n.strip() for n in on.split(",") if n.strip()),
+            data=data,
+            output=output,
+            agent=method,
+            episodes=episodes,
+            targets=_shares(targets),
+            epochs=epochs,
+            images=images,
+            reward=reward,  # type: ignore[arg-type]
+            start=start,
+            seed=seed,
+            force=force,
+        )
+        screen = _Screen(trials=config.trials, epochs=epochs)
+        with screen.running():
+            found = train_policy(
+                config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)
+            )
+        _print_policy(found.rows())
+        console.print(f"written to [bold]{escape(str(output))}[/bold]")
+
+
+@policies.command("show")
+def policy_show(
+    file: Annotated[Path, typer.Argument(help="File of `prune policy train`.", show_default=False)],
+) -> None:
+    """Show what a policy is and what it was trained on."""
+    with _errors():
+        from rl.policy import load
+
+        _print_policy(load(file).rows())
+
+
+def _print_policy(rows: list[tuple[str, str]]) -> None:
+    table = Table("", "policy", show_header=False)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(t) for t in text.split(","))
+    except ValueError:
+        raise UsageError(f"--targets {text}: not numbers", hint="such as --targets 0.5,0.3") from None
 
 
 def main() -> None:

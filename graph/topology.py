@@ -3,13 +3,14 @@
 GNN-RL (Yu et al. 2022, arXiv:2102.03214, section 3) sees a network as repeated motifs that are contracted
 level by level. Here stage 0 holds the values of the program as nodes and its operators as edges; stage 1
 contracts each convolution or linear layer with what follows it into one motif; stage 2 contracts motifs
-into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names,
-or, where a program has none, from runs of motifs of equal spatial size.
+into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names;
+where a program has none, blocks are repeated sequences of motifs, and sections runs of equal spatial size.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +114,13 @@ def build(axes: Axes) -> Topology:
                 kinds.append(operation(node))
     motif = _motifs(values, index, skipped)
     heads = _heads(values, motif)
-    block = _contract([_prefix(h, 1) for h in heads], axes, heads)
-    section = _contract([_prefix(h, 2) for h in heads], axes, heads)
+    if any(h.module for h in heads):
+        block = _numbered([_prefix(h, 1) for h in heads])
+        section = _numbered([_prefix(h, 2) for h in heads])
+    else:
+        block = repeats([_signature(axes, h) for h in heads])
+        sizes = [axes.shapes[h.name].shape[2:] for h in heads]
+        section = _numbered([str(tuple(sizes[block.index(b)])) for b in block])
     block_section = np.zeros(max(block, default=0) + 1, dtype=np.int64)
     for b, s in zip(block, section, strict=True):
         block_section[b] = s
@@ -188,12 +194,43 @@ def _prefix(head: Node, drop: int) -> str:
     return ".".join(parts[: max(1, len(parts) - drop)])
 
 
-def _contract(names: list[str], axes: Axes, heads: list[Node]) -> list[int]:
-    """Number the motifs' containers: by name, or by runs of equal spatial size where names are missing."""
-    if not any(names):
-        names = [str(tuple(axes.shapes[h.name].shape[2:])) for h in heads]
+def _numbered(names: list[str]) -> list[int]:
+    """Number names in the order in which they come."""
     numbers: dict[str, int] = {}
     return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+def _signature(axes: Axes, head: Node) -> str:
+    """What makes motifs alike: the operator, its kernel, and whether it has groups."""
+    tensors = {n.name: axes.program.tensors[n.args[0]] for n in axes.program.nodes if n.op == TENSOR}
+    weight = next((tensors[r] for r in head.refs if r in tensors and tensors[r].dim() > 1), None)
+    groups = head.arg(6, "groups", 1) if head.base in _FAMILIES[0][1] else 1
+    return f"{head.base} {tuple(weight.shape[2:]) if weight is not None else ()} {groups > 1}"
+
+
+def repeats(signatures: list[str]) -> list[int]:
+    """Contract repeated sequences: for each element the number of its block, ascending.
+
+    The most frequent pair of neighbours becomes one, wherever it occurs, until half of the elements are left
+    or no pair occurs twice: so conv-conv becomes the basic block and expand-depthwise-project the inverted
+    residual, whatever the modules were called (GNN-RL, section 3: frequent motifs, contracted).
+    """
+    symbols, lengths = list(signatures), [1] * len(signatures)
+    while 2 * len(symbols) > len(signatures):
+        pairs = Counter(zip(symbols, symbols[1:], strict=False))
+        pair, count = max(pairs.items(), key=lambda entry: entry[1], default=(None, 0))
+        if count < 2:
+            break
+        merged: list[str] = []
+        sizes: list[int] = []
+        at = 0
+        while at < len(symbols):
+            found = tuple(symbols[at : at + 2]) == pair
+            merged.append("(" + " ".join(symbols[at : at + 2]) + ")" if found else symbols[at])
+            sizes.append(sum(lengths[at : at + 1 + found]))
+            at += 1 + found
+        symbols, lengths = merged, sizes
+    return [block for block, size in enumerate(lengths) for _ in range(size)]
 
 
 def _features(axes: Axes, values: list[Node]) -> Tensor:

@@ -102,7 +102,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         0 until the last bundle, then that of the plan (``Task.rewards``).
 
     Args:
-        tasks: what to prune; each reset goes on to the next, in turn.
+        tasks: what to prune; each reset goes on to the next, in turn; one with a seed to the first.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own convention
@@ -142,9 +142,9 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start over with nothing decided, on the next task."""
+        """Start over with nothing decided: on the next task, with a seed on the first."""
         super().reset(seed=seed)
-        self.turn += 1
+        self.turn = self.turn + 1 if seed is None else 0
         self._start()
         return self.observe(), {}
 

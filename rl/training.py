@@ -27,12 +27,12 @@ from prune.train import train
 from prune.trials import Problem, Trial
 from prune.tune import SCRATCH, EpochResult
 from rl import policy
-from rl.agents.agent import AGENTS, Agent, contained
+from rl.agents.agent import AGENTS, WALKS, Agent, contained
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Origin
 from rl.reward import Evaluator
-from rl.search import score_baselines, task_of
+from rl.search import BASELINES, score_baselines, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,6 @@ class TrainingConfig:
         seed: of everything random.
         start: a policy to go on from.
         force: replace the output.
-        command: the command line, for the file.
 
     Raises:
         UsageError: a value out of range.
@@ -72,7 +71,6 @@ class TrainingConfig:
     seed: int = 0
     start: Path | None = None
     force: bool = False
-    command: str = ""
 
     def __post_init__(self) -> None:
         if self.agent not in AGENTS:
@@ -85,6 +83,36 @@ class TrainingConfig:
             raise UsageError("targets must lie between 0 and 1", hint="--targets 0.5,0.3")
         if self.episodes < 1:
             raise UsageError("at least one episode is needed", hint="--episodes 600")
+
+    @property
+    def rounds(self) -> int:
+        """Episodes of each task: whole updates, at least ``episodes`` in all."""
+        walks = WALKS if self.agent == "gnn-rl" else 1
+        return math.ceil(self.episodes / len(self.on) / len(self.targets) / walks) * walks
+
+    @property
+    def trials(self) -> int:
+        """How many plans will be scored: the baselines, the episodes and the plan at the end."""
+        return len(self.on) * len(self.targets) * (len(BASELINES) + self.rounds + 1)
+
+    def command(self) -> str:
+        """The command that repeats the training."""
+        words = ["prune", "policy", "train", "--on", ",".join(self.on), "--agent", self.agent]
+        options = {
+            "--data": self.data,
+            "--episodes": self.episodes,
+            "--targets": ",".join(f"{t:g}" for t in self.targets),
+            "--epochs": self.epochs,
+            "--images": self.images,
+            "--reward": self.reward,
+            "--start": self.start,
+            "--seed": self.seed,
+            "-o": self.output.name,
+        }
+        for name, value in options.items():
+            if value is not None:
+                words += [name, str(value)]
+        return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -130,12 +158,11 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
         agent = Agent(config.agent, tasks, seed=config.seed)  # type: ignore[arg-type]
         if start is not None:
             start.load_into(agent)
-        rounds = math.ceil(config.episodes / len(tasks) / agent.walks) * agent.walks
-        agent.learn(rounds)
+        agent.learn(config.rounds)
         gains = [task.rewards([agent.plan(i)])[0] for i, task in enumerate(tasks)]
         origin = Origin(
-            tuple(names), config.targets, rounds * len(tasks), config.seed, config.command, config.reward,
-            float(np.mean(gains)),
+            tuple(names), config.targets, config.rounds * len(tasks), config.seed, config.command(),
+            config.reward, float(np.mean(gains)),
         )  # fmt: skip
         policy.save(config.output, agent, origin)
     return policy.load(config.output)

@@ -71,7 +71,7 @@ class Agent:
         env.turn = task - 1
         seen, _ = env.reset()
         while True:
-            action, _ = self.learner.model.predict(seen, deterministic=True)  # type: ignore[arg-type]
+            action, _ = self.learner.model.predict(seen, deterministic=True)
             levels = env.decide(action)
             if levels is not None:
                 return levels
