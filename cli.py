@@ -183,7 +183,7 @@ class _Screen:
     def stage(self, title: str) -> None:
         """A stage begins."""
         self._finish()
-        total = {"searching": self.trials, "fine-tuning": None}.get(title)
+        total = {"searching": self.trials, "training the policy": self.trials}.get(title)
         console.print(f"[bold]{title}[/bold]")
         self.task = self.progress.add_task(title, total=total, told="")
 

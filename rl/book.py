@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prune.plan import make_plan
 from prune.trials import Problem, Trial
@@ -38,6 +39,10 @@ class Book:
         self._distinct: dict[bytes, tuple[Trial, Levels]] = {}
         self._start = time.perf_counter()
 
+    def project(self, ratios: NDArray[np.float64]) -> Levels:
+        """The levels within the target that are nearest to a wish."""
+        return self.problem.space.project(ratios, self.problem.target)
+
     @property
     def seconds(self) -> float:
         """Since the search began."""
@@ -47,14 +52,16 @@ class Book:
         """Score plans, together where the evaluator can; what each is worth, higher is better."""
         space = self.problem.space
         made = [make_plan(space, levels, self.problem.scores, method) for levels in plans]
-        scores = [self.evaluator(plan.keep_mask(space.axes)) for plan in made]
+        scores = _scores(self.evaluator, [plan.keep_mask(space.axes) for plan in made])
         for levels, plan, score in zip(plans, made, scores, strict=True):
             ratios = tuple(float(r) for r in space.ratios(levels))
             count = sum(t.method == method for t in self.trials) + 1
-            trial = Trial(method, count, plan.macs, score.accuracy, score.loss, self.seconds, ratios)
+            trial = Trial(
+                method, count, plan.macs, score.accuracy, score.loss, self.seconds, ratios, self.worth(score)
+            )
             self.trials.append(trial)
             self._distinct.setdefault(levels.tobytes(), (trial, levels.copy()))
-            if method not in self.best or self.rank(trial) > self.rank(self.best[method][0]):
+            if method not in self.best or trial.rank > self.best[method][0].rank:
                 self.best[method] = (trial, levels.copy())
             self.problem.on_trial(trial)
         return [self.worth(score) for score in scores]
@@ -63,11 +70,6 @@ class Book:
         """A score as one number, higher is better."""
         return score.reward if self.reward == "error" else -min(score.loss, 10.0)
 
-    def rank(self, trial: Trial) -> tuple[float, float]:
-        """Higher is better; the other figure decides between equals."""
-        error, loss = -(1.0 - trial.accuracy), -trial.loss
-        return (error, loss) if self.reward == "error" else (loss, error)
-
     def seen(self, levels: Levels) -> bool:
         """Whether a plan was scored before."""
         return levels.tobytes() in self._distinct
@@ -75,12 +77,18 @@ class Book:
     @property
     def ranked(self) -> list[tuple[Trial, Levels]]:
         """Every distinct plan, best first; among equals the one scored first."""
-        return sorted(self._distinct.values(), key=lambda entry: self.rank(entry[0]), reverse=True)
+        return sorted(self._distinct.values(), key=lambda entry: entry[0].rank, reverse=True)
 
     def winner(self) -> tuple[Trial, Levels]:
         """The best trial; among equals the one scored first."""
-        return max(self.best.values(), key=lambda entry: self.rank(entry[0]))
+        return max(self.best.values(), key=lambda entry: entry[0].rank)
 
-    def ratios(self, levels: Levels) -> np.ndarray:
+    def ratios(self, levels: Levels) -> NDArray[np.float64]:
         """Keep ratio of each bundle."""
         return self.problem.space.ratios(levels)
+
+
+def _scores(evaluator: Evaluator, keeps: Sequence[NDArray[np.bool_]]) -> Sequence[Score]:
+    """Scores of several plans, at once where the evaluator can."""
+    many = getattr(evaluator, "many", None)
+    return many(keeps) if many is not None else [evaluator(keep) for keep in keeps]

@@ -61,6 +61,11 @@ class Task:
         """Whether a plan is within the target."""
         return self.space.macs(levels) <= self.target
 
+    @property
+    def share(self) -> float:
+        """Of the network that may remain."""
+        return self.target / self.space.base_macs
+
     def project(self, ratios: NDArray[np.float64]) -> Levels:
         """The levels within the target that are nearest to a wish."""
         return self.space.project(ratios, self.target)
@@ -200,7 +205,7 @@ class PruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         decided = float((shares[:i] * self.ratios[:i]).sum())
         state = [
             i / n,
-            task.target / task.space.base_macs,
+            task.share,
             decided,
             float(shares[i:].sum()),
             float(shares[here]),

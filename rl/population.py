@@ -7,8 +7,8 @@ the best plans that anybody found.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prune.trials import Problem
 from rl.book import Book
 from rl.env import Levels
 
@@ -19,22 +19,21 @@ _SIZE = 0.35  # deviation of a mutation, in log of the ratio
 _ATTEMPTS = 20  # to find a plan that was not scored yet
 
 
-def random_plans(problem: Problem, book: Book, count: int, random: np.random.Generator) -> None:
+def random_plans(book: Book, count: int, random: np.random.Generator) -> None:
     """Score plans whose ratios are uniform in [0.1, 1], projected onto the target."""
-    space = problem.space
+    bundles = book.problem.space.bundles
     for plans in _broods(count):
-        wishes = [random.uniform(0.1, 1.0, space.bundles) for _ in range(plans)]
-        book.score([space.project(wish, problem.target) for wish in wishes], "random")
+        wishes = [random.uniform(0.1, 1.0, bundles) for _ in range(plans)]
+        book.score([book.project(wish) for wish in wishes], "random")
 
 
-def evolve(problem: Problem, book: Book, count: int, random: np.random.Generator, method: str) -> None:
+def evolve(book: Book, count: int, random: np.random.Generator, method: str) -> None:
     """Score ``count`` offspring of the best plans in the book, brood by brood.
 
     A child takes the ratios of one parent, or each ratio from either of two; one to a few of them are scaled
     by a random factor; the projection then takes from all the others what these gained, or gives it to them.
 
     Args:
-        problem: what is searched for.
         book: with at least one scored plan.
         count: plans to score.
         random: source of chance.
@@ -45,15 +44,15 @@ def evolve(problem: Problem, book: Book, count: int, random: np.random.Generator
         brood: list[Levels] = []
         for _ in range(plans):
             for _ in range(_ATTEMPTS):
-                child = _child(problem, book, parents, random)
+                child = _child(book, parents, random)
                 if not book.seen(child) and not any((child == other).all() for other in brood):
                     break
             brood.append(child)
         book.score(brood, method)
 
 
-def _child(problem: Problem, book: Book, parents: list[Levels], random: np.random.Generator) -> Levels:
-    def pick() -> np.ndarray:  # the better, the likelier
+def _child(book: Book, parents: list[Levels], random: np.random.Generator) -> Levels:
+    def pick() -> NDArray[np.float64]:  # the better, the likelier
         return book.ratios(parents[min(random.integers(len(parents)), random.integers(len(parents)))])
 
     ratios = pick()
@@ -63,7 +62,7 @@ def _child(problem: Problem, book: Book, parents: list[Levels], random: np.rando
     chosen = random.choice(len(ratios), count, replace=False)
     ratios = ratios.copy()
     ratios[chosen] *= np.exp(random.normal(0.0, _SIZE, count))
-    return problem.space.project(ratios, problem.target)
+    return book.project(ratios)
 
 
 def _broods(count: int) -> list[int]:

@@ -6,7 +6,6 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +22,7 @@ from prune.trials import Planner, Problem, SearchResult
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.book import REWARDS, Book, Reward
-from rl.env import Levels, Task
+from rl.env import Task
 from rl.population import evolve, random_plans
 from rl.reward import Evaluator
 
@@ -117,13 +116,13 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     score_baselines(problem, book)
     random = np.random.default_rng(config.seed)
     if config.agent == "random":
-        random_plans(problem, book, config.episodes, random)
+        random_plans(book, config.episodes, random)
     elif config.agent == "evolution":
-        evolve(problem, book, config.episodes, random, "evolution")
+        evolve(book, config.episodes, random, "evolution")
     else:
         with contained():
             done = _run_agent(problem, graph, book, config)
-        evolve(problem, book, config.episodes - done, random, REFINED)
+        evolve(book, config.episodes - done, random, REFINED)
     trial, levels = book.winner()
     return SearchResult(
         make_plan(problem.space, levels, problem.scores, trial.method),
@@ -137,21 +136,20 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
 
 def score_baselines(problem: Problem, book: Book) -> None:
     """Score the plans that need no search: widths in equal shares, and by one threshold of importance."""
-    for name, levels in baseline_levels(problem).items():
-        book.score([levels], name)
+    for name, wish in baseline_ratios(problem).items():
+        book.score([book.project(wish)], name)
 
 
-def baseline_levels(problem: Problem) -> dict[str, Levels]:
-    """The levels of each baseline; which channels stay, ``problem.scores`` says for all of them."""
+def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
+    """The wish of each baseline; which channels stay, ``problem.scores`` says for all of them."""
     space, target = problem.space, problem.target
     limit = min(_TAYLOR_IMAGES, len(problem.data.train))
     batches = problem.data.train.batches(128, shuffle=True, limit=limit)
-    ratios: Mapping[str, NDArray[np.float64]] = {
+    return {
         "uniform": np.ones(space.bundles),
         "global-magnitude": global_ratios(space, magnitude(problem.axes), target),
         "global-taylor": global_ratios(space, taylor(problem.axes, batches), target),
     }
-    return {name: space.project(wish, target) for name, wish in ratios.items()}
 
 
 def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
@@ -163,7 +161,7 @@ def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
         problem.target,
         lambda plans: book.score(plans, method),
         book.ratios(levels),
-        book.rank(best)[0],
+        best.worth,
     )
 
 

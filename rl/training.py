@@ -32,7 +32,7 @@ from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Origin
 from rl.reward import Evaluator
-from rl.search import BASELINES, score_baselines, task_of
+from rl.search import score_baselines, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +92,13 @@ class TrainingConfig:
 
     @property
     def trials(self) -> int:
-        """How many plans will be scored: the baselines, the episodes and the plan at the end."""
-        return len(self.on) * len(self.targets) * (len(BASELINES) + self.rounds + 1)
+        """How many plans will be scored after the baselines: the episodes, and the plans at the end."""
+        return len(self.on) * len(self.targets) * (self.rounds + 1)
 
     def command(self) -> str:
-        """The command that repeats the training."""
-        words = ["prune", "policy", "train", "--on", ",".join(self.on), "--agent", self.agent]
+        """The command that repeats the training, files without their folders."""
+        on = ",".join(Path(n).name for n in self.on)
+        words = ["prune", "policy", "train", "--on", on, "--agent", self.agent]
         options = {
             "--data": self.data,
             "--episodes": self.episodes,
@@ -105,7 +106,7 @@ class TrainingConfig:
             "--epochs": self.epochs,
             "--images": self.images,
             "--reward": self.reward,
-            "--start": self.start,
+            "--start": self.start.name if self.start is not None else None,
             "--seed": self.seed,
             "-o": self.output.name,
         }
@@ -153,7 +154,7 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
         subject, data = _network(name, config, told)
         names.append(f"{Path(name).stem if Path(name).exists() else name} ({data.name})")
         tasks += _tasks(subject, data, config, told)
-    told.stage(f"training {config.agent} on {len(tasks)} tasks")
+    told.stage("training the policy")
     with contained():
         agent = Agent(config.agent, tasks, seed=config.seed)  # type: ignore[arg-type]
         if start is not None:

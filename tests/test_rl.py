@@ -30,7 +30,7 @@ from rl.agents.ddpg import Walker
 from rl.env import LAYER, Levels, PruningEnv, Task, Walks
 from rl.population import evolve
 from rl.reward import Evaluator, Score
-from rl.search import METHODS, Book, SearchConfig, baseline_levels, search
+from rl.search import METHODS, Book, SearchConfig, baseline_ratios, search
 
 
 @functools.cache
@@ -277,7 +277,7 @@ def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: 
 
 def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
     asked = problem()
-    found = baseline_levels(asked)
+    found = baseline_ratios(asked)
     data = asked.data.train.batches(128, shuffle=True, limit=512)
     for name, planner, scores in (
         ("uniform", "uniform", asked.scores),
@@ -286,18 +286,29 @@ def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
     ):
         plan = baseline_plan(planner, BASELINES, asked.space, scores, asked.target)
         widths = {k: len(v) for k, v in plan.kept.items()}
-        ours = make_plan(asked.space, found[name], asked.scores, name)
+        levels = asked.space.project(found[name], asked.target)
+        ours = make_plan(asked.space, levels, asked.scores, name)
         assert {k: len(v) for k, v in ours.kept.items()} == widths
-    assert len({levels.tobytes() for levels in found.values()}) == 3
+    assert len({wish.tobytes() for wish in found.values()}) == 3
 
 
-def test_the_reward_decides_what_is_best() -> None:
-    trials = [Trial("a", 1, 1, 0.9, 1.0, 0.0, (1.0,)), Trial("b", 1, 1, 0.8, 0.5, 0.0, (1.0,))]
-    for reward, best in (("error", "a"), ("loss", "b")):
-        book = Book(problem(), evaluator(), reward)  # type: ignore[arg-type]
-        assert max(trials, key=book.rank).method == best
-    assert book.worth(Score(0.8, 0.5)) == -0.5
-    assert Book(problem(), evaluator(), "error").worth(Score(0.8, 0.5)) == pytest.approx(-0.2)
+class _Fixed(Evaluator):
+    """Two scores, in turn."""
+
+    turn = 0
+
+    def __call__(self, keep: np.ndarray) -> Score:
+        self.turn += 1
+        return [Score(0.9, 1.0), Score(0.8, 0.5)][self.turn - 1]
+
+
+@pytest.mark.parametrize(("reward", "worths", "best"), [("error", [-0.1, -0.2], 0), ("loss", [-1, -0.5], 1)])
+def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best: int) -> None:
+    scorer = _Fixed(axes(), load_embedded("digits"), images=2, calibration=2)
+    book = Book(problem(), scorer, reward)  # type: ignore[arg-type]
+    plans = [np.full(problem().space.bundles, level) for level in (0, 1)]
+    assert book.score(plans, "random") == [pytest.approx(w) for w in worths]
+    assert (book.winner()[1] == plans[best]).all()
 
 
 class _Toy(Evaluator):
@@ -313,7 +324,7 @@ def test_evolution_improves_without_scoring_a_plan_twice() -> None:
     asked = problem()
     book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2, calibration=2), "loss")
     book.score([asked.space.project(np.ones(asked.space.bundles), asked.target)], "uniform")
-    evolve(asked, book, 40, np.random.default_rng(0), "evolution")
+    evolve(book, 40, np.random.default_rng(0), "evolution")
     assert book.best["evolution"][0].loss < 0.5 * book.best["uniform"][0].loss
     assert len(book.ranked) == len(book.trials) == 41
     assert all(t.macs <= asked.target for t in book.trials)
