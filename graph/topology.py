@@ -211,14 +211,13 @@ def _signature(axes: Axes, head: Node) -> str:
 def repeats(signatures: list[str]) -> list[int]:
     """Contract repeated sequences: for each element the number of its block, ascending.
 
-    The most frequent pair of neighbours becomes one, wherever it occurs, until half of the elements are left
-    or no pair occurs twice: so conv-conv becomes the basic block and expand-depthwise-project the inverted
-    residual, whatever the modules were called (GNN-RL, section 3: frequent motifs, contracted).
+    The most frequent pair of neighbours becomes one, wherever it occurs, until three fifths of the elements
+    are left or no pair occurs twice: so conv-conv becomes the basic block and expand-depthwise-project the
+    inverted residual, whatever the modules were called (GNN-RL, section 3: frequent motifs, contracted).
     """
     symbols, lengths = list(signatures), [1] * len(signatures)
-    while 2 * len(symbols) > len(signatures):
-        pairs = Counter(zip(symbols, symbols[1:], strict=False))
-        pair, count = max(pairs.items(), key=lambda entry: entry[1], default=(None, 0))
+    while 5 * len(symbols) > 3 * len(signatures):
+        pair, count = _most_frequent(symbols)
         if count < 2:
             break
         merged: list[str] = []
@@ -231,6 +230,17 @@ def repeats(signatures: list[str]) -> list[int]:
             at += 1 + found
         symbols, lengths = merged, sizes
     return [block for block, size in enumerate(lengths) for _ in range(size)]
+
+
+def _most_frequent(symbols: list[str]) -> tuple[tuple[str, str], int]:
+    """The pair of neighbours that occurs most often, the first of equals, without counting overlaps twice."""
+    counts: Counter[tuple[str, str]] = Counter()
+    last: dict[tuple[str, str], int] = {}
+    for at, pair in enumerate(zip(symbols, symbols[1:], strict=False)):
+        if last.get(pair, -2) < at - 1:
+            counts[pair] += 1
+            last[pair] = at
+    return max(counts.items(), key=lambda entry: entry[1], default=(("", ""), 0))
 
 
 def _features(axes: Axes, values: list[Node]) -> Tensor:

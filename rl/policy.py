@@ -181,9 +181,9 @@ def _parsed(path: Path, header: Any, weights: dict[str, Tensor]) -> Policy:
         )
     if header["agent"] not in AGENTS:
         raise ValueError(f"unknown agent {header['agent']!r}")
-    if header["features"] != vocabulary():
-        known = vocabulary()
-        differ = [name for name in known if header["features"].get(name) != known[name]]
+    known, given = vocabulary(), dict(header["features"])
+    if given != known:
+        differ = [name for name in known if given.get(name) != known[name]]
         raise PolicyError(
             f"{path} was trained on other features ({', '.join(differ) or 'more of them'})",
             hint="train it anew: prune policy train",
