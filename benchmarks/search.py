@@ -136,9 +136,7 @@ def table(told: Mapping[str, Any], runs: Runs, reward: str) -> str:
     first = next(iter(runs.values()))
     lines = [f"baselines: {', '.join(f'{n} {a:.2%} / {x:.4f}' for n, (a, x) in first['baselines'].items())}"]
     what = "minus the error" if reward == "error" else "minus the loss"
-    lines.append(
-        f"{'method':<16} {'best, ' + what:<24} {'test accuracy':<18} {'to random:':<14} CPU s"
-    )
+    lines.append(f"{'method':<16} {'best, ' + what:<24} {'test accuracy':<18} {'to random:':<14} CPU s")
     for method, f in told.items():
         reached = "/".join("-" if e is None else str(e) for e in f["episodes_to_random"])
         lines.append(

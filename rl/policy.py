@@ -120,7 +120,7 @@ def vocabulary() -> dict[str, list[str]]:
 
 
 def save(path: Path, agent: Agent, origin: Origin) -> None:
-    """Write an agent's weights and where they come from.
+    """Write an agent's weights, in half precision, and where they come from.
 
     Raises:
         OutputError: the file cannot be written.
@@ -132,7 +132,7 @@ def save(path: Path, agent: Agent, origin: Origin) -> None:
         "features": vocabulary(),
         "origin": asdict(origin),
     }
-    weights = {name: t.detach().clone().contiguous() for name, t in agent.weights().items()}
+    weights = {name: t.detach().half().contiguous() for name, t in agent.weights().items()}
     write_file(path, lambda p: save_file(weights, p, metadata={_KEY: json.dumps(header)}))
 
 
@@ -151,7 +151,7 @@ def load(path: Path) -> Policy:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as err:  # noqa: BLE001 - a hostile file fails in several ways
         raise PolicyError(
             f"{path} is not a policy: {str(err).splitlines()[0]}",
@@ -188,7 +188,7 @@ def _parsed(path: Path, header: Any, weights: dict[str, Tensor]) -> Policy:
             f"{path} was trained on other features ({', '.join(differ) or 'more of them'})",
             hint="train it anew: prune policy train",
         )
-    broken = [n for n, t in weights.items() if not t.is_floating_point() or not torch.isfinite(t).all()]
+    broken = [n for n, t in weights.items() if not torch.isfinite(t).all()]
     if broken:
         raise ValueError(f"tensor {broken[0]} holds what is not a finite number")
     origin = header["origin"]

@@ -218,8 +218,9 @@ def test_walks_in_step_score_their_plans_together() -> None:
 
     walks = Walks([replace(task(), worth=worth, reference=0.0)], 3)
     walks.reset()
-    for _ in range(task().space.bundles):
-        seen, rewards, dones, infos = walks.step(np.array([[-1.0], [0.0], [1.0]], np.float32))
+    for step in range(task().space.bundles):  # they differ in the first bundle alone
+        actions = np.array([[-1.0], [0.0], [1.0]], np.float32)
+        seen, rewards, dones, infos = walks.step(actions if step == 0 else 0 * actions)
     assert calls == [3] and dones.all()
     assert rewards[0] < rewards[1] < rewards[2]
     assert all(int(i["terminal_observation"]["at"][0]) == task().space.bundles for i in infos)
