@@ -314,8 +314,8 @@ def compress(
     ] = None,
     method: Annotated[
         str,
-        typer.Option("--agent", help="Who searches: gnn-rl, agmc, amc; evolution or random learn nothing."),
-    ] = "gnn-rl",
+        typer.Option("--agent", help="Who searches: agmc, gnn-rl, amc; evolution or random learn nothing."),
+    ] = "agmc",
     policy: Annotated[
         str,
         typer.Option(help="Trained policy to start from: FILE, default (comes with prune) or none."),
@@ -324,7 +324,9 @@ def compress(
         int,
         typer.Option(min=0, help="Plans to score beside the baselines; 0: these and a named policy's plan."),
     ] = 100,
-    reward: Annotated[str, typer.Option(help="What makes a plan good: few errors or a small loss.")] = "loss",
+    reward: Annotated[
+        str, typer.Option(help="What makes a plan good: few errors (error) or a small loss.")
+    ] = "error",
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
@@ -602,9 +604,7 @@ def policy_train(
     ],
     data: DataOption = None,
     method: Annotated[str, typer.Option("--agent", help="gnn-rl, agmc or amc.")] = "gnn-rl",
-    episodes: Annotated[
-        int, typer.Option(min=1, help="Plans to score, over all tasks.")
-    ] = 600,
+    episodes: Annotated[int, typer.Option(min=1, help="Plans to score, over all tasks.")] = 600,
     targets: Annotated[str, typer.Option(help="Shares of the MACs to train for.")] = "0.5,0.3",
     epochs: Annotated[int, typer.Option(min=1, help="Of training networks given by name.")] = 10,
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,

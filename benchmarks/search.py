@@ -205,7 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=512, help="search images that score a plan")
     parser.add_argument("--calibration", type=int, default=256, help="images for batch-norm statistics")
     parser.add_argument("--test-images", type=int, default=2000, help="for the winner of each run")
-    parser.add_argument("--reward", default="loss", choices=("error", "loss"))
+    parser.add_argument("--reward", default=SearchConfig.reward, choices=("error", "loss"))
     parser.add_argument("--refine", type=float, default=SearchConfig.refine, help="share of the refinement")
     parser.add_argument("--policy", default=policy.DEFAULT, help="file, for methods with +policy")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted run")

@@ -51,10 +51,10 @@ class SearchConfig:
         UsageError: a value out of range.
     """
 
-    agent: str = "gnn-rl"
+    agent: str = "agmc"
     episodes: int = 100
     seed: int = 0
-    reward: Reward = "loss"
+    reward: Reward = "error"
     policy: str = policy.DEFAULT
     refine: float = 0.5
 

@@ -88,10 +88,10 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["verification"]["max_error"] <= 1e-9
     assert report["onnx"]["max_error"] <= 1e-4
     baselines = {"uniform", "global-magnitude", "global-taylor"}
-    assert set(report["search"]["best"]) == {*baselines, "gnn-rl", "refinement"}
+    assert set(report["search"]["best"]) == {*baselines, "agmc", "refinement"}
     assert report["search"]["winner"] in report["search"]["best"]
-    best = min(entry["loss"] for entry in report["search"]["best"].values())
-    assert report["search"]["best"][report["search"]["winner"]]["loss"] == best
+    best = max(entry["accuracy"] for entry in report["search"]["best"].values())
+    assert report["search"]["best"][report["search"]["winner"]]["accuracy"] == best
     assert len(report["search"]["trials"]) == 3 + 4
     assert all(t["macs"] <= report["target"]["macs"] for t in report["search"]["trials"])
     assert report["native"]["runs"] and report["native"]["file"] == "native.safetensors"

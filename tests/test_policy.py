@@ -96,12 +96,12 @@ def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -
     data = load_embedded("digits")
     asked = Problem(found_axes, space, space.base_macs // 2, magnitude(found_axes), data, lambda _: None)
     evaluator = Evaluator(found_axes, data, images=32, calibration=32)
-    config = SearchConfig(episodes=0, policy=str(path))
+    config = SearchConfig(agent="gnn-rl", episodes=0, policy=str(path))
     result = search(asked, graph_of("resnet32"), evaluator, config)
     assert [t.method for t in result.trials][3:] == ["gnn-rl"] and len(result.trials) == config.trials == 4
-    alone = SearchConfig(episodes=0)
+    alone = SearchConfig(agent="gnn-rl", episodes=0)
     assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 3
-    further = SearchConfig(episodes=6, policy=str(path), refine=0.0)
+    further = SearchConfig(agent="gnn-rl", episodes=6, policy=str(path), refine=0.0)
     trials = search(asked, graph_of("resnet32"), evaluator, further).trials
     assert trials[3].ratios == result.trials[3].ratios  # the search goes on from the policy's plan
     assert len(trials) == further.trials == 9

@@ -227,13 +227,13 @@ def test_walks_in_step_score_their_plans_together() -> None:
     assert (seen["at"] == 0).all()
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("gnn-rl", 120), ("agmc", 60), ("amc", 60)])
+@pytest.mark.parametrize(("name", "rounds"), [("gnn-rl", 60), ("agmc", 40), ("amc", 40)])
 def test_an_agent_learns_a_toy(name: AgentName, rounds: int) -> None:
     found = task()
     with contained():
         agent = Agent(name, [found], seed=0)
         agent.learn(rounds)
-        assert found.rewards([agent.plan()])[0] > 0.3  # the prior's is 0
+        assert found.rewards([agent.plan()])[0] > 0.2  # the prior's is 0
 
 
 def test_masks_score_what_surgery_yields() -> None:
@@ -262,7 +262,7 @@ def test_scores_are_remembered() -> None:
 def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: str) -> None:
     runs: list[tuple[Trial, ...]] = []
     for _ in range(2):
-        config = SearchConfig(agent=method, episodes=11, seed=5, policy="none")
+        config = SearchConfig(agent=method, episodes=11, seed=5, policy="none", reward="loss")
         told: list[Trial] = []
         found = search(replace(problem(), on_trial=told.append), graph_of(), evaluator(), config)
         runs.append(tuple(replace(t, seconds=0.0) for t in found.trials))
