@@ -608,7 +608,7 @@ def policy_train(
     targets: Annotated[str, typer.Option(help="Shares of the MACs to train for.")] = "0.5,0.3",
     epochs: Annotated[int, typer.Option(min=1, help="Of training networks given by name.")] = 10,
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
-    reward: Annotated[str, typer.Option(help="What makes a plan good: few errors or a small loss.")] = "loss",
+    reward: Annotated[str, typer.Option(help="What makes a plan good: error or loss.")] = "error",
     start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     force: ForceOption = False,

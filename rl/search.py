@@ -44,7 +44,8 @@ class SearchConfig:
         seed: of everything random.
         reward: what makes a plan good: few errors (``error``) or a small cross entropy (``loss``).
         policy: file of a trained policy to start from; ``default`` is the one that comes with the package,
-            where there is one for the agent, ``none`` starts with fresh weights.
+            where there is one for the agent and its plan is no worse than the best baseline; ``none`` starts
+            with fresh weights.
         refine: share of the episodes that mutate the best plans after the agent.
 
     Raises:
@@ -174,7 +175,9 @@ def _run_agent(problem: Problem, graph: Topology, book: Book, config: SearchConf
     before = len(book.trials)
     if saved is not None:
         saved.load_into(agent)
-        book.score([agent.plan()], config.agent)
+        worth = book.score([agent.plan()], config.agent)[0]
+        if config.policy == policy.DEFAULT and worth < agent.tasks[0].reference:  # nobody asked for it
+            agent = Agent(config.agent, agent.tasks, seed=config.seed)  # type: ignore[arg-type]
     left = config.episodes - (len(book.trials) - before)
     rounds = int(left * (1 - config.refine)) // agent.walks * agent.walks
     agent.learn(max(0, rounds))

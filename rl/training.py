@@ -67,7 +67,7 @@ class TrainingConfig:
     epochs: int = 10
     images: int = 256
     calibration: int = 256
-    reward: Reward = "loss"
+    reward: Reward = "error"
     seed: int = 0
     start: Path | None = None
     force: bool = False
