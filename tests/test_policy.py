@@ -32,7 +32,7 @@ from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.env import Levels, Task
 from rl.policy import Origin
-from rl.reward import Evaluator
+from rl.reward import Evaluator, Score
 from rl.search import SearchConfig, planner, search
 from rl.training import TrainingConfig, train_policy
 
@@ -193,6 +193,26 @@ def test_the_shipped_policy_loads_and_is_the_default_start() -> None:
         found.load_into(agent)
         assert task().holds(agent.plan())
     assert policy.find(policy.NONE, "gnn-rl") is None
+
+
+class _Baselines(Evaluator):
+    """Likes what is scored first and nothing else."""
+
+    def __call__(self, keep: np.ndarray) -> Score:
+        self.evaluations += 1
+        return Score(1.0, 0.0) if self.evaluations <= 3 else Score(0.0, 9.0)
+
+
+def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_weights() -> None:
+    found = axes("resnet20")
+    space, data = WidthSpace(found), load_embedded("digits")
+    asked = Problem(found, space, space.base_macs // 2, magnitude(found), data, lambda _: None)
+    runs = []
+    for start, episodes in ((policy.NONE, 4), (policy.DEFAULT, 5)):
+        config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
+        evaluator = _Baselines(found, data, images=2, calibration=2)
+        runs.append([t.ratios for t in search(asked, graph_of("resnet20"), evaluator, config).trials])
+    assert runs[0][3:] == runs[1][4:] and len(runs[1]) == 3 + 5
 
 
 def _network(folder: Path, name: str) -> Path:
