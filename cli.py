@@ -47,6 +47,9 @@ app = typer.Typer(
 zoo = typer.Typer(help="The networks of the papers: list them, train one.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 
+policies = typer.Typer(help="Policies of the search: train one on several networks.", no_args_is_help=True)
+app.add_typer(policies, name="policy")
+
 _state = {"debug": False}
 
 MODEL = (
@@ -180,7 +183,7 @@ class _Screen:
     def stage(self, title: str) -> None:
         """A stage begins."""
         self._finish()
-        total = {"searching": self.trials, "fine-tuning": None, "timing operators": None}.get(title)
+        total = {"searching": self.trials, "training the policy": self.trials}.get(title)
         console.print(f"[bold]{title}[/bold]")
         self.task = self.progress.add_task(title, total=total, told="")
 
@@ -325,7 +328,21 @@ def compress(
             show_default="search; uniform without data",
         ),
     ] = None,
-    episodes: Annotated[int, typer.Option(min=0, help="Episodes of the agent; 0: baselines alone.")] = 100,
+    method: Annotated[
+        str,
+        typer.Option("--agent", help="Who searches: agmc, gnn-rl, amc; evolution or random learn nothing."),
+    ] = "agmc",
+    policy: Annotated[
+        str,
+        typer.Option(help="Trained policy to start from: FILE, default (comes with prune) or none."),
+    ] = "default",
+    episodes: Annotated[
+        int,
+        typer.Option(min=0, help="Plans to score beside the baselines; 0: these and a named policy's plan."),
+    ] = 100,
+    reward: Annotated[
+        str, typer.Option(help="What makes a plan good: few errors (error) or a small loss.")
+    ] = "error",
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
@@ -367,7 +384,6 @@ def compress(
             "--latency": latency,
         }
         demands = () if pareto and not any(given.values()) else parse_demands(given)
-        from prune.baselines import BASELINES
         from prune.config import CompressConfig
         from prune.pareto import pareto as run_pareto
         from prune.pareto import parse_shares
@@ -379,8 +395,14 @@ def compress(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
         points = parse_shares(pareto) if pareto is not None else ()
-        search = agent.SearchConfig(episodes=episodes, seed=seed)
         named = "-".join(d.text for d in (*points, *demands)).replace("%", "pct").replace("/", "_")
+        search = agent.SearchConfig(
+            agent=method,
+            episodes=episodes,
+            seed=seed,
+            reward=reward,  # type: ignore[arg-type]
+            policy=policy,
+        )
         config = CompressConfig(
             source=source,
             demands=demands,
@@ -392,19 +414,18 @@ def compress(
             round_to=round_to,
             tune=TuneConfig(epochs=epochs if tune else 0, lr=lr, batch_size=batch_size, seed=seed),
             seed=seed,
+            search=agent.command_words(search, images=images),
             force=force,
             verify=verify,
         )
-        screen = _Screen(trials=2 + search.random_plans + episodes, epochs=epochs)
-        planned, baselines = (
-            agent.planner(search, images=images),
-            {**BASELINES, "global": agent.global_ratios},
-        )
+        neighbours = 1 if points else 0  # plans of the point before
+        screen = _Screen(trials=search.trials + neighbours, epochs=epochs)
+        planned = agent.planner(search, images=images)
         with screen.running():
             if points:
-                curve = run_pareto(config, points, planned, screen, baselines=baselines)
+                curve = run_pareto(config, points, planned, screen)
             else:
-                report = run(config, planned, screen, baselines=baselines)
+                report = run(config, planned, screen)
         if points:
             _print_curve(curve)
         else:
@@ -625,6 +646,82 @@ def zoo_train(
             f"{name}: accuracy {result.accuracy:.2%} on {result.records} test images of {escape(data)}; "
             f"written to [bold]{escape(str(path))}[/bold]"
         )
+
+
+@policies.command("train")
+def policy_train(
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Networks, separated by commas: files of `prune zoo train`, or names of `prune zoo list`, "
+            "which are trained on --data first.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write (.safetensors).", show_default=False)
+    ],
+    data: DataOption = None,
+    method: Annotated[str, typer.Option("--agent", help="gnn-rl, agmc or amc.")] = "gnn-rl",
+    episodes: Annotated[int, typer.Option(min=1, help="Plans to score, over all tasks.")] = 600,
+    targets: Annotated[str, typer.Option(help="Shares of the MACs to train for.")] = "0.5,0.3",
+    epochs: Annotated[int, typer.Option(min=1, help="Of training networks given by name.")] = 10,
+    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
+    reward: Annotated[str, typer.Option(help="What makes a plan good: error or loss.")] = "error",
+    start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    force: ForceOption = False,
+) -> None:
+    """Train a policy on several networks; it then starts the search on any other."""
+    with _errors():
+        from rl.training import Events, TrainingConfig, train_policy
+
+        config = TrainingConfig(
+            on=tuple(n.strip() for n in on.split(",") if n.strip()),
+            data=data,
+            output=output,
+            agent=method,
+            episodes=episodes,
+            targets=_shares(targets),
+            epochs=epochs,
+            images=images,
+            reward=reward,  # type: ignore[arg-type]
+            start=start,
+            seed=seed,
+            force=force,
+        )
+        screen = _Screen(trials=config.trials, epochs=epochs)
+        with screen.running():
+            found = train_policy(
+                config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)
+            )
+        _print_policy(found.rows())
+        console.print(f"written to [bold]{escape(str(output))}[/bold]")
+
+
+@policies.command("show")
+def policy_show(
+    file: Annotated[Path, typer.Argument(help="File of `prune policy train`.", show_default=False)],
+) -> None:
+    """Show what a policy is and what it was trained on."""
+    with _errors():
+        from rl.policy import load
+
+        _print_policy(load(file).rows())
+
+
+def _print_policy(rows: list[tuple[str, str]]) -> None:
+    table = Table("", "policy", show_header=False)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(t) for t in text.split(","))
+    except ValueError:
+        raise UsageError(f"--targets {text}: not numbers", hint="such as --targets 0.5,0.3") from None
 
 
 def main() -> None:

@@ -73,9 +73,13 @@ def _inferred(
             if found_0 is not None:
                 run.pins.append((np.unique(found_0.labels), exclude[str(node.args[0])]))
     for name in program.outputs:
-        for found in run.fields.get(name, {}).values():
-            run.pins.append((np.unique(found.labels), "output of the model"))
+        held = [f.labels for f in run.fields.get(name, {}).values()]
+        for labels in [*held, *([run.pointers[name]] if name in run.pointers else [])]:
+            run.pins.append((np.unique(labels), "output of the model"))
     solution = solve(run)
+    if split := _chosen_parts(run, solution):
+        run.pins += split
+        solution = solve(run)
     groups = _groups(run, solution)
     if bare := [u for g in groups if not g.tensors for u in g.units]:
         first = _first_label(solution.classes, solution.count)
@@ -109,6 +113,16 @@ def _inferred(
         _pinned(run, classes, set(tensors.values())),
         dict(run.missing),
     )
+
+
+def _chosen_parts(run: Inference, solution: Solution) -> list[tuple[Labels, str]]:
+    """What an operator chooses among must be single channels: the labels of those that have parts."""
+    parts = np.unique(solution.derived[:, 0])
+    return [
+        (np.unique(labels), "chosen among in parts")
+        for labels, _ in run.chosen
+        if np.isin(solution.classes[labels], parts).any()
+    ]
 
 
 def _classes(classes: Labels, labels: Labels) -> Labels:
@@ -166,6 +180,8 @@ def _groups(run: Inference, solution: Solution) -> tuple[Group, ...]:
     result = []
     for index, units in enumerate(members.values()):
         origin = solution.origins[units[0]]
+        if origin not in run.program.tensors and tensors[index]:
+            origin = tensors[index][0][0]
         name = origin.rpartition(".")[0] if origin.endswith((".weight", ".bias")) else origin
         names[name] += 1
         name = name if names[name] == 1 else f"{name}#{names[name]}"

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from graph.groups import Bundle, Group
 from graph.inference import Inference, Solution, solve
-from graph.labels import Labels
+from graph.labels import FIXED, Labels
 from graph.program import Node, Program
 from graph.resize import Proportional, SizeError, run_resized
 
@@ -72,14 +72,31 @@ def find_bundles(
     if crossing:
         for part, more in _layouts(program, run, solution, groups, rows, crossing).items():
             layouts[part] = tuple(sorted({*layouts[part], *more}, key=sum))
-    return tuple(
-        Bundle(
-            groups[p[0]].name,
-            p,
-            layouts[p] if p in layouts else tuple((k,) for k in range(1, len(groups[p[0]].units) + 1)),
-        )
-        for p in parts
-    )
+    for part in parts:
+        every = layouts.get(part) or tuple((k,) for k in range(1, len(groups[part[0]].units) + 1))
+        layouts[part] = tuple(kept for kept in every if _enough(run, solution, groups, part, kept))
+    return tuple(Bundle(groups[p[0]].name, p, layouts[p]) for p in parts)
+
+
+def _enough(
+    run: Inference,
+    solution: Solution,
+    groups: tuple[Group, ...],
+    part: tuple[int, ...],
+    kept: tuple[int, ...],
+) -> bool:
+    """Whether every operator that chooses among channels finds as many as it chooses.
+
+    What else lies beside a bundle's channels may be gone, but for what is fixed.
+    """
+    for labels, count in run.chosen:
+        classes = solution.classes[labels]
+        sizes = [len(groups[g].units) for g in part]
+        lying = [int(np.isin(classes, groups[g].units).sum()) for g in part]
+        remain = sum(n * k // s for n, k, s in zip(lying, kept, sizes, strict=True))
+        if any(lying) and list(kept) != sizes and remain + int((classes == FIXED).sum()) < count:
+            return False
+    return True
 
 
 def _cross(matrices: list[NDArray[np.int64]]) -> bool:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from graph.blame import unsupported
+from graph.canonical import canonical
 from graph.errors import CaptureError
 from graph.exported import PRODUCTS, base_name, changes, check_types, module_path, op_name, wanted
 from graph.folding import without_dead
@@ -119,7 +120,7 @@ class _Converter:
             )
         present = [self._present(v) for v in values]
         output: Any = present[0] if len(present) == 1 else tuple(present)
-        nodes = tuple(without_dead(self.nodes, output, frozenset(self.kept)))
+        nodes = tuple(without_dead(canonical(self.nodes, output), output, frozenset(self.kept)))
         used = {str(n.args[0]) for n in nodes if n.op == TENSOR}
         program = Program(
             nodes,

@@ -95,8 +95,26 @@ def _convolution(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
 
 def _product(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
     """Elements of the result x length of the rows of the left operand."""
-    left = node.args[1].name if node.base in ("addmm", "baddbmm") else node.args[0].name
+    left = node.args[1].name if node.base in ("addmm", "addmv", "baddbmm") else node.args[0].name
     return [[*all_dims(node.name, shapes), (left, len(shapes[left].shape) - 1)]]
+
+
+def _letters_left(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """Elements of the result x what is summed over of the left operand."""
+    left = node.args[1 if node.base == "addbmm" else 0].name
+    summed = [0, 2] if node.base == "addbmm" else [int(d) % len(shapes[left].shape) for d in node.args[2]]
+    return [all_dims(node.name, shapes) + [(left, dim) for dim in summed]]
+
+
+def _pairs(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """One product for each element of the result."""
+    return [all_dims(node.name, shapes)]
+
+
+def _cell(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
+    """Both weight matrices once for each row of the batch."""
+    rows = all_dims(node.args[0].name, shapes)[:-1]
+    return [rows + all_dims(w.name, shapes) for w in node.args[2:4]]
 
 
 def _attention(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
@@ -147,7 +165,11 @@ def _recurrent(node: Node, shapes: Mapping[str, Any]) -> list[list[Factor]]:
 
 _RULES: dict[str, Callable[[Node, Mapping[str, Any]], list[list[Factor]]]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
-    **dict.fromkeys(("linear", "mm", "mv", "dot", "addmm", "bmm", "baddbmm", "matmul"), _product),
+    **dict.fromkeys(("linear", "mm", "mv", "dot", "vdot", "inner", "cdist"), _product),
+    **dict.fromkeys(("addmm", "addmv", "bmm", "baddbmm", "matmul"), _product),
+    **dict.fromkeys(("tensordot", "addbmm"), _letters_left),
+    **dict.fromkeys(("addr", "outer", "ger"), _pairs),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     "einsum": _einsum,

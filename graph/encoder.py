@@ -16,7 +16,8 @@ from torch_geometric.utils import scatter
 
 from graph.topology import NODE_FEATURES, OPERATIONS, Topology
 
-DECISIONS = 3  # per motif: share of channels kept on the way out, decided or not, at hand or not
+# Of each motif's channels: the share kept, the share the prior keeps, whether decided, whether at hand.
+DECISIONS = ("kept", "prior", "decided", "at hand")
 
 
 class OperationConv(MessagePassing):  # type: ignore[misc]
@@ -63,7 +64,7 @@ class MultiStageEncoder(nn.Module):
         self.width = width
         operations = 2 * len(OPERATIONS)  # along the data flow and against it
         self.entry = nn.Linear(len(NODE_FEATURES), width)
-        self.decided = nn.Linear(width + DECISIONS, width)
+        self.decided = nn.Linear(width + len(DECISIONS), width)
         self.stages = nn.ModuleList(
             nn.ModuleList(OperationConv(width, width, operations) for _ in range(rounds)) for _ in range(3)
         )
@@ -73,7 +74,7 @@ class MultiStageEncoder(nn.Module):
 
         Args:
             topology: of the network.
-            decisions: (batch, motifs, DECISIONS).
+            decisions: (batch, motifs, len(DECISIONS)).
 
         Returns:
             Embeddings of the motifs (batch, motifs, width), of each motif's block (same shape) and of the
@@ -81,12 +82,12 @@ class MultiStageEncoder(nn.Module):
         """
         first, second, third, _ = topology.stages
         values = self._rounds(0, torch.tanh(self.entry(first.x)), first)
-        motifs = _pool(values, first.assign)
+        motifs = pool(values, first.assign)
         motifs = motifs.expand(decisions.shape[0], -1, -1)
         motifs = torch.tanh(self.decided(torch.cat([motifs, decisions], dim=-1)))
         motifs = self._rounds(1, motifs, second)
-        blocks = self._rounds(2, _pool(motifs, second.assign), third)
-        return motifs, blocks[..., second.assign, :], _pool(blocks, third.assign).mean(dim=-2)
+        blocks = self._rounds(2, pool(motifs, second.assign), third)
+        return motifs, blocks[..., second.assign, :], pool(blocks, third.assign).mean(dim=-2)
 
     def _rounds(self, stage: int, x: Tensor, data: Any) -> Tensor:
         edge_index, edge_attr = both_ways(data.edge_index, data.edge_attr)
@@ -104,6 +105,6 @@ def both_ways(edge_index: Tensor, edge_attr: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _pool(x: Tensor, assign: Tensor) -> Tensor:
+def pool(x: Tensor, assign: Tensor) -> Tensor:
     """Mean over the nodes that are contracted into one."""
     return cast(Tensor, scatter(x, assign, dim=x.dim() - 2, reduce="mean"))

@@ -54,6 +54,10 @@ class PlanError(PruneError):
     """A plan that does not fit the program it is applied to."""
 
 
+class PolicyError(PruneError):
+    """A saved policy that is missing, broken, or not of the agent it is given to."""
+
+
 class VerificationError(PruneError):
     """A pruned program that does not compute what the masked original computes."""
 

@@ -39,6 +39,7 @@ class Inference(Pass):
         self.balanced: dict[bytes, tuple[str, Labels]] = {}
         self.even: list[Labels] = []  # rows that an operator counts: only single channels of them may go
         self.definitions: list[Labels] = []  # rows (label, outer, inner, how many outers, inners of one)
+        self.chosen: list[tuple[Labels, int]] = []  # labels, and how many of them must stay
         self.sites: list[Site] = []
         self.missing: Counter[str] = Counter()
         self.moves: dict[str, tuple[Movement, ...]] = {}
@@ -85,6 +86,10 @@ class Inference(Pass):
         if len(rows) > 1:
             key = rows.tobytes() + str(rows.shape).encode()
             self.balanced.setdefault(key, (f"{node.name}/{len(self.balanced)}", rows))
+
+    @override
+    def choose(self, labels: Labels, count: int, node: Node) -> None:
+        self.chosen.append((labels, count))
 
     @override
     def consume(self, site: Site) -> None:
@@ -314,8 +319,8 @@ def _consequences(known: Labels, even: Labels) -> Labels:
         ((child, outer), outer == inner),
         ((child, inner), (child == outer) & (inner != FIXED)),
         ((child, outer), (child == inner) & (outer != FIXED)))]  # fmt: skip
-    real = (child != FIXED) & (outer != FIXED) & (inner != FIXED)
-    rows = known[real]
+    real = (child != FIXED) & (outer != FIXED) & (inner != FIXED) & (child != outer) & (child != inner)
+    rows = known[real]  # not those of a channel with itself
     if len(rows):
         same_child = rows[np.argsort(rows[:, 0], kind="stable")]
         equal = same_child[1:, 0] == same_child[:-1, 0]

@@ -53,6 +53,7 @@ class Pass(ABC):
         full: every value of the whole program on the meta device; rules decide by these shapes.
         now: the values in this run; differ from ``full`` when the rules run over a smaller program.
         fields: for each value, its labelled dimensions. A dimension without a field is fixed.
+        pointers: for values that are positions along a labelled dimension, that dimension's labels.
     """
 
     def __init__(self, program: Program, full: Mapping[str, Any]) -> None:
@@ -65,6 +66,7 @@ class Pass(ABC):
         self.now: dict[str, Any] = self.full
         self.by_name = {n.name: n for n in program.nodes}
         self.fields: dict[str, dict[int, Field]] = {}
+        self.pointers: dict[str, Labels] = {}
 
     # What a kind of pass has to say
 
@@ -83,6 +85,10 @@ class Pass(ABC):
     @abstractmethod
     def balance(self, rows: Labels, node: Node) -> None:
         """Each row of the matrix must keep equally many."""
+
+    @abstractmethod
+    def choose(self, labels: Labels, count: int, node: Node) -> None:
+        """The operator picks so many among these channels: no fewer may stay."""
 
     @abstractmethod
     def consume(self, site: Site) -> None:

@@ -191,7 +191,7 @@ def _run(node: Node, values: Mapping[str, Any], labels: Mapping[str, Tensor]) ->
     kwargs = substitute(dict(node.kwargs), env)
     if node.base in _VIEWS:
         return [_view(args[0], _view_shape(node, args))]
-    if node.base in ("cat", "concat"):
+    if node.base in ("cat", "concat", "concatenate"):
         return [_cat(args[0], node.arg(1, "dim", 0))]
     if node.base in ("pad", "constant_pad_nd"):
         args = args[:2]

@@ -118,6 +118,10 @@ class Replay(Pass):
         pass  # the reshape into rows has succeeded
 
     @override
+    def choose(self, labels: Labels, count: int, node: Node) -> None:
+        pass  # the layouts of a bundle hold enough of them
+
+    @override
     def consume(self, site: Site) -> None:
         pass
 

@@ -74,6 +74,7 @@ def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
                 if run.is_tensor(ref):
                     run.now.setdefault(ref.name, run.full[ref.name])
             try:
+                rules.enter(run, node)
                 small = resized(node, run, lengths)
                 rules.apply(run, small)
                 for ref in run.operands(node):
@@ -246,17 +247,31 @@ def _convolution(node: Node, run: Pass, lengths: Lengths) -> Node:
     return replace(node, kwargs={**node.kwargs, "groups": now})
 
 
+def _one_hot(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """one_hot(ids, classes)."""
+    new = lengths.length(node.name, len(run.size(node.args[0])))
+    return node if new is None else replace(node, args=(node.args[0], new), kwargs={})
+
+
+def _repeated(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """repeat_interleave(x, repeats, dim, output_size=): the size follows from the operand's."""
+    return replace(node, kwargs={k: v for k, v in node.kwargs.items() if k != "output_size"})
+
+
 _VIEWS = ("view", "reshape", "_unsafe_view")
 _REWRITES = {
     **dict.fromkeys((*_VIEWS, "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _sizes),
     **dict.fromkeys(("zeros", "ones", "full", "empty"), _created),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"), _split),
     **dict.fromkeys(("slice", "narrow"), _slice),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalised),
     "slice_scatter": _slice_scatter,
+    "repeat_interleave": _repeated,
+    "one_hot": _one_hot,
     "scaled_dot_product_attention": _attention,
     "unflatten": _unflatten,
 }

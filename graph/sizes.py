@@ -51,15 +51,23 @@ class SizeTable:
         self._index: dict[Factor, int] = {}
         self._base: list[float] = [1.0]  # size 0 of the table stands for "no factor"
         self._slopes: list[NDArray[np.float64]] = [np.zeros(len(axes.groups))]
-        self._pairs: list[tuple[int, int, int, float]] = []  # (size, group, group, coefficient)
+        self._pairs: dict[tuple[int, int], dict[int, float]] = {}  # (group, group): {size: coefficient}
+        self._matrices: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]] | None = None
         self._parts = _parts(axes)
 
     def sizes(self, kept: Kept) -> NDArray[np.float64]:
         """The sizes that vary: (..., groups) -> (..., sizes)."""
         counts = np.asarray(kept, dtype=np.float64)
-        sizes: NDArray[np.float64] = np.array(self._base) + counts @ np.stack(self._slopes).T
-        for index, first, second, coefficient in self._pairs:
-            sizes[..., index] += coefficient * counts[..., first] * counts[..., second]
+        if self._matrices is None:
+            paired = np.zeros((len(self._pairs), len(self._base)))
+            for row, found in zip(paired, self._pairs.values(), strict=True):
+                row[list(found)] = list(found.values())
+            groups = np.array(list(self._pairs), dtype=np.int64).reshape(-1, 2)
+            self._matrices = np.stack(self._slopes, axis=1), paired, groups
+        slopes, paired, groups = self._matrices
+        sizes: NDArray[np.float64] = np.array(self._base) + counts @ slopes
+        if len(groups):
+            sizes += counts[..., groups].prod(axis=-1) @ paired
         return sizes
 
     def products(self, terms: Sequence[Sequence[Factor]]) -> Products:
@@ -98,10 +106,14 @@ class SizeTable:
             self._base.append(float((rows == FIXED).sum()) / len(rows))
             self._slopes.append(slopes / self.widths)
             index = self._index[factor] = len(self._base) - 1
+            self._matrices = None
             both = np.stack([first[second >= 0], second[second >= 0]], axis=1)
             for (a, b), count in zip(*np.unique(both, axis=0, return_counts=True), strict=True):
-                share = float(count) / len(rows) / float(self.widths[a] * self.widths[b])
-                self._pairs.append((index, int(a), int(b), share))
+                pairs = float(self.widths[a] * (self.widths[b] - (a == b)))  # of one group: with the others
+                share = float(count) / len(rows) / pairs
+                self._pairs.setdefault((int(a), int(b)), {})[index] = share
+                if a == b:
+                    self._slopes[-1][a] -= share
         return self._index[factor]
 
 

@@ -3,13 +3,14 @@
 GNN-RL (Yu et al. 2022, arXiv:2102.03214, section 3) sees a network as repeated motifs that are contracted
 level by level. Here stage 0 holds the values of the program as nodes and its operators as edges; stage 1
 contracts each convolution or linear layer with what follows it into one motif; stage 2 contracts motifs
-into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names,
-or, where a program has none, from runs of motifs of equal spatial size.
+into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names;
+where a program has none, blocks are repeated sequences of motifs, and sections runs of equal spatial size.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,10 @@ NODE_FEATURES = (
     "prunable share",
 )  # fmt: skip
 
+LAYER_FEATURES = ("filters", "channels", "height", "width", "stride", "kernel", "MACs")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Topology:
     """A program as four graphs, each contracting the one before.
 
@@ -54,11 +57,18 @@ class Topology:
             in the next stage.
         motifs: for each bundle a row over the motifs (stage 1): the share of its channels made there.
         macs_share: for each bundle the share of MACs in the layers that it touches.
+        layers: for each motif the raw figures of the layer that starts it (motifs, LAYER_FEATURES).
     """
 
     stages: tuple[Data, ...]
     motifs: Tensor
     macs_share: Tensor
+    layers: Tensor
+
+    @property
+    def bundle_layers(self) -> Tensor:
+        """For each bundle the mean figures of the layers that make its channels (bundles, LAYER_FEATURES)."""
+        return self.motifs @ self.layers
 
     def to_json(self) -> dict[str, Any]:
         """Sizes, edges and assignments as JSON data."""
@@ -104,8 +114,13 @@ def build(axes: Axes) -> Topology:
                 kinds.append(operation(node))
     motif = _motifs(values, index, skipped)
     heads = _heads(values, motif)
-    block = _contract([_prefix(h, 1) for h in heads], axes, heads)
-    section = _contract([_prefix(h, 2) for h in heads], axes, heads)
+    if any(h.module for h in heads):
+        block = _numbered([_prefix(h, 1) for h in heads])
+        section = _numbered([_prefix(h, 2) for h in heads])
+    else:
+        block = repeats([_signature(axes, h) for h in heads])
+        sizes = [axes.shapes[h.name].shape[2:] for h in heads]
+        section = _numbered([str(tuple(sizes[block.index(b)])) for b in block])
     block_section = np.zeros(max(block, default=0) + 1, dtype=np.int64)
     for b, s in zip(block, section, strict=True):
         block_section[b] = s
@@ -115,7 +130,8 @@ def build(axes: Axes) -> Topology:
     stage2 = _contracted(stage1, block_section.tolist())
     stage3 = _contracted(stage2, [0] * (max(section, default=0) + 1))
     motifs = _bundle_motifs(axes, values, motif, len(heads))
-    return Topology((stage0, stage1, stage2, stage3), motifs, _macs_share(axes, heads, motifs))
+    shares = _macs_share(axes, heads, motifs)
+    return Topology((stage0, stage1, stage2, stage3), motifs, shares, _layers(axes, heads))
 
 
 def _stage(edges: list[tuple[int, int]], kinds: list[int], assign: list[int]) -> Data:
@@ -178,12 +194,53 @@ def _prefix(head: Node, drop: int) -> str:
     return ".".join(parts[: max(1, len(parts) - drop)])
 
 
-def _contract(names: list[str], axes: Axes, heads: list[Node]) -> list[int]:
-    """Number the motifs' containers: by name, or by runs of equal spatial size where names are missing."""
-    if not any(names):
-        names = [str(tuple(axes.shapes[h.name].shape[2:])) for h in heads]
+def _numbered(names: list[str]) -> list[int]:
+    """Number names in the order in which they come."""
     numbers: dict[str, int] = {}
     return [numbers.setdefault(name, len(numbers)) for name in names]
+
+
+def _signature(axes: Axes, head: Node) -> str:
+    """What makes motifs alike: the operator, its kernel, and whether it has groups."""
+    tensors = {n.name: axes.program.tensors[n.args[0]] for n in axes.program.nodes if n.op == TENSOR}
+    weight = next((tensors[r] for r in head.refs if r in tensors and tensors[r].dim() > 1), None)
+    groups = head.arg(6, "groups", 1) if head.base in _FAMILIES[0][1] else 1
+    return f"{head.base} {tuple(weight.shape[2:]) if weight is not None else ()} {groups > 1}"
+
+
+def repeats(signatures: list[str]) -> list[int]:
+    """Contract repeated sequences: for each element the number of its block, ascending.
+
+    The most frequent pair of neighbours becomes one, wherever it occurs, until three fifths of the elements
+    are left or no pair occurs twice: so conv-conv becomes the basic block and expand-depthwise-project the
+    inverted residual, whatever the modules were called (GNN-RL, section 3: frequent motifs, contracted).
+    """
+    symbols, lengths = list(signatures), [1] * len(signatures)
+    while 5 * len(symbols) > 3 * len(signatures):
+        pair, count = _most_frequent(symbols)
+        if count < 2:
+            break
+        merged: list[str] = []
+        sizes: list[int] = []
+        at = 0
+        while at < len(symbols):
+            found = tuple(symbols[at : at + 2]) == pair
+            merged.append("(" + " ".join(symbols[at : at + 2]) + ")" if found else symbols[at])
+            sizes.append(sum(lengths[at : at + 1 + found]))
+            at += 1 + found
+        symbols, lengths = merged, sizes
+    return [block for block, size in enumerate(lengths) for _ in range(size)]
+
+
+def _most_frequent(symbols: list[str]) -> tuple[tuple[str, str], int]:
+    """The pair of neighbours that occurs most often, the first of equals, without counting overlaps twice."""
+    counts: Counter[tuple[str, str]] = Counter()
+    last: dict[tuple[str, str], int] = {}
+    for at, pair in enumerate(zip(symbols, symbols[1:], strict=False)):
+        if last.get(pair, -2) < at - 1:
+            counts[pair] += 1
+            last[pair] = at
+    return max(counts.items(), key=lambda entry: entry[1], default=(("", ""), 0))
 
 
 def _features(axes: Axes, values: list[Node]) -> Tensor:
@@ -258,3 +315,20 @@ def _macs_share(axes: Axes, heads: list[Node], motifs: Tensor) -> Tensor:
     by_node = {o.node: o.macs for o in costs(axes.program).ops}
     macs = torch.tensor([float(by_node.get(h.name, 0)) for h in heads])
     return (motifs > 0).float() @ (macs / macs.sum().clamp(min=1))
+
+
+def _layers(axes: Axes, heads: list[Node]) -> Tensor:
+    """What AMC knows of a layer (arXiv:1802.03494, equation 1), in the order of ``LAYER_FEATURES``."""
+    program = axes.program
+    macs = {o.node: o.macs for o in costs(program).ops}
+    tensor_of = {n.name: program.tensors[n.args[0]] for n in program.nodes if n.op == TENSOR}
+    rows = []
+    for node in heads:
+        weight = next((tensor_of[r] for r in node.refs if r in tensor_of and tensor_of[r].dim() > 1), None)
+        sizes = [*axes.shapes[node.name].shape[2:4], 1, 1]
+        is_conv = node.base in _FAMILIES[0][1]
+        filters, channels = (weight.shape[0], weight.shape[1]) if weight is not None else (0, 0)
+        stride = max(node.arg(3, "stride", [1])) if is_conv else 1
+        kernel = weight.shape[-1] if weight is not None and is_conv else 1
+        rows.append([filters, channels, sizes[0], sizes[1], stride, kernel, macs.get(node.name, 0)])
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, len(LAYER_FEATURES))

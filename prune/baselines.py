@@ -1,4 +1,4 @@
-"""Baselines: plans that follow from the weights alone, without a single image."""
+"""Baselines: plans that follow from the importance of channels alone, without scoring a single one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graph.errors import UsageError
 from prune.budget import Budget
-from prune.importance import Scores
+from prune.importance import Scores, normalised
 from prune.plan import Plan, make_plan
 from prune.widths import WidthSpace
 
@@ -22,19 +22,41 @@ def uniform(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.flo
     return np.ones(space.bundles)
 
 
-BASELINES: Mapping[str, Ratios] = {"uniform": uniform}
+def global_ratios(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.float64]:
+    """Keep ratios of one threshold for the whole network, on scores divided by their group's mean.
+
+    The threshold is the lowest whose widths keep the budget; each bundle keeps at least a tenth.
+    """
+    axes = space.axes
+    relative = normalised(axes, scores)
+    units = [
+        np.sort(relative[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
+    ]
+    candidates = np.sort(np.concatenate(units))
+    low, high = 0, len(candidates) - 1
+    ratios = np.ones(len(units))
+    while low < high:
+        middle = (low + high) // 2
+        kept = [(len(u) - np.searchsorted(u, candidates[middle], side="right")) / len(u) for u in units]
+        ratios = np.maximum(0.1, np.array(kept))
+        if budget.holds(space.levels(ratios)):
+            high = middle
+        else:
+            low = middle + 1
+    return ratios
 
 
-def baseline_plan(
-    name: str, known: Mapping[str, Ratios], space: WidthSpace, scores: Scores, budget: Budget
-) -> Plan:
+BASELINES: Mapping[str, Ratios] = {"uniform": uniform, "global": global_ratios}
+
+
+def baseline_plan(name: str, space: WidthSpace, scores: Scores, budget: Budget) -> Plan:
     """The plan of a baseline.
 
     Raises:
         UsageError: there is no baseline of that name.
         TargetError: the limits cannot be met.
     """
-    if name not in known:
-        raise UsageError(f"--planner {name}: unknown", hint="one of search, " + ", ".join(known))
+    if name not in BASELINES:
+        raise UsageError(f"--planner {name}: unknown", hint="one of search, " + ", ".join(BASELINES))
     budget.check_reachable()
-    return make_plan(space, budget.project(known[name](space, scores, budget)), scores, name)
+    return make_plan(space, budget.project(BASELINES[name](space, scores, budget)), scores, name)

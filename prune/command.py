@@ -30,7 +30,7 @@ def repeated(config: CompressConfig) -> list[str]:
     for name, value in options.items():
         if value is not None:
             words += [name, str(value)]
-    return words + _of_source(config.source) + _of_selection(config)
+    return words + list(config.search) + _of_source(config.source) + _of_selection(config)
 
 
 def _of_source(source: ModelSource) -> list[str]:

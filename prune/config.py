@@ -52,6 +52,7 @@ class CompressConfig:
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
         tune: how to fine-tune; 0 epochs leave it out.
         seed: of everything random.
+        search: words of the command line that say how the planner searches, for the report.
         force: replace files of an earlier run.
         verify: prove equality in float64 before anything is written.
     """
@@ -66,6 +67,7 @@ class CompressConfig:
     round_to: int | None = None
     tune: TuneConfig = field(default_factory=TuneConfig)
     seed: int = 0
+    search: tuple[str, ...] = ()
     force: bool = False
     verify: bool = True
 

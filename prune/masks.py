@@ -176,9 +176,21 @@ def _group_norm(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor, nod
     return shifted
 
 
+def _batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor, node: Node) -> Tensor:
+    x, weight, bias = args[:3]
+    own = (0, 1) if node.base == "instance_norm" else (1,)
+    count, mean, squares = _moments(x, mask, [d for d in range(x.dim()) if d not in own])
+    result = (x - mean) / (squares / count + float(_given(args, kwargs, 7, "eps", 1e-5))).sqrt()
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    result = result if weight is None else result * weight.reshape(shape)
+    shifted: Tensor = result if bias is None else result + bias.reshape(shape)
+    return shifted
+
+
 _STATISTICS: dict[str, Callable[[tuple[Any, ...], dict[str, Any], Tensor, Node], Any]] = {
     "mean": _mean,
     **dict.fromkeys(("var", "std", "var_mean", "std_mean"), _spread),
+    **dict.fromkeys(("batch_norm", "instance_norm"), _batch_norm),
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,

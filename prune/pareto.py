@@ -6,7 +6,7 @@ search is told its neighbour's best plan, and a planner that keeps its scores ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from graph.errors import TargetError
 from profilers.latency import compare, onnx_call
-from prune.baselines import BASELINES, Ratios
 from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.curve import Curve, Point
@@ -53,8 +52,6 @@ def pareto(
     points: Sequence[Demand],
     planner: Planner,
     listener: Listener,
-    *,
-    baselines: Mapping[str, Ratios] = BASELINES,
 ) -> Curve:
     """Prune a model to several shares of its FLOPs, one folder of results for each, and draw the curve.
 
@@ -63,7 +60,6 @@ def pareto(
         points: from ``parse_shares``.
         planner: searches for the plans; one that shares its scores between calls saves most of the time.
         listener: sees the run.
-        baselines: what ``config.planner`` may name instead.
 
     Raises:
         PruneError: any of the named failures; nothing is written then.
@@ -75,7 +71,7 @@ def pareto(
             )
     found: list[tuple[str, Report, SearchResult]] = []
     with OutputFolder(config.output, config.force) as out:
-        ready = prepare(config, listener, baselines, out.staging)
+        ready = prepare(config, listener, out.staging)
         for point in points:
             Budget.from_demands(ready.space, [point]).check_reachable()
         starts: dict[str, Sequence[float]] = {}
@@ -89,7 +85,6 @@ def pareto(
                 planner,
                 listener,
                 out.staging / name,
-                baselines=baselines,
                 starts=starts,
             )
             starts = {NEIGHBOUR: [float(r) for r in kept_ratios(ready.space, result.plan)]}

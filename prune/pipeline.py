@@ -18,7 +18,7 @@ from graph.cost import costs
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from profilers.latency import Latency, compare, environment, onnx_call, torch_call
-from prune.baselines import BASELINES, Ratios, baseline_plan
+from prune.baselines import baseline_plan
 from prune.budget import Budget
 from prune.command import repeated
 from prune.config import CompressConfig, Listener
@@ -55,20 +55,13 @@ _NATIVE_SECONDS = 30.0
 Starts = Mapping[str, Sequence[float]]
 
 
-def compress(
-    config: CompressConfig,
-    planner: Planner,
-    listener: Listener,
-    *,
-    baselines: Mapping[str, Ratios] = BASELINES,
-) -> Report:
+def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Report:
     """Prune a model until all limits hold, fine-tune it, export it and report.
 
     Args:
         config: what to do.
         planner: searches for the plan; ``rl.search.planner`` makes one.
         listener: sees the run.
-        baselines: what ``config.planner`` may name instead.
 
     Returns:
         The report; the files are in ``config.output`` by then, or nothing is.
@@ -77,8 +70,8 @@ def compress(
         PruneError: any of the named failures; nothing is written then.
     """
     with OutputFolder(config.output, config.force) as out:
-        ready = prepare(config, listener, baselines, out.staging)
-        report, _ = complete(ready, config, planner, listener, out.staging, baselines=baselines)
+        ready = prepare(config, listener, out.staging)
+        report, _ = complete(ready, config, planner, listener, out.staging)
         ready.remove_files()
     return report
 
@@ -90,7 +83,6 @@ def complete(
     listener: Listener,
     folder: Path,
     *,
-    baselines: Mapping[str, Ratios] = BASELINES,
     starts: Starts | None = None,
 ) -> tuple[Report, SearchResult]:
     """All that comes after preparation: plan, cut, prove, tune, export and report into a folder.
@@ -101,7 +93,6 @@ def complete(
         planner: searches for the plan.
         listener: sees the run.
         folder: for the files.
-        baselines: what ``config.planner`` may name instead of the search.
         starts: keep ratios by name that the search scores beside the baselines.
     """
     start = time.perf_counter()
@@ -112,7 +103,7 @@ def complete(
     if ready.method == SEARCH and data is not None:
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
-        found = _planned(baseline_plan(ready.method, baselines, space, scores, budget))
+        found = _planned(baseline_plan(ready.method, space, scores, budget))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from graph.channels import Axes
 from graph.errors import ModelFileError, UsageError
 from graph.program import ProgramModule
 from models_zoo.data import DataSet
-from prune.baselines import Ratios
+from prune.baselines import BASELINES
 from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
@@ -78,22 +78,19 @@ class Prepared:
             path.unlink()
 
 
-def prepare(
-    config: CompressConfig, listener: Listener, baselines: Mapping[str, Ratios], folder: Path
-) -> Prepared:
+def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepared:
     """Load a model, find its groups, and measure it.
 
     Args:
         config: what to do.
         listener: sees the run.
-        baselines: what ``config.planner`` may name instead of the search.
         folder: for files that the whole run shares.
 
     Raises:
         PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
     """
     start = time.perf_counter()
-    _check_planner(config, baselines)
+    _check_planner(config)
     listener.stage("loading the model")
     subject = open_model(config.source, config.selection)
     space = subject.space(round_to=config.multiple)
@@ -130,10 +127,10 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
     return path
 
 
-def _check_planner(config: CompressConfig, baselines: Mapping[str, Ratios]) -> None:
-    if config.planner not in (None, SEARCH, *baselines):
+def _check_planner(config: CompressConfig) -> None:
+    if config.planner not in (None, SEARCH, *BASELINES):
         raise UsageError(
-            f"--planner {config.planner}: unknown", hint=f"one of {', '.join((SEARCH, *baselines))}"
+            f"--planner {config.planner}: unknown", hint=f"one of {', '.join((SEARCH, *BASELINES))}"
         )
 
 

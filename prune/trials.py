@@ -19,13 +19,14 @@ class Trial:
     """One scored plan.
 
     Attributes:
-        method: ``uniform``, ``global-magnitude``, ``random`` or the agent's name.
+        method: a baseline, ``refinement``, or whoever else searched.
         index: counts the trials of the method, from 1.
         macs: of the plan, for one record.
         accuracy: on the search images, before fine-tuning.
         loss: mean cross entropy there.
         seconds: since the search began.
         ratios: keep ratio of each bundle.
+        worth: what the search makes of it, higher is better.
     """
 
     method: str
@@ -35,11 +36,12 @@ class Trial:
     loss: float
     seconds: float
     ratios: tuple[float, ...] = field(repr=False)
+    worth: float
 
     @property
-    def rank(self) -> tuple[float, float]:
-        """Higher is better: accuracy first, then the smaller loss."""
-        return (self.accuracy, -self.loss)
+    def rank(self) -> tuple[float, float, float]:
+        """Higher is better: what the search goes by, then the accuracy, then the smaller loss."""
+        return (self.worth, self.accuracy, -self.loss)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""

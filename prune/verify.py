@@ -67,8 +67,13 @@ def run_program(program: Program, inputs: list[Tensor], *, masks: Masks | None =
     """Run a program in float64, as if the masked channels were not there; its outputs, flattened."""
     program = doubled(program)
     overrides = masks.overrides if masks is not None else None
-    with torch.no_grad():
-        result = run(program, program.tensors, inputs, overrides=overrides)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of what a program makes without naming a type
+    try:
+        with torch.no_grad():
+            result = run(program, program.tensors, inputs, overrides=overrides)
+    finally:
+        torch.set_default_dtype(default)
     return list(_tensors(result))
 
 

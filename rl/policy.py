@@ -1,52 +1,235 @@
-"""The policy's eyes: the multi-stage graph encoder as a features extractor of stable-baselines3.
+"""Saved policies: tensors and JSON in one safetensors file, for any network.
 
-The encoder is trained end to end with the agent. The topology is a constant of the extractor; its weights
-do not depend on the number of layers.
+stable-baselines3's own files unpickle when they are loaded; these run nothing. A file says which agent it
+is, what the agent saw and was trained on; it loads only where all that still means the same.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from graph.encoder import DECISIONS, MultiStageEncoder
-from graph.topology import Topology
+from graph.decoder import FED_BACK
+from graph.encoder import DECISIONS
+from graph.errors import PolicyError
+from graph.topology import LAYER_FEATURES, NODE_FEATURES, OPERATIONS
+from prune.files import write_file
+from prune.metadata import is_plain
+from rl.agents.agent import AGENTS, Agent
+from rl.env import LAYER, STATE
+
+DEFAULT, NONE = "default", "none"
+SHIPPED = Path(__file__).parent / "policies"
+FORMAT, VERSION = "prune-policy", 1
+_KEY = "prune-policy"
+_MAX_BYTES = 64 << 20
 
 
-class GraphFeatures(BaseFeaturesExtractor):
-    """Observation -> embedding of the bundle at hand, of its block and of the network, and the state.
+@dataclass(frozen=True)
+class Origin:
+    """Where a policy comes from.
 
-    Shapes: ``kept``, ``decided``, ``at`` (batch, bundles), ``state`` (batch, figures)
-    -> (batch, 3 x width + figures).
-
-    Args:
-        observation_space: of ``PruningEnv``.
-        topology: of the network that the environment prunes.
-        width: size of each embedding.
+    Attributes:
+        trained_on: the networks with their data, such as ``resnet20 (digits)``.
+        targets: shares of the MACs that it was trained for.
+        episodes: plans that were scored.
+        seed: of the training.
+        command: that repeats it.
+        reward: what it was trained for.
+        gain: mean share of the best baseline's error that its plans save on these tasks, at the end.
     """
 
-    def __init__(self, observation_space: spaces.Dict, topology: Topology, *, width: int = 32) -> None:
-        figures = cast(tuple[int], observation_space["state"].shape)[0]
-        super().__init__(observation_space, features_dim=3 * width + figures)
-        self.topology = topology
-        self.encoder = MultiStageEncoder(width=width)
-        self.normalise = nn.LayerNorm(3 * width)
+    trained_on: tuple[str, ...]
+    targets: tuple[float, ...]
+    episodes: int
+    seed: int
+    command: str
+    reward: str
+    gain: float
 
-    def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """Embed a batch of observations."""
-        shares = self.topology.motifs  # (bundles, motifs)
-        made = shares.sum(dim=0).clamp(min=1e-6)
-        of_motif = torch.stack(
-            [(observations[key] @ shares) / made for key in ("kept", "decided", "at")], dim=-1
+
+@dataclass(frozen=True)
+class Policy:
+    """A saved policy.
+
+    Attributes:
+        agent: its name.
+        weights: every weight by name.
+        origin: where it comes from.
+        path: of its file.
+    """
+
+    agent: str
+    weights: Mapping[str, Tensor]
+    origin: Origin
+    path: Path
+
+    def load_into(self, agent: Agent) -> None:
+        """Give its weights to an agent on any network.
+
+        Raises:
+            PolicyError: it is of another agent, or its sizes are not those of the agent.
+        """
+        if agent.name != self.agent:
+            raise _other_agent(self.path, self.agent, agent.name)
+        wanted = {name: tuple(t.shape) for name, t in agent.weights().items()}
+        found = {name: tuple(t.shape) for name, t in self.weights.items()}
+        if wanted != found:
+            differ = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+            raise PolicyError(
+                f"{self.path}: {len(differ)} of its tensors do not fit the agent (first: {differ[0]})",
+                hint="it was written by another version; train it anew: prune policy train",
+            )
+        agent.load(dict(self.weights))
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What it is, for people."""
+        numbers = sum(t.numel() for t in self.weights.values())
+        return [
+            ("agent", self.agent),
+            ("trained on", ", ".join(self.origin.trained_on)),
+            ("targets", ", ".join(f"{t:g}" for t in self.origin.targets)),
+            ("reward", self.origin.reward),
+            ("plans scored", str(self.origin.episodes)),
+            ("saves of the best baseline's", f"{self.origin.gain:.1%} on average, in training"),
+            ("seed", str(self.origin.seed)),
+            ("weights", f"{numbers:,} in {len(self.weights)} tensors"),
+            ("command", self.origin.command),
+        ]
+
+
+def vocabulary() -> dict[str, list[str]]:
+    """The names of everything that agents see; a policy means nothing under other names."""
+    return {
+        "node": list(NODE_FEATURES),
+        "operation": list(OPERATIONS),
+        "decision": list(DECISIONS),
+        "fed_back": list(FED_BACK),
+        "layer": list(LAYER),
+        "raw_layer": list(LAYER_FEATURES),
+        "state": list(STATE),
+    }
+
+
+def save(path: Path, agent: Agent, origin: Origin) -> None:
+    """Write an agent's weights, in half precision, and where they come from.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "agent": agent.name,
+        "features": vocabulary(),
+        "origin": asdict(origin),
+    }
+    weights = {name: t.detach().half().contiguous() for name, t in agent.weights().items()}
+    write_file(path, lambda p: save_file(weights, p, metadata={_KEY: json.dumps(header)}))
+
+
+def load(path: Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+        PolicyError: it is missing, broken, no policy, or of another version.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as err:
+        raise PolicyError(f"cannot read the policy {path}: {err.strerror}", hint="check the path") from err
+    if size > _MAX_BYTES:
+        raise PolicyError(f"{path} is too large for a policy ({size:,} bytes)", hint="name a policy file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as err:  # noqa: BLE001 - a hostile file fails in several ways
+        raise PolicyError(
+            f"{path} is not a policy: {str(err).splitlines()[0]}",
+            hint="a policy is what `prune policy train` writes",
+        ) from err
+    if _KEY not in metadata:
+        raise PolicyError(
+            f"{path} is a safetensors file, but not a policy",
+            hint="a policy is what `prune policy train` writes",
         )
-        assert of_motif.shape[-1] == DECISIONS
-        motifs, blocks, network = self.encoder(self.topology, of_motif)
-        at = observations["at"] @ shares  # (batch, motifs): where the bundle at hand lies
-        here = torch.einsum("bm,bmw->bw", at, motifs)
-        around = torch.einsum("bm,bmw->bw", at, blocks)
-        embedded = self.normalise(torch.cat([here, around, network], dim=-1))
-        return torch.cat([embedded, observations["state"]], dim=-1)
+    try:
+        header = json.loads(metadata[_KEY])
+        return _parsed(path, header, weights)
+    except (ValueError, RecursionError, KeyError, TypeError) as err:
+        raise PolicyError(
+            f"{path}: its metadata is malformed: {type(err).__name__}: {err}", hint="train it anew"
+        ) from err
+
+
+def _parsed(path: Path, header: Any, weights: dict[str, Tensor]) -> Policy:
+    if not is_plain(header) or header["format"] != FORMAT:
+        raise ValueError(f"it is not of the format {FORMAT}")
+    if header["version"] != VERSION:
+        raise PolicyError(
+            f"{path} has version {header['version']} of the format {FORMAT}, only {VERSION} is known",
+            hint="use the prune that wrote it, or train it anew",
+        )
+    if header["agent"] not in AGENTS:
+        raise ValueError(f"unknown agent {header['agent']!r}")
+    known, given = vocabulary(), dict(header["features"])
+    if given != known:
+        differ = [name for name in known if given.get(name) != known[name]]
+        raise PolicyError(
+            f"{path} was trained on other features ({', '.join(differ) or 'more of them'})",
+            hint="train it anew: prune policy train",
+        )
+    broken = [n for n, t in weights.items() if not torch.isfinite(t).all()]
+    if broken:
+        raise ValueError(f"tensor {broken[0]} holds what is not a finite number")
+    origin = header["origin"]
+    return Policy(
+        header["agent"],
+        weights,
+        Origin(
+            tuple(str(n) for n in origin["trained_on"]),
+            tuple(float(t) for t in origin["targets"]),
+            int(origin["episodes"]),
+            int(origin["seed"]),
+            str(origin["command"]),
+            str(origin["reward"]),
+            float(origin["gain"]),
+        ),
+        path,
+    )
+
+
+def find(name: str, agent: str) -> Policy | None:
+    """The policy that an option names, for an agent; None for fresh weights.
+
+    Args:
+        name: a file, ``default`` or ``none``.
+        agent: name of the agent.
+
+    Raises:
+        PolicyError: the file is not sound, or of another agent.
+    """
+    if name == NONE:
+        return None
+    path = SHIPPED / f"{agent}.safetensors" if name == DEFAULT else Path(name)
+    if name == DEFAULT and not path.exists():
+        return None
+    found = load(path)
+    if found.agent != agent:
+        raise _other_agent(path, found.agent, agent)
+    return found
+
+
+def _other_agent(path: Path, found: str, wanted: str) -> PolicyError:
+    return PolicyError(
+        f"{path} holds a policy of {found}, not of {wanted}", hint=f"--agent {found}, or another file"
+    )

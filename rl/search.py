@@ -1,33 +1,36 @@
-"""The search: baselines first, then an agent, all scored alike; the best plan wins, whoever made it.
+"""The search: baselines first, then an agent from the best of them, then a refinement of the best plans.
 
-GNN-RL (arXiv:2102.03214) searches with PPO over multi-stage graph embeddings; clip 0.2, 10 epochs per
-update, value coefficient 0.5 and entropy 0.01 are its reference code's. Deviations: the discount is 1,
-since the one reward comes at the end of a walk of fixed length; the learning rate is 1e-3, since episodes
-are few; and the agent starts at the best baseline (action 0), not at random.
+All plans are scored alike, and the best one wins, whoever proposed it. Agents: ``rl.agents``; what they start
+from: a saved policy (``rl.policy``), or fresh weights.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 
 from graph import topology
 from graph.errors import UsageError
 from graph.topology import Topology
-from prune.budget import Budget
-from prune.importance import Scores, normalised
+from prune.baselines import global_ratios
+from prune.importance import magnitude, taylor
 from prune.plan import make_plan
-from prune.trials import Planner, Problem, SearchResult, Trial
-from prune.widths import WidthSpace
-from rl.env import PruningEnv
-from rl.policy import GraphFeatures
-from rl.reward import Evaluator, Score
+from prune.trials import Planner, Problem, SearchResult
+from rl import policy
+from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.book import REWARDS, Book, Reward
+from rl.env import Task
+from rl.population import evolve, random_plans
+from rl.reward import Evaluator
+
+Method = Literal[AgentName, "evolution", "random"]
+METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
+BASELINES = ("uniform", "global-magnitude", "global-taylor")
+REFINED = "refinement"
+_TAYLOR_IMAGES = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,72 +38,62 @@ class SearchConfig:
     """How to search.
 
     Attributes:
-        episodes: of the agent; 0 leaves the baselines alone.
-        random_plans: how many random plans are scored beside.
-        seed: of the agent and of the random plans.
-        episodes_per_update: PPO updates after this many episodes.
-        learning_rate: of Adam.
-        start_std: standard deviation of the first actions, which lie in [-1, 1].
+        agent: who proposes plans, one of ``METHODS``.
+        episodes: plans to score beside the baselines, the refinement's included; 0 leaves the baselines,
+            and the plan of a policy that is named.
+        seed: of everything random.
+        reward: what makes a plan good: few errors (``error``) or a small cross entropy (``loss``).
+        policy: file of a trained policy to start from; ``default`` is the one that comes with the package,
+            where there is one for the agent and its plan is no worse than the best baseline; ``none`` starts
+            with fresh weights.
+        refine: share of the episodes that mutate the best plans after the agent.
 
     Raises:
         UsageError: a value out of range.
     """
 
+    agent: str = "agmc"
     episodes: int = 100
-    random_plans: int = 10
     seed: int = 0
-    episodes_per_update: int = 5
-    learning_rate: float = 1e-3
-    start_std: float = 0.4
+    reward: Reward = "error"
+    policy: str = policy.DEFAULT
+    refine: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.episodes < 0 or self.random_plans < 0:
-            raise UsageError("the numbers of episodes and of random plans must not be negative")
+        if self.agent not in METHODS:
+            raise UsageError(f"--agent {self.agent}: unknown", hint="one of " + ", ".join(METHODS))
+        if self.reward not in REWARDS:
+            raise UsageError(f"--reward {self.reward}: unknown", hint="one of " + ", ".join(REWARDS))
+        if self.episodes < 0:
+            raise UsageError("the number of episodes must not be negative")
+        if not 0 <= self.refine <= 1:
+            raise UsageError("the share of episodes that refine must lie between 0 and 1")
+        if self.agent not in AGENTS and self.policy not in (policy.DEFAULT, policy.NONE):
+            raise UsageError(f"--agent {self.agent} takes no policy", hint="one of " + ", ".join(AGENTS))
+
+    @property
+    def trials(self) -> int:
+        """How many plans will be scored."""
+        zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
+        return len(BASELINES) + self.episodes + zero_shot
 
 
-class _Book:
-    """Scores levels under a method's name and keeps the trials."""
+def command_words(config: SearchConfig, *, images: int = 512) -> tuple[str, ...]:
+    """How ``prune compress`` is told to search like this: the options that do not have their defaults.
 
-    def __init__(self, problem: Problem, evaluator: Evaluator) -> None:
-        self.problem, self.evaluator = problem, evaluator
-        self.trials: list[Trial] = []
-        self.best: dict[str, tuple[Trial, NDArray[np.int64]]] = {}
-        self.start = time.perf_counter()
-
-    def score(self, levels: NDArray[np.int64], method: str) -> Score:
-        space = self.problem.space
-        plan = make_plan(space, levels, self.problem.scores, method)
-        score = self.evaluator(plan.keep_mask(space.axes))
-        trial = Trial(
-            method,
-            sum(t.method == method for t in self.trials) + 1,
-            plan.macs,
-            score.accuracy,
-            score.loss,
-            time.perf_counter() - self.start,
-            tuple(float(r) for r in space.ratios(levels)),
-        )
-        self.trials.append(trial)
-        if method not in self.best or trial.rank > self.best[method][0].rank:
-            self.best[method] = (trial, levels.copy())
-        self.problem.on_trial(trial)
-        return score
-
-    def winner(self) -> tuple[Trial, NDArray[np.int64]]:
-        """The best trial; among equals the one scored first."""
-        return max(self.best.values(), key=lambda entry: entry[0].rank)
-
-
-class _Stop(BaseCallback):
-    """Ends PPO's loop after a number of episodes."""
-
-    def __init__(self, episodes: int) -> None:
-        super().__init__()
-        self.left = episodes
-
-    def _on_step(self) -> bool:
-        self.left -= int(np.sum(self.locals["dones"]))
-        return self.left > 0
+    Args:
+        config: how the search goes; the seed is everybody's and not among the words.
+        images: as ``planner``'s.
+    """
+    default = SearchConfig()
+    options = {
+        "--agent": (config.agent, default.agent),
+        "--policy": (config.policy, default.policy),
+        "--episodes": (config.episodes, default.episodes),
+        "--reward": (config.reward, default.reward),
+        "--images": (images, 512),
+    }
+    return tuple(w for name, (value, usual) in options.items() if value != usual for w in (name, str(value)))
 
 
 def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) -> Planner:
@@ -110,7 +103,13 @@ def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) 
         config: how long and with what seed.
         images: of the search split that each plan is scored on.
         calibration: training images on which batch-norm statistics are measured for each plan.
+
+    Raises:
+        PolicyError: the policy's file is not sound, or of another agent.
     """
+    if config.agent in AGENTS:
+        policy.find(config.policy, config.agent)  # a broken file is told before anything is loaded
+
     known: list[Evaluator] = []  # searches of one program and one data set share their scores
 
     def plan(problem: Problem) -> SearchResult:
@@ -134,81 +133,77 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
 
     Raises:
         TargetError: the limits cannot be met.
+        PolicyError: the policy's file is not sound, or of another agent.
     """
-    space, budget = problem.space, problem.budget
-    budget.check_reachable()
-    book = _Book(problem, evaluator)
-    book.score(budget.project(np.ones(space.bundles)), "uniform")
-    book.score(budget.project(global_ratios(space, problem.scores, budget)), "global-magnitude")
-    for name, ratios in problem.starts.items():
-        book.score(budget.project(ratios), name)
+    problem.budget.check_reachable()
+    book = Book(problem, evaluator, config.reward)
+    score_baselines(problem, book)
     random = np.random.default_rng(config.seed)
-    for _ in range(config.random_plans):
-        book.score(budget.project(random.uniform(0.1, 1.0, space.bundles)), "random")
-    if config.episodes:
-        _run_ppo(problem, graph, book, config)
+    if config.agent == "random":
+        random_plans(book, config.episodes, random)
+    elif config.agent == "evolution":
+        evolve(book, config.episodes, random, "evolution")
+    else:
+        with contained():
+            done = _run_agent(problem, graph, book, config)
+        evolve(book, config.episodes - done, random, REFINED)
     trial, levels = book.winner()
     return SearchResult(
-        make_plan(space, levels, problem.scores, trial.method),
+        make_plan(problem.space, levels, problem.scores, trial.method),
         tuple(book.trials),
         {name: best for name, (best, _) in book.best.items()},
         evaluator.evaluations,
         evaluator.images,
-        time.perf_counter() - book.start,
+        book.seconds,
     )
 
 
-def global_ratios(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.float64]:
-    """Keep ratios of one threshold for the whole network, on scores divided by their group's mean.
-
-    The threshold is the lowest whose widths keep the budget; each bundle keeps at least a tenth.
-    """
-    axes = space.axes
-    relative = normalised(axes, scores)
-    units = [
-        np.sort(relative[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
-    ]
-    candidates = np.sort(np.concatenate(units))
-    low, high = 0, len(candidates) - 1
-    ratios = np.ones(len(units))
-    while low < high:
-        middle = (low + high) // 2
-        kept = [(len(u) - np.searchsorted(u, candidates[middle], side="right")) / len(u) for u in units]
-        ratios = np.maximum(0.1, np.array(kept))
-        if budget.holds(space.levels(ratios)):
-            high = middle
-        else:
-            low = middle + 1
-    return ratios
+def score_baselines(problem: Problem, book: Book) -> None:
+    """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
+    for name, wish in {**baseline_ratios(problem), **problem.starts}.items():
+        book.score([book.project(np.asarray(wish))], name)
 
 
-def _run_ppo(problem: Problem, graph: Topology, book: _Book, config: SearchConfig) -> None:
-    space = problem.space
-    best, _ = book.winner()
-    env = PruningEnv(
-        space, graph, problem.budget, lambda levels: book.score(levels, "ppo"), np.array(best.ratios)
+def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
+    """The wish of each baseline; which channels stay, ``problem.scores`` says for all of them."""
+    space, budget = problem.space, problem.budget
+    limit = min(_TAYLOR_IMAGES, len(problem.data.train))
+    batches = problem.data.train.batches(128, shuffle=True, limit=limit)
+    return {
+        "uniform": np.ones(space.bundles),
+        "global-magnitude": global_ratios(space, magnitude(problem.axes), budget),
+        "global-taylor": global_ratios(space, taylor(problem.axes, batches), budget),
+    }
+
+
+def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
+    """The task of improving on the best plan so far."""
+    best, levels = book.winner()
+    return Task(
+        problem.space,
+        graph,
+        problem.budget,
+        lambda plans: book.score(plans, method),
+        book.ratios(levels),
+        best.worth,
     )
-    steps = space.bundles * config.episodes_per_update
-    agent = PPO(
-        "MultiInputPolicy",
-        env,
-        n_steps=steps,
-        batch_size=max(2, steps // 4),
-        n_epochs=10,
-        gamma=1.0,
-        gae_lambda=0.95,
-        learning_rate=config.learning_rate,
-        clip_range=0.2,
-        ent_coef=0.01,
-        vf_coef=0.5,
-        seed=config.seed,
-        device="cpu",
-        policy_kwargs={
-            "features_extractor_class": GraphFeatures,
-            "features_extractor_kwargs": {"topology": graph},
-            "net_arch": {"pi": [64], "vf": [64]},
-            "log_std_init": float(np.log(config.start_std)),
-            "activation_fn": torch.nn.Tanh,
-        },
-    )
-    agent.learn(total_timesteps=space.bundles * config.episodes, callback=_Stop(config.episodes))
+
+
+def _run_agent(problem: Problem, graph: Topology, book: Book, config: SearchConfig) -> int:
+    """Let the agent walk; how many plans it scored."""
+    saved = policy.find(config.policy, config.agent)
+    if not config.episodes and config.policy in (policy.DEFAULT, policy.NONE):
+        return 0
+    agent = Agent(config.agent, [task_of(problem, graph, book, config.agent)], seed=config.seed)  # type: ignore[arg-type]
+    before = len(book.trials)
+    if saved is not None:
+        saved.load_into(agent)
+        worth = book.score([agent.plan()], config.agent)[0]
+        if config.policy == policy.DEFAULT and worth < agent.tasks[0].reference:  # nobody asked for it
+            agent = Agent(config.agent, agent.tasks, seed=config.seed)  # type: ignore[arg-type]
+    left = config.episodes - (len(book.trials) - before)
+    rounds = int(left * (1 - config.refine)) // agent.walks * agent.walks
+    agent.learn(max(0, rounds))
+    if rounds and len(book.trials) - before < config.episodes:
+        book.score([agent.plan()], config.agent)
+    return min(config.episodes, len(book.trials) - before)

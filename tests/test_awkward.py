@@ -16,39 +16,10 @@ from prune.importance import magnitude
 from prune.plan import make_plan
 from prune.widths import WidthSpace
 
-# What the core cannot do yet, with the reason.
-MISSING = {
-    "channel-shuffle": "a shuffle into a grouped convolution of as many groups fails its rehearsal",
-    "transposed-grouped": "grouped transposed convolutions are pinned",
-    "weight-slice": "slices of weights are pinned",
-    "weight-norm": "no rule for _weight_norm",
-    "spectral-norm": "no rule for vdot",
-    "selective-kernel": "the rehearsal fails on an empty row",
-    "bilinear-pooling": "pairs of the same channels are pinned",
-    "outer-product": "pairs of the same channels are pinned",
-    "fused-qkv-bloom": "the rehearsal fails on an empty row",
-    "grouped-queries-repeat": "heads that share keys fail their rehearsal",
-    "grouped-queries-expand": "heads that share keys fail their rehearsal",
-    "grouped-queries-native": "heads that share keys fail their rehearsal",
-    "grouped-queries-fused": "heads that share keys fail their rehearsal",
-    "multihead-attention": "plans that the space offers do not fit",
-    "multihead-attention-weights": "plans that the space offers do not fit",
-    "encoder-layer": "plans that the space offers do not fit",
-    "baddbmm-attention": "the rehearsal fails on an empty row",
-    "pooled-attention": "the rehearsal fails on an empty row",
-    "lstm-projected": "projections are pinned",
-    "lstm-cell": "no rule for lstm_cell",
-    "long-filter": "the rule for the Fourier transform takes an int for a list",
-    "tensordot": "no rule for tensordot",
-    "distances": "no rule for cdist",
-}
-
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("name", MODULES)
-def test_awkward_module(name: str, request: pytest.FixtureRequest) -> None:
-    if name in MISSING:
-        request.applymarker(pytest.mark.xfail(reason=MISSING[name], strict=False))
+def test_awkward_module(name: str) -> None:
     module, example = MODULES[name].build()
     before = copy.deepcopy(module.state_dict())
     axes = infer(capture(module, list(example)))

@@ -16,7 +16,6 @@ from graph.errors import TargetError
 from models_zoo import registry
 from models_zoo.data import load_embedded
 from prune import load_pruned
-from prune.baselines import BASELINES
 from prune.config import CompressConfig
 from prune.curve import CURVE_FILES, Curve, Point
 from prune.demands import parse_demand
@@ -59,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
     asked: list[Problem] = []
     results: list[SearchResult] = []
-    search = planner(SearchConfig(episodes=2, random_plans=1), images=64, calibration=64)
+    search = planner(SearchConfig(agent="evolution", episodes=3), images=64, calibration=64)
 
     def spied(problem: Problem) -> SearchResult:
         asked.append(problem)
@@ -72,7 +71,7 @@ def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     heard = Heard()
     with quick_clocks():
-        curve = pareto(config, parse_shares("0.4,0.7"), spied, heard, baselines=BASELINES)
+        curve = pareto(config, parse_shares("0.4,0.7"), spied, heard)
     assert heard.stages.count("loading the model") == 1
     assert asked[0].axes is asked[1].axes  # captured once
     assert dict(asked[0].starts) == {} and set(asked[1].starts) == {NEIGHBOUR}

@@ -1,8 +1,9 @@
-"""The environment, the rewards and the search on a real, tiny network."""
+"""The environment, the agents, the rewards and the search on real, tiny networks."""
 
 from __future__ import annotations
 
 import functools
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -14,76 +15,245 @@ from stable_baselines3.common.env_checker import check_env as check_sb3_env
 from graph import topology
 from graph.axes import Axes, infer
 from graph.capture import capture
-from graph.encoder import DECISIONS, MultiStageEncoder
+from graph.errors import TargetError, UsageError
 from graph.program import ProgramModule
 from models_zoo import registry
 from models_zoo.data import load_embedded
+from prune.baselines import baseline_plan
 from prune.budget import Budget
-from prune.importance import magnitude
+from prune.importance import magnitude, taylor
 from prune.plan import make_plan
 from prune.recalibrate import recalibrated
 from prune.surgery import prune_program
 from prune.trials import Problem, Trial
-from prune.widths import WidthSpace
-from rl.env import PruningEnv
+from prune.widths import Levels, WidthSpace
+from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.agents.ddpg import Walker
+from rl.env import LAYER, PruningEnv, Task, Walks
+from rl.population import evolve
 from rl.reward import Evaluator, Score
-from rl.search import SearchConfig, search
+from rl.search import METHODS, Book, SearchConfig, baseline_ratios, command_words, planner, search
 
 
 @functools.cache
-def axes() -> Axes:
+def axes(name: str = "resnet20") -> Axes:
     torch.manual_seed(0)
-    module = registry.build("resnet20", in_channels=1, width=8)
+    arguments = {"width": 8} if name.startswith("resnet") else {}
+    module = registry.build(name, in_channels=1, **arguments)
     return infer(capture(module, [torch.randn(2, 1, 8, 8)]))
+
+
+@functools.cache
+def graph_of(name: str = "resnet20") -> topology.Topology:
+    return topology.build(axes(name))
 
 
 def problem() -> Problem:
     space = WidthSpace(axes())
-    return Problem(
-        axes(),
-        space,
-        Budget.of(space, macs=space.base_macs // 2),
-        magnitude(axes()),
-        load_embedded("digits"),
-        lambda _: None,
-    )
+    budget = Budget.of(space, macs=space.base_macs // 2)
+    return Problem(axes(), space, budget, magnitude(axes()), load_embedded("digits"), lambda _: None)
 
 
 def evaluator() -> Evaluator:
     return Evaluator(axes(), load_embedded("digits"), images=64, calibration=64)
 
 
-def environment(score: object = None) -> PruningEnv:
-    asked = problem()
-    fake = score or (lambda levels: Score(float(np.mean(asked.space.ratios(levels))), 0.0))
-    return PruningEnv(
-        asked.space,
-        topology.build(axes()),
-        asked.budget,
-        fake,
-        np.full(asked.space.bundles, 0.7),  # type: ignore[arg-type]
-    )
+def task(name: str = "resnet20", share: float = 0.5) -> Task:
+    """Likes the first bundle narrow: a task that can be solved."""
+    space = WidthSpace(axes(name))
+    budget = Budget.of(space, macs=int(share * space.base_macs))
+
+    def worth(plans: list[Levels]) -> list[float]:
+        return [-float(space.ratios(levels)[0]) for levels in plans]
+
+    prior = space.ratios(budget.project(np.ones(space.bundles)))
+    return Task(space, graph_of(name), budget, worth, prior, -float(prior[0]))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_both_checkers_accept_the_environment() -> None:
-    check_env(environment(), skip_render_check=True)
-    check_sb3_env(environment())
+    check_env(PruningEnv(task(), task("vgg11")), skip_render_check=True)
+    check_sb3_env(PruningEnv(task(), task("vgg11")))
 
 
-def test_every_sequence_of_actions_ends_within_the_target() -> None:
-    env = environment()
-    random = np.random.default_rng(0)
-    for episode in range(30):
-        env.reset(seed=episode)
-        done, info = False, {}
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_every_sequence_of_actions_ends_within_the_target(share: float) -> None:
+    env = PruningEnv(task(share=share), task("vgg11", share))
+    chance = np.random.default_rng(0)
+    for episode in range(24):
+        env.reset()
         scale = [0.0, 1.0, 3.0][episode % 3]
+        levels = None
+        while levels is None:
+            high = env.widest()
+            assert env.ratio(1.0) == pytest.approx(high) and env.ratio(-1.0) <= min(0.1, high) + 1e-9
+            extreme = -1.0 if episode < 2 else 1.0
+            action = np.full(1, extreme) if episode < 4 else chance.normal(0, scale, 1)
+            levels = env.decide(action.astype(np.float32))
+            if levels is None:
+                assert env.observation_space.contains(env.observe())
+        macs, limit = env.task.space.macs(levels), env.task.budget.bounds[0].limit
+        assert env.task.holds(levels)
+        assert limit - 0.02 * env.task.space.base_macs <= macs <= limit
+
+
+def test_several_limits_hold_at_once_and_a_hopeless_one_is_refused() -> None:
+    inner = task()
+    cost = inner.space.cost
+    params = int(0.3 * cost.params(cost.widths))
+    both = replace(inner, budget=Budget.of(inner.space, macs=inner.space.base_macs // 2, params=params))
+    assert both.share == pytest.approx(0.3, abs=1e-3) and both.share < inner.share
+    env = PruningEnv(both)
+    for action in (-1.0, 0.0, 1.0):
+        env.reset()
+        levels = None
+        while levels is None:
+            levels = env.decide(np.full(1, action, np.float32))
+        widths = inner.space.widths(levels)
+        assert cost.params(widths) <= params and cost.macs(widths) <= inner.space.base_macs // 2
+    with pytest.raises(TargetError, match="cannot be reached"):
+        PruningEnv(replace(inner, budget=Budget.of(inner.space, macs=inner.space.base_macs // 2, params=9)))
+
+
+def test_tasks_take_turns_and_the_reward_comes_once_at_the_end() -> None:
+    env = PruningEnv(task(), task("vgg11"))
+    lengths, networks = [], []
+    for _ in range(3):
+        seen, _ = env.reset()
+        networks.append(int(seen["network"][0]))
+        rewards, done = [], False
         while not done:
-            action = np.full(1, -1.0 if episode == 0 else 1.0) if episode < 2 else random.normal(0, scale, 1)
-            _, reward, done, _, info = env.step(action.astype(np.float32))
-            assert done or reward == 0.0
-        macs, target = env.space.macs(info["levels"]), env.space.base_macs // 2
-        assert 0.98 * target <= macs <= target
+            _, reward, done, _, _ = env.step(np.zeros(1, np.float32))
+            rewards.append(reward)
+        lengths.append(len(rewards))
+        assert not any(rewards[:-1])
+    assert networks == [0, 1, 0]
+    assert lengths == [t.space.bundles for t in (task(), task("vgg11"), task())]
+
+
+def test_the_action_zero_is_the_prior() -> None:
+    found = task()
+    wish = np.random.default_rng(0).uniform(0.3, 0.9, found.space.bundles)
+    levels = found.project(wish)
+    prior = replace(found, prior=found.space.ratios(levels))
+    env = PruningEnv(prior)
+    env.reset()
+    plan = None
+    while plan is None:
+        plan = env.decide(np.zeros(1, np.float32))
+    assert (plan == levels).all()
+    assert prior.rewards([levels])[0] == pytest.approx(
+        (prior.worth([levels])[0] - prior.reference) / (abs(prior.reference) + 0.05)
+    )
+
+
+def test_the_state_of_amc_is_normalised_over_the_network() -> None:
+    found = task("vgg11")
+    assert len(LAYER) == 11
+    np.testing.assert_allclose(found.layers.min(axis=0), 0.0)
+    varied = np.asarray(found.topology.bundle_layers).std(axis=0) > 0
+    np.testing.assert_allclose(found.layers.max(axis=0)[varied], 1.0)
+    assert varied[0] and varied[-1]  # filters and MACs differ from layer to layer
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_no_weight_depends_on_the_number_of_bundles(name: AgentName) -> None:
+    shapes = []
+    with contained():
+        for tasks in ([task()], [task("vgg11")], [task(), task("vgg11")]):
+            found = Agent(name, tasks, seed=0).weights()
+            shapes.append({k: tuple(t.shape) for k, t in found.items()})
+    assert task().space.bundles != task("vgg11").space.bundles
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_fuzzed_agents_keep_the_target(name: AgentName) -> None:
+    plans: list[tuple[Task, Levels]] = []
+
+    def noted(inner: Task) -> Task:
+        def worth(found: list[Levels]) -> list[float]:
+            plans.extend((inner, levels) for levels in found)
+            return [0.0] * len(found)
+
+        return replace(inner, worth=worth)
+
+    with contained():
+        agent = Agent(name, [noted(task(share=0.3)), noted(task("vgg11", 0.6))], seed=0)
+        generator = torch.Generator().manual_seed(1)
+        for tensor in agent.weights().values():  # wild weights, wild actions
+            tensor.data.copy_(3.0 * torch.randn(tensor.shape, generator=generator))
+        agent.learn(agent.walks)
+        plans += [(t, agent.plan(i)) for i, t in enumerate(agent.tasks)]
+    assert len(plans) == 2 * agent.walks + 2
+    assert all(t.holds(levels) for t, levels in plans)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_repeats_by_seed_and_leaves_global_chance_alone(name: AgentName) -> None:
+    def run(seed: int) -> list[tuple[int, ...]]:
+        plans: list[tuple[int, ...]] = []
+
+        def worth(found: list[Levels]) -> list[float]:
+            plans.extend(tuple(levels.tolist()) for levels in found)
+            return [-float(levels.sum()) for levels in found]
+
+        with contained():
+            Agent(name, [replace(task(), worth=worth)], seed=seed).learn(8)
+        return plans
+
+    torch.manual_seed(7), np.random.seed(7), random.seed(7)
+    before = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(7), np.random.seed(7), random.seed(7)
+    first = run(3)
+    assert (torch.rand(1), np.random.rand(), random.random()) == before
+    torch.rand(5), np.random.rand(5)  # the state outside does not matter either
+    assert run(3) == first
+    assert run(4) != first
+
+
+def test_steps_of_a_walk_share_its_reward_less_the_moving_average() -> None:
+    with contained():
+        agent = Agent("amc", [task()], seed=0)
+        agent.learn(3)
+        assert isinstance(agent.learner, Walker)
+        buffer = agent.learner.model.replay_buffer
+        n = task().space.bundles
+        per_walk = buffer.rewards[: 3 * n, 0].reshape(3, n)
+        assert (per_walk == per_walk[:, :1]).all() and len(set(per_walk[:, 0].tolist())) > 1
+        average = per_walk[0, 0]
+        for reward in per_walk[1:, 0]:
+            average = 0.95 * average + 0.05 * reward
+        sampled = buffer.sample(64).rewards.unique()
+        wanted = torch.tensor(sorted(per_walk[:, 0] - average), dtype=sampled.dtype)
+        assert all(torch.isclose(wanted, s, atol=1e-5).any() for s in sampled)
+
+
+def test_walks_in_step_score_their_plans_together() -> None:
+    calls: list[int] = []
+
+    def worth(found: list[Levels]) -> list[float]:
+        calls.append(len(found))
+        return [float(levels[0]) for levels in found]
+
+    walks = Walks([replace(task(), worth=worth, reference=0.0)], 3)
+    walks.reset()
+    for step in range(task().space.bundles):  # they differ in the first bundle alone
+        actions = np.array([[-1.0], [0.0], [1.0]], np.float32)
+        seen, rewards, dones, infos = walks.step(actions if step == 0 else 0 * actions)
+    assert calls == [3] and dones.all()
+    assert rewards[0] < rewards[1] < rewards[2]
+    assert all(int(i["terminal_observation"]["at"][0]) == task().space.bundles for i in infos)
+    assert (seen["at"] == 0).all()
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("gnn-rl", 60), ("agmc", 40), ("amc", 40)])
+def test_an_agent_learns_a_toy(name: AgentName, rounds: int) -> None:
+    found = task()
+    with contained():
+        agent = Agent(name, [found], seed=0)
+        agent.learn(rounds)
+        assert found.rewards([agent.plan()])[0] > 0.2  # the prior's is 0
 
 
 def test_masks_score_what_surgery_yields() -> None:
@@ -91,9 +261,7 @@ def test_masks_score_what_surgery_yields() -> None:
     data = load_embedded("digits")
     for seed in range(3):
         wish = np.random.default_rng(seed).uniform(0.1, 1, space.bundles)
-        plan = make_plan(
-            space, Budget.of(space, macs=space.base_macs // 2).project(wish), magnitude(axes()), "t"
-        )
+        plan = make_plan(space, problem().budget.project(wish), magnitude(axes()), "t")
         pruned = prune_program(axes(), plan)
         batches = [x for x, _ in data.train.batches(128, shuffle=True, limit=64)]
         pruned = replace(pruned, tensors=recalibrated(pruned, pruned.tensors, batches))
@@ -110,52 +278,115 @@ def test_scores_are_remembered() -> None:
     assert scorer.evaluations == 1
 
 
-def test_a_search_repeats_by_seed_and_returns_the_best() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: str) -> None:
     runs: list[tuple[Trial, ...]] = []
     for _ in range(2):
-        config = SearchConfig(episodes=6, random_plans=3, seed=5)
-        found = search(problem(), topology.build(axes()), evaluator(), config)
+        config = SearchConfig(agent=method, episodes=11, seed=5, policy="none", reward="loss")
+        told: list[Trial] = []
+        found = search(replace(problem(), on_trial=told.append), graph_of(), evaluator(), config)
         runs.append(tuple(replace(t, seconds=0.0) for t in found.trials))
-        best = max(found.trials, key=lambda t: t.rank)
-        assert found.best[found.plan.method].rank == best.rank
-        assert found.plan.macs == best.macs
+        assert len(told) == len(found.trials) == config.trials == 3 + 11
+        best = min(found.trials, key=lambda t: t.loss)
+        assert found.best[found.plan.method].loss == best.loss
+        assert found.plan.macs == best.macs <= problem().budget.bounds[0].limit
     assert runs[0] == runs[1]
-    assert [t.method for t in runs[0]] == ["uniform", "global-magnitude", *["random"] * 3, *["ppo"] * 6]
+    methods = [t.method for t in runs[0]]
+    assert methods[:3] == ["uniform", "global-magnitude", "global-taylor"]
+    assert set(methods[3:]) == ({method, "refinement"} if method in AGENTS else {method})
+
+
+def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
+    asked = problem()
+    found = baseline_ratios(asked)
+    data = asked.data.train.batches(128, shuffle=True, limit=512)
+    for name, method, scores in (
+        ("uniform", "uniform", asked.scores),
+        ("global-magnitude", "global", magnitude(axes())),
+        ("global-taylor", "global", taylor(axes(), data)),
+    ):
+        plan = baseline_plan(method, asked.space, scores, asked.budget)
+        widths = {k: len(v) for k, v in plan.kept.items()}
+        levels = asked.budget.project(found[name])
+        ours = make_plan(asked.space, levels, asked.scores, name)
+        assert {k: len(v) for k, v in ours.kept.items()} == widths
+    assert len({wish.tobytes() for wish in found.values()}) == 3
+
+
+def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
+    asked = problem()
+    wish = [0.2, *[0.9] * (asked.space.bundles - 1)]
+    told = replace(asked, starts={"elsewhere": wish})
+    found = search(told, graph_of(), evaluator(), SearchConfig(episodes=0))
+    assert [t.method for t in found.trials][3:] == ["elsewhere"]
+    assert found.best["elsewhere"].ratios == tuple(asked.space.ratios(asked.budget.project(wish)))
+
+
+def test_searches_of_one_program_and_data_set_run_no_plan_twice() -> None:
+    plan = planner(SearchConfig(episodes=0), images=64)
+    asked = problem()
+    assert [plan(asked).evaluations for _ in range(2)] == [3, 0]
+    other = replace(asked, data=replace(asked.data))
+    assert [plan(p).evaluations for p in (other, asked)] == [3, 3]
+
+
+def test_the_options_of_a_search_are_told_where_they_are_not_the_defaults() -> None:
+    assert command_words(SearchConfig()) == ()
+    config = SearchConfig(agent="gnn-rl", episodes=7, reward="loss", policy="mine.safetensors", seed=3)
+    assert command_words(config, images=64) == (
+        *("--agent", "gnn-rl", "--policy", "mine.safetensors", "--episodes", "7"),
+        *("--reward", "loss", "--images", "64"),
+    )
+
+
+class _Fixed(Evaluator):
+    """Two scores, in turn."""
+
+    turn = 0
+
+    def __call__(self, keep: np.ndarray) -> Score:
+        self.turn += 1
+        return [Score(0.9, 1.0), Score(0.8, 0.5)][self.turn - 1]
+
+
+@pytest.mark.parametrize(("reward", "worths", "best"), [("error", [-0.1, -0.2], 0), ("loss", [-1, -0.5], 1)])
+def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best: int) -> None:
+    scorer = _Fixed(axes(), load_embedded("digits"), images=2, calibration=2)
+    book = Book(problem(), scorer, reward)  # type: ignore[arg-type]
+    plans = [np.full(problem().space.bundles, level) for level in (0, 1)]
+    assert book.score(plans, "random") == [pytest.approx(w) for w in worths]
+    assert (book.winner()[1] == plans[best]).all()
 
 
 class _Toy(Evaluator):
-    """Likes the first bundle narrow: a task that can be solved."""
+    """Likes the first bundle narrow."""
 
     def __call__(self, keep: np.ndarray) -> Score:
         units = [u for g in axes().bundles[0].groups for u in axes().groups[g].units]
-        return Score(1.0 - float(keep[units].mean()), 0.0)
+        share = float(keep[units].mean())
+        return Score(1.0 - share, share)
 
 
-def test_the_agent_learns_a_toy() -> None:
+def test_evolution_improves_without_scoring_a_plan_twice() -> None:
     asked = problem()
-    toy = _Toy(axes(), load_embedded("digits"), images=2, calibration=2)
-    found = search(asked, topology.build(axes()), toy, SearchConfig(episodes=120, random_plans=0))
-    scores = [t.accuracy for t in found.trials if t.method == "ppo"]
-    assert np.mean(scores[-20:]) > np.mean(scores[:20]) + 0.05
+    book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2, calibration=2), "loss")
+    book.score([book.project(np.ones(asked.space.bundles))], "uniform")
+    evolve(book, 40, np.random.default_rng(0), "evolution")
+    assert book.best["evolution"][0].loss <= 0.7 * book.best["uniform"][0].loss
+    assert len(book.ranked) == len(book.trials) == 41
+    assert all(t.macs <= asked.budget.bounds[0].limit for t in book.trials)
 
 
-def test_the_encoder_fits_any_network_and_ignores_the_numbering_of_nodes() -> None:
-    torch.manual_seed(0)
-    encoder = MultiStageEncoder(width=8)
-    for name in ("resnet20", "mobilenet_v2"):
-        entry = registry.find(name)
-        found = topology.build(infer(capture(registry.build(name), [torch.randn(2, *entry.input_shape)])))
-        torch.testing.assert_close(found.motifs.sum(dim=1), torch.ones(len(found.motifs)))
-        motifs = int(found.stages[1].num_nodes or 0)
-        decisions = torch.rand(2, motifs, DECISIONS)
-        embedded, _, network = encoder(found, decisions)
-        assert embedded.shape == (2, motifs, 8)
-
-        first = found.stages[0].clone()
-        order = torch.randperm(len(first.x))
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        first.x, first.assign, first.edge_index = first.x[order], first.assign[order], place[first.edge_index]
-        again, _, network_again = encoder(replace(found, stages=(first, *found.stages[1:])), decisions)
-        torch.testing.assert_close(again, embedded)
-        torch.testing.assert_close(network_again, network)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"agent": "dqn"},
+        {"reward": "hope"},
+        {"episodes": -1},
+        {"refine": 1.5},
+        {"agent": "random", "policy": "x"},
+    ],
+)
+def test_a_senseless_search_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        SearchConfig(**wrong)  # type: ignore[arg-type]

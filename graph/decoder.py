@@ -1,0 +1,73 @@
+"""AGMC's encoder and decoder: a graph convolution over the operations, and an LSTM that walks the bundles.
+
+AGMC (Yu et al. 2020, arXiv:2011.12641) embeds the computational graph, whose edges are operations, by a graph
+convolution, and lets an LSTM emit one embedding per layer. No size depends on the number of layers.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from graph.encoder import OperationConv, both_ways, pool
+from graph.topology import NODE_FEATURES, OPERATIONS, Topology
+
+FED_BACK = ("last ratio", "last prior", "prior")  # what the decoder reads beside a bundle's embedding
+
+
+class EncoderDecoder(nn.Module):
+    """Embeds each bundle of a network in the light of what was decided before it.
+
+    Encoder: x = tanh(W features), then ``rounds`` graph convolutions over the values of the program; the mean
+    over all values, through a linear layer and tanh, is the embedding of the network (AGMC's reference code:
+    size 30, mean pooling, linear, tanh).
+
+    Decoder: an LSTM that starts from the network's embedding and reads, bundle by bundle, the mean embedding
+    of the values that make its channels and the ratio chosen last. Deviations from the paper: nodes have
+    real features and messages depend on the operation (``OperationConv``); the decisions are fed back to the
+    decoder instead of encoding the graph anew at each step, so one pass serves a whole batch.
+
+    Args:
+        width: size of each embedding.
+        rounds: of messages.
+    """
+
+    def __init__(self, *, width: int = 30, rounds: int = 2) -> None:
+        super().__init__()
+        self.entry = nn.Linear(len(NODE_FEATURES), width)
+        self.rounds = nn.ModuleList(OperationConv(width, width, 2 * len(OPERATIONS)) for _ in range(rounds))
+        self.start = nn.Linear(width, 2 * width)
+        self.decoder = nn.LSTM(width + len(FED_BACK), width, batch_first=True)
+
+    def encode(self, topology: Topology) -> tuple[Tensor, Tensor]:
+        """Embeddings of the bundles (bundles, width) and of the network (width,)."""
+        data = topology.stages[0]
+        edge_index, edge_attr = both_ways(data.edge_index, data.edge_attr)
+        x = torch.tanh(self.entry(data.x))
+        for convolution in self.rounds:
+            x = convolution(x, edge_index, edge_attr)
+        return topology.motifs @ pool(x, data.assign), x.mean(dim=0)
+
+    def forward(self, topology: Topology, kept: Tensor, prior: Tensor, at: Tensor) -> Tensor:
+        """Embed the bundle at hand.
+
+        Args:
+            topology: of the network.
+            kept: keep ratios (batch, bundles); only those before ``at`` are read.
+            prior: keep ratios that the action 0 means (batch, bundles).
+            at: index of the bundle at hand (batch,).
+
+        Returns:
+            (batch, width).
+        """
+        bundles, network = self.encode(topology)
+        batch, n = kept.shape
+        first = torch.ones_like(kept[:, :1])
+        fed = [torch.cat([first, kept[:, :-1]], 1), torch.cat([first, prior[:, :-1]], 1), prior]
+        steps = torch.cat([bundles.expand(batch, -1, -1), torch.stack(fed, dim=-1)], dim=-1)
+        hidden, cell = torch.tanh(self.start(network)).chunk(2)
+        state = (hidden.expand(1, batch, -1).contiguous(), cell.expand(1, batch, -1).contiguous())
+        decoded, _ = self.decoder(steps, state)
+        return cast(Tensor, decoded[torch.arange(batch), at.clamp(max=n - 1)])

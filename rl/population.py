@@ -1,0 +1,69 @@
+"""Search without an agent: plans at random, and a population of the best plans that mutate.
+
+The second serves twice: alone, as the evolution that agents are compared with, and after an agent, to refine
+the best plans that anybody found.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prune.widths import Levels
+from rl.book import Book
+
+ELITE = 6  # plans that have offspring
+BROOD = 4  # scored together
+_CROSS = 0.25  # share of the offspring with two parents
+_SIZE = 0.35  # deviation of a mutation, in log of the ratio
+_ATTEMPTS = 20  # to find a plan that was not scored yet
+
+
+def random_plans(book: Book, count: int, random: np.random.Generator) -> None:
+    """Score plans whose ratios are uniform in [0.1, 1], projected onto the budget."""
+    bundles = book.problem.space.bundles
+    for plans in _broods(count):
+        wishes = [random.uniform(0.1, 1.0, bundles) for _ in range(plans)]
+        book.score([book.project(wish) for wish in wishes], "random")
+
+
+def evolve(book: Book, count: int, random: np.random.Generator, method: str) -> None:
+    """Score ``count`` offspring of the best plans in the book, brood by brood.
+
+    A child takes the ratios of one parent, or each ratio from either of two; one to a few of them are scaled
+    by a random factor; the projection then takes from all the others what these gained, or gives it to them.
+
+    Args:
+        book: with at least one scored plan.
+        count: plans to score.
+        random: source of chance.
+        method: name in the book.
+    """
+    for plans in _broods(count):
+        parents = [levels for _, levels in book.ranked[:ELITE]]
+        brood: list[Levels] = []
+        for _ in range(plans):
+            for _ in range(_ATTEMPTS):
+                child = _child(book, parents, random)
+                if not book.seen(child) and not any((child == other).all() for other in brood):
+                    break
+            brood.append(child)
+        book.score(brood, method)
+
+
+def _child(book: Book, parents: list[Levels], random: np.random.Generator) -> Levels:
+    def pick() -> NDArray[np.float64]:  # the better, the likelier
+        return book.ratios(parents[min(random.integers(len(parents)), random.integers(len(parents)))])
+
+    ratios = pick()
+    if len(parents) > 1 and random.random() < _CROSS:
+        ratios = np.where(random.random(len(ratios)) < 0.5, ratios, pick())
+    count = min(len(ratios), 1 + random.poisson(1.0))
+    chosen = random.choice(len(ratios), count, replace=False)
+    ratios = ratios.copy()
+    ratios[chosen] *= np.exp(random.normal(0.0, _SIZE, count))
+    return book.project(ratios)
+
+
+def _broods(count: int) -> list[int]:
+    return [min(BROOD, count - start) for start in range(0, count, BROOD)]

@@ -1,0 +1,267 @@
+"""Saved policies: written, read back on another network, refused where they do not fit; and training."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from cli import app
+from graph import topology
+from graph.axes import Axes, infer
+from graph.capture import capture
+from graph.errors import OutputError, PolicyError, TargetError, UsageError
+from models_zoo import registry
+from models_zoo.data import load_embedded
+from prune.budget import Budget
+from prune.importance import magnitude
+from prune.load import save_model
+from prune.train import build_for
+from prune.trials import Problem
+from prune.widths import Levels, WidthSpace
+from rl import policy
+from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.env import Task
+from rl.policy import Origin
+from rl.reward import Evaluator, Score
+from rl.search import SearchConfig, planner, search
+from rl.training import TrainingConfig, train_policy
+
+ORIGIN = Origin(("resnet20 (digits)",), (0.5,), 8, 0, "prune policy train", "loss", 0.1)
+
+
+@functools.cache
+def axes(name: str) -> Axes:
+    torch.manual_seed(0)
+    module = registry.build(name, in_channels=1, width=8)
+    return infer(capture(module, [torch.randn(2, 1, 8, 8)]))
+
+
+@functools.cache
+def graph_of(name: str) -> topology.Topology:
+    return topology.build(axes(name))
+
+
+def half_of(space: WidthSpace) -> Budget:
+    return Budget.of(space, macs=space.base_macs // 2)
+
+
+def task(name: str = "resnet20") -> Task:
+    space = WidthSpace(axes(name))
+
+    def worth(plans: list[Levels]) -> list[float]:
+        return [-float(space.ratios(levels)[0]) for levels in plans]
+
+    return Task(space, graph_of(name), half_of(space), worth, np.full(space.bundles, 0.7))
+
+
+def written(path: Path, name: AgentName = "gnn-rl", seed: int = 0) -> dict[str, torch.Tensor]:
+    with contained():
+        agent = Agent(name, [task()], seed=seed)
+        agent.learn(agent.walks)
+        policy.save(path, agent, ORIGIN)
+        return {k: t.half().float() for k, t in agent.weights().items()}  # as the file holds them
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_policy_comes_back_and_plans_for_another_network(name: AgentName, tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    weights = written(path, name)
+    found = policy.find(str(path), name)
+    assert found is not None and found.origin == ORIGIN and found.agent == name
+    with contained():
+        plans = []
+        for seed in (1, 2):  # of weights that the file replaces
+            other = Agent(name, [task("resnet32")], seed=seed)
+            found.load_into(other)
+            plans.append(other.plan())
+            for key, tensor in other.weights().items():
+                torch.testing.assert_close(tensor, weights[key], rtol=0, atol=0)
+        other.learn(other.walks)  # and goes on from there
+        assert task("resnet32").holds(other.plan())
+    assert (plans[0] == plans[1]).all()
+    assert task("resnet32").holds(plans[0])
+
+
+def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    written(path)
+    found_axes = axes("resnet32")
+    space = WidthSpace(found_axes)
+    data = load_embedded("digits")
+    asked = Problem(found_axes, space, half_of(space), magnitude(found_axes), data, lambda _: None)
+    evaluator = Evaluator(found_axes, data, images=32, calibration=32)
+    config = SearchConfig(agent="gnn-rl", episodes=0, policy=str(path))
+    result = search(asked, graph_of("resnet32"), evaluator, config)
+    assert [t.method for t in result.trials][3:] == ["gnn-rl"] and len(result.trials) == config.trials == 4
+    alone = SearchConfig(agent="gnn-rl", episodes=0)
+    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 3
+    further = SearchConfig(agent="gnn-rl", episodes=6, policy=str(path), refine=0.0)
+    trials = search(asked, graph_of("resnet32"), evaluator, further).trials
+    assert trials[3].ratios == result.trials[3].ratios  # the search goes on from the policy's plan
+    assert len(trials) == further.trials == 9
+
+
+def _tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["prune-policy"])
+        weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+    change(header)
+    save_file(weights, path, metadata={"prune-policy": json.dumps(header)})
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "version": lambda h: h.update(version=99),
+    "format": lambda h: h.update(format="other"),
+    "agent": lambda h: h.update(agent="dqn"),
+    "features": lambda h: h["features"]["state"].reverse(),
+    "no features": lambda h: h.pop("features"),
+    "features of another kind": lambda h: h.update(features=[1]),
+    "origin": lambda h: h.update(origin=3),
+    "targets": lambda h: h["origin"].update(targets=["x"]),
+    "seed": lambda h: h["origin"].pop("seed"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_foreign_metadata_is_refused(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    written(path)
+    _tampered(path, change)
+    with pytest.raises(PolicyError, match="policy.safetensors") as caught:
+        policy.load(path)
+    assert caught.value.hint
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    written(path)
+    whole = path.read_bytes()
+    with pytest.raises(PolicyError, match="cannot read"):
+        policy.load(tmp_path / "missing.safetensors")
+    for name, content in {
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"not a policy\n",
+        "pickle": b"\x80\x04K\x01.",
+        "long header": (1 << 60).to_bytes(8, "little") + whole[8:],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PolicyError):
+            policy.load(tmp_path / name)
+    save_file({"a": torch.zeros(1)}, tmp_path / "model")
+    with pytest.raises(PolicyError, match="not a policy"):
+        policy.load(tmp_path / "model")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PolicyError):
+        policy.load(tmp_path / "folder")
+
+
+def test_weights_that_are_no_numbers_or_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    weights = written(path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    name = next(n for n, t in weights.items() if t.dim() == 2)
+    save_file({**weights, name: weights[name] * float("nan")}, path, metadata=header)
+    with pytest.raises(PolicyError, match="finite"):
+        policy.load(path)
+    save_file({**weights, name: weights[name][:, 1:].contiguous()}, path, metadata=header)
+    with contained(), pytest.raises(PolicyError, match="do not fit"):
+        policy.load(path).load_into(Agent("gnn-rl", [task()], seed=0))
+
+
+def test_a_policy_of_another_agent_is_refused_before_the_search(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    written(path, "amc")
+    with pytest.raises(PolicyError, match="amc, not of gnn-rl"):
+        planner(SearchConfig(agent="gnn-rl", policy=str(path)))
+    assert CliRunner().invoke(app, ["policy", "show", str(path)]).exit_code == 0
+
+
+def test_the_shipped_policy_loads_and_is_the_default_start() -> None:
+    found = policy.find(policy.DEFAULT, "gnn-rl")
+    assert found is not None and found.path.stat().st_size < 1 << 20
+    assert found.origin.command.startswith("prune policy train --on ")
+    with contained():
+        agent = Agent("gnn-rl", [task()], seed=0)
+        found.load_into(agent)
+        assert task().holds(agent.plan())
+    assert policy.find(policy.NONE, "gnn-rl") is None
+
+
+class _Baselines(Evaluator):
+    """Likes what is scored first and nothing else."""
+
+    def __call__(self, keep: np.ndarray) -> Score:
+        self.evaluations += 1
+        return Score(1.0, 0.0) if self.evaluations <= 3 else Score(0.0, 9.0)
+
+
+def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_weights() -> None:
+    found = axes("resnet20")
+    space, data = WidthSpace(found), load_embedded("digits")
+    asked = Problem(found, space, half_of(space), magnitude(found), data, lambda _: None)
+    runs = []
+    for start, episodes in ((policy.NONE, 4), (policy.DEFAULT, 5)):
+        config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
+        evaluator = _Baselines(found, data, images=2, calibration=2)
+        runs.append([t.ratios for t in search(asked, graph_of("resnet20"), evaluator, config).trials])
+    assert runs[0][3:] == runs[1][4:] and len(runs[1]) == 3 + 5
+
+
+def _network(folder: Path, name: str) -> Path:
+    module, arguments = build_for(name, load_embedded("digits"), width=8)
+    path = folder / f"{name}.safetensors"
+    save_model(path, module, arch=name, arch_args=arguments, input_shape=(1, 8, 8), data="digits", metrics={})
+    return path
+
+
+def test_training_on_several_networks_repeats_by_seed_and_tells_where_it_comes_from(tmp_path: Path) -> None:
+    files = tuple(str(_network(tmp_path, name)) for name in ("resnet20", "resnet32"))
+    config = TrainingConfig(
+        on=files, data=None, output=tmp_path / "a.safetensors", episodes=8, targets=(0.5,), images=16,
+        calibration=16,
+    )  # fmt: skip
+    first = train_policy(config)
+    second = train_policy(replace(config, output=tmp_path / "b.safetensors"))
+    assert first.origin.trained_on == ("resnet20 (digits)", "resnet32 (digits)")
+    assert first.origin.episodes == 8 and "--episodes 8" in first.origin.command
+    for name, tensor in first.weights.items():
+        torch.testing.assert_close(second.weights[name], tensor, rtol=0, atol=0)
+    with pytest.raises(OutputError):
+        train_policy(config)
+    with pytest.raises(TargetError):
+        train_policy(replace(config, targets=(1e-5,), force=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--on", "nothing-like-it", "--data", "digits"], "neither a file nor"),
+        (["--on", "resnet20"], "trained first"),
+        (["--on", "resnet20", "--targets", "0.5,x"], "not numbers"),
+        (["--on", "resnet20", "--targets", "1.5"], "between 0 and 1"),
+        (["--on", "resnet20", "--agent", "random"], "has no policy"),
+        (["--on", ","], "no network"),
+    ],
+)
+def test_senseless_trainings_are_refused(options: list[str], told: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["policy", "train", *options, "-o", str(tmp_path / "p.safetensors")])
+    assert done.exit_code == 2
+    assert told in " ".join(done.output.split()), done.output
+
+
+def test_the_configuration_checks_itself(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        TrainingConfig(on=("resnet20",), data="digits", output=tmp_path / "p", reward="hope")  # type: ignore[arg-type]
