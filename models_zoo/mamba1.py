@@ -18,7 +18,7 @@ from models_zoo.mamba_parts import (
     is_exporting,
     undecayed,
 )
-from models_zoo.mamba_scan import chunked_scan, doubling_scan, recurrent_scan
+from models_zoo.mamba_scan import chunked_scan, doubling_scan, loop_scan, recurrent_scan
 
 
 class Mamba1Mixer(nn.Module):
@@ -27,12 +27,16 @@ class Mamba1Mixer(nn.Module):
     Args:
         config: sizes of the model.
         layer: which of its layers this is.
+
+    Attributes:
+        any_length: export the scan as a loop operator; otherwise as one graph for the example's length.
     """
 
     def __init__(self, config: MambaConfig, layer: int) -> None:
         super().__init__()
         D, N, R = config.d_inner, config.states[layer], config.rank
         self.d_state, self.dt_rank = N, R
+        self.any_length = False
         self.in_proj = nn.Linear(config.d_model, 2 * D, bias=config.bias)
         self.conv1d = depthwise(D, config.d_conv, config.conv_bias)
         self.x_proj = nn.Linear(D, R + 2 * N, bias=False)
@@ -70,12 +74,13 @@ class Mamba1Mixer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The state space with its skip connection: outputs (B, L, D) and the last state (B, D, N)."""
         A_DN = -torch.exp(self.A_log)
-        if is_exporting() and not (u_BLD.shape[1] == 1 and h_BDN is not None):
+        single = h_BDN is not None and u_BLD.shape[1] == 1
+        if is_exporting() and not (single or self.any_length):
             y, h = doubling_scan(u_BLD, dt_BLD, A_DN, B_BLN, C_BLN, h_BDN)
         else:
             if h_BDN is None:
-                h_BDN = u_BLD.new_zeros(len(u_BLD), *A_DN.shape)
-            form = recurrent_scan if u_BLD.shape[1] == 1 else chunked_scan
+                h_BDN = u_BLD.new_zeros(u_BLD.shape[0], *A_DN.shape)
+            form = recurrent_scan if single else loop_scan if is_exporting() else chunked_scan
             y, h = form(u_BLD, dt_BLD, A_DN, B_BLN, C_BLN, h_BDN)
         return y + u_BLD * self.D, h
 

@@ -20,7 +20,7 @@ from models_zoo.mamba_parts import (
     is_exporting,
     undecayed,
 )
-from models_zoo.mamba_ssd import chunked_ssd, recurrent_ssd
+from models_zoo.mamba_ssd import chunked_ssd, loop_ssd, recurrent_ssd
 
 _CPU_CHUNK = 64  # small products that stay in the cache beat large ones on a CPU
 _SEGMENT = 8  # chunks at once where nothing is kept for a backward pass
@@ -55,6 +55,9 @@ class Mamba2Mixer(nn.Module):
     Args:
         config: sizes of the model.
         layer: which of its layers this is.
+
+    Attributes:
+        any_length: export the scan as a loop operator; otherwise as one graph for the example's length.
     """
 
     def __init__(self, config: MambaConfig, layer: int) -> None:
@@ -63,6 +66,7 @@ class Mamba2Mixer(nn.Module):
         self.d_state, self.ngroups, self.headdim = config.states[layer], config.ngroups, config.headdim
         self.chunk_size, self.dt_limit = config.chunk_size, config.dt_limit
         self.d_inner, self.n_heads = D, H
+        self.any_length = False
         self.in_proj = nn.Linear(config.d_model, D + channels + H, bias=config.bias)
         self.conv1d = depthwise(channels, config.d_conv, config.conv_bias)
         self.dt_bias = undecayed(first_time_steps(H))
@@ -104,8 +108,12 @@ class Mamba2Mixer(nn.Module):
         """The state space with its skip connection: outputs (B, L, D) and the last state (B, H, P, N)."""
         A_H = -torch.exp(self.A_log)
         length = x_BLHP.shape[1]
-        if length == 1 and h_BHPN is not None:
+        if h_BHPN is not None and length == 1:
             y, h = recurrent_ssd(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, h_BHPN)
+        elif self.any_length and is_exporting():
+            if h_BHPN is None:
+                h_BHPN = x_BLHP.new_zeros(x_BLHP.shape[0], *x_BLHP.shape[2:], self.d_state)
+            y, h = loop_ssd(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, h_BHPN)
         elif torch.is_grad_enabled() or is_exporting():
             y, h = chunked_ssd(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, h_BHPN, chunk=self._chunk(x_BLHP))
         else:

@@ -8,8 +8,6 @@ Shapes: B batch, L length, M width, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -145,11 +143,43 @@ class MambaStep(nn.Module):
     def __init__(self, model: MambaLM) -> None:
         super().__init__()
         self.model = model
+        layers = range(model.sizes.n_layer)
+        self.input_names = ["token", *(f"conv_{i}" for i in layers), *(f"ssm_{i}" for i in layers)]
 
-    def forward(
-        self, token: Tensor, conv_states: Sequence[Tensor], ssm_states: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Logits (B, V) after a token (B,), and the states of each layer, as `LayerState` has them."""
-        cache = tuple(map(LayerState, conv_states, ssm_states))
+    def example(self, batch: int) -> list[Tensor]:
+        """Inputs at the beginning of a sequence: tokens (B,), then what `LayerState` names, by layer."""
+        cache = self.model.empty_cache(batch)
+        token = torch.arange(batch) % self.model.sizes.vocab_size
+        return [token, *(s.conv for s in cache), *(s.ssm for s in cache)]
+
+    def forward(self, token: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, V) after a token (B,), and the states for the next call, in the order they came in."""
+        layers = len(states) // 2
+        cache = tuple(map(LayerState, states[:layers], states[layers:]))
         logits, after = self.model.extend(token[:, None], cache)
-        return logits[:, 0], tuple(s.conv for s in after), tuple(s.ssm for s in after)
+        return logits[:, 0], *(s.conv for s in after), *(s.ssm for s in after)
+
+
+class MambaAnyLength(nn.Module):
+    """A whole sequence of any length, for export: the state space runs in a loop operator.
+
+    Args:
+        model: shared, not copied.
+    """
+
+    def __init__(self, model: MambaLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits (B, L, V) for tokens (B, L)."""
+        mixers = [m for m in self.model.modules() if isinstance(m, Mamba1Mixer | Mamba2Mixer)]
+        before = [m.any_length for m in mixers]
+        try:
+            for mixer in mixers:
+                mixer.any_length = True
+            logits: Tensor = self.model(input_ids)
+            return logits
+        finally:
+            for mixer, value in zip(mixers, before, strict=True):
+                mixer.any_length = value

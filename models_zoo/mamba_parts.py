@@ -6,6 +6,7 @@ Shapes: B batch, L length, C channels, K taps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,8 +29,27 @@ class LayerState(NamedTuple):
 
 
 def is_exporting() -> bool:
-    """Whether a graph is being captured, for which loops over time are to be avoided."""
+    """Whether a graph is being captured, in which a loop over time would be written out step by step."""
     return torch.compiler.is_exporting()
+
+
+def over_time(
+    step: Callable[..., tuple[Tensor, Tensor]], h: Tensor, sequences: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A recurrence as torch's loop operator, which stays one node in a graph and becomes ONNX's Scan.
+
+    Args:
+        step: takes the state and the sequences' values at one time, (B, ...); returns state and output.
+        h: the state before the first step.
+        sequences: (B, L, ...) each.
+
+    Returns:
+        Outputs (B, L, ...) and the state after the last step.
+    """
+    from torch._higher_order_ops.scan import scan  # loads torch's compiler
+
+    last, outputs = scan(lambda h, now: step(h, *now), h, tuple(t.transpose(0, 1).contiguous() for t in sequences))
+    return outputs.transpose(0, 1), last
 
 
 def causal_conv(conv: nn.Conv1d, x_BLC: Tensor, before_BCK: Tensor | None) -> tuple[Tensor, Tensor]:

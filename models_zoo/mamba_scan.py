@@ -1,4 +1,4 @@
-"""The selective scan of Mamba-1 in three forms: step by step, in blocks of time, and by doubling.
+"""The selective scan of Mamba-1 in four forms: step by step, as a loop operator, by doubling, in blocks.
 
 All compute, for each channel and each of its states (Gu and Dao 2023, arXiv:2312.00752, section 3),
 
@@ -13,12 +13,15 @@ last, for then every broadcast runs along contiguous memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from models_zoo.mamba_parts import over_time
 
 _CACHE_ELEMENTS = 1 << 17  # of a block's buffer on a CPU, of which two fit into its cache
 _DEVICE_ELEMENTS = 1 << 26  # the same on an accelerator, where it bounds memory
@@ -43,11 +46,28 @@ def recurrent_scan(
     """
     outputs = []
     for t in range(u_BLD.shape[1]):
-        dt_BD = dt_BLD[:, t]
-        step_BDN = (dt_BD * u_BLD[:, t])[..., None] * B_BLN[:, t, None, :]
-        h_BDN = torch.exp(dt_BD[..., None] * A_DN) * h_BDN + step_BDN
-        outputs.append((h_BDN @ C_BLN[:, t, :, None]).squeeze(-1))
+        h_BDN, y_BD = _step(A_DN, h_BDN, u_BLD[:, t], dt_BLD[:, t], B_BLN[:, t], C_BLN[:, t])
+        outputs.append(y_BD)
     return torch.stack(outputs, 1), h_BDN
+
+
+def _step(
+    A_DN: Tensor, h_BDN: Tensor, u_BD: Tensor, dt_BD: Tensor, B_BN: Tensor, C_BN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The next state and its output (B, D)."""
+    decay_BDN = torch.exp(dt_BD[..., None] * A_DN)
+    h_BDN = decay_BDN * h_BDN + (dt_BD * u_BD)[..., None] * B_BN[:, None]
+    return h_BDN, (h_BDN @ C_BN[..., None]).squeeze(-1)
+
+
+def loop_scan(
+    u_BLD: Tensor, dt_BLD: Tensor, A_DN: Tensor, B_BLN: Tensor, C_BLN: Tensor, h_BDN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The definition as one loop operator, for exported graphs of any length.
+
+    Args and Returns: as `recurrent_scan`.
+    """
+    return over_time(partial(_step, A_DN), h_BDN, (u_BLD, dt_BLD, B_BLN, C_BLN))
 
 
 def doubling_scan(

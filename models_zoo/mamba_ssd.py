@@ -1,4 +1,4 @@
-"""The state space of Mamba-2, whose decay is one number per head: step by step, and as matrix products.
+"""The state space of Mamba-2, whose decay is one number per head: step by step, as a loop operator, as matrix products.
 
 Dao and Gu 2024, arXiv:2405.21060, section 6: within a chunk the outputs are those of a masked attention with
 the decays as mask; between chunks a state of each head is handed on.
@@ -9,9 +9,13 @@ of Q steps.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from models_zoo.mamba_parts import over_time
 
 
 def recurrent_ssd(
@@ -30,15 +34,33 @@ def recurrent_ssd(
     Returns:
         Outputs (B, L, H, P) and the state after the last step (B, H, P, N).
     """
-    heads = x_BLHP.shape[2] // B_BLGN.shape[2]
-    B_BLHN, C_BLHN = (t.repeat_interleave(heads, 2) for t in (B_BLGN, C_BLGN))
     outputs = []
     for t in range(x_BLHP.shape[1]):
-        decay_BH = torch.exp(dt_BLH[:, t] * A_H)
-        step_BHP = dt_BLH[:, t, :, None] * x_BLHP[:, t]
-        h_BHPN = decay_BH[..., None, None] * h_BHPN + step_BHP[..., None] * B_BLHN[:, t, :, None]
-        outputs.append((h_BHPN @ C_BLHN[:, t, ..., None]).squeeze(-1))
+        h_BHPN, y_BHP = _step(A_H, h_BHPN, x_BLHP[:, t], dt_BLH[:, t], B_BLGN[:, t], C_BLGN[:, t])
+        outputs.append(y_BHP)
     return torch.stack(outputs, 1), h_BHPN
+
+
+def _step(
+    A_H: Tensor, h_BHPN: Tensor, x_BHP: Tensor, dt_BH: Tensor, B_BGN: Tensor, C_BGN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The next state and its output (B, H, P)."""
+    heads = x_BHP.shape[1] // B_BGN.shape[1]
+    B_BHN, C_BHN = (t.repeat_interleave(heads, 1) for t in (B_BGN, C_BGN))
+    decay_BH = torch.exp(dt_BH * A_H)
+    step_BHP = dt_BH[..., None] * x_BHP
+    h_BHPN = decay_BH[..., None, None] * h_BHPN + step_BHP[..., None] * B_BHN[:, :, None]
+    return h_BHPN, (h_BHPN @ C_BHN[..., None]).squeeze(-1)
+
+
+def loop_ssd(
+    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, h_BHPN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The definition as one loop operator, for exported graphs of any length.
+
+    Args and Returns: as `recurrent_ssd`.
+    """
+    return over_time(partial(_step, A_H), h_BHPN, (x_BLHP, dt_BLH, B_BLGN, C_BLGN))
 
 
 def chunked_ssd(
