@@ -117,8 +117,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none. "
-        "Left out: the data that the model names, else none.",
+        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none; for language "
+        "models pystdlib, text:PATH or tokens:FILE. Left out: the data that the model names, else none.",
         show_default=False,
     ),
 ]
@@ -213,11 +213,12 @@ class _Screen:
 
     def epoch(self, result: EpochResult) -> None:
         """An epoch of training ended."""
-        self.last_epoch = f"loss {result.loss:.3f}, search {result.accuracy:.2%}"
+        found = result.found.told()
+        self.last_epoch = f"loss {result.loss:.3f}, search {found}"
         if result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
             console.print(
                 f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
-                f"search accuracy {result.accuracy:.2%}, {result.seconds:.1f} s"
+                f"search {found}, {result.seconds:.1f} s"
             )
 
     def step(self, done: int, total: int) -> None:
@@ -491,7 +492,7 @@ def evaluate(
     input_spec: SpecOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Measure the accuracy of a model, of a pruned run, or of an ONNX file."""
+    """Measure the accuracy of a model, of a pruned run, or of an ONNX file; of text, bits and perplexity."""
     with _errors():
         from prune.inspection import measure
 
@@ -501,8 +502,7 @@ def evaluate(
             )
             found, name = measure(source, data, split)
         console.print(
-            f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f} "
-            f"on {found.records} {split} images of {escape(name)}"
+            f"{found.told()}, loss {found.loss:.4f} on {found.records} {split} {found.unit} of {escape(name)}"
         )
 
 
@@ -513,6 +513,12 @@ def export(
         Path, typer.Option("--output", "-o", help="model.onnx or model.pt2.", show_default=False)
     ],
     opset: Annotated[int | None, typer.Option(help="ONNX opset; the exporter's own when left out.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            help="Of a Mamba: graph (tokens of one length), any-length, or step (one token and the states)."
+        ),
+    ] = "graph",
     arch: ArchOption = None,
     arch_args: ArchArgsOption = None,
     weights: WeightsOption = None,
@@ -531,7 +537,7 @@ def export(
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            line = export_model(source, output, opset=opset, force=force)
+            line = export_model(source, output, opset=opset, force=force, form=form)
         console.print(escape(line))
 
 
@@ -539,12 +545,12 @@ def export(
 def zoo_list() -> None:
     """List the networks with their published costs."""
     with _errors():
-        from models_zoo.registry import ZOO
+        from models_zoo.registry import everything
         from prune.report import count
 
         table = Table("name", "input", "MACs", "parameters", "what it is")
-        for entry in ZOO.values():
-            shape = "x".join(map(str, entry.input_shape))
+        for entry in everything().values():
+            shape = "x".join(map(str, entry.input_shape)) + " tokens" * entry.is_language_model
             table.add_row(entry.name, shape, count(entry.macs), count(entry.params), entry.summary)
         console.print(table)
 
@@ -552,13 +558,18 @@ def zoo_list() -> None:
 @zoo.command("train")
 def zoo_train(
     name: Annotated[str, typer.Argument(help="A network of `prune zoo list`.", show_default=False)],
-    data: Annotated[str, typer.Option(help="Data set, as for compress.")] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set, as for compress.", show_default="digits; pystdlib for language models"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="NAME.pt")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images per step.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images, or windows of text, per step.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     force: ForceOption = False,
 ) -> None:
@@ -566,17 +577,22 @@ def zoo_train(
     with _errors():
         from dataclasses import replace
 
+        from models_zoo.registry import find
         from prune.data import load_data
         from prune.train import train
-        from prune.tune import SCRATCH
+        from prune.tune import SCRATCH, SCRATCH_TEXT
 
+        reads = find(name).is_language_model
+        spec = data or ("pystdlib" if reads else "digits")
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
-        config = replace(SCRATCH, **{k: v for k, v in given.items() if v is not None})
+        config = replace(
+            SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
+        )
         path = output or Path(f"{name}.pt")
         screen = _Screen(epochs=config.epochs)
         with screen.running():
-            screen.stage(f"loading {data}")
-            loaded = load_data(data)
+            screen.stage(f"loading {spec}")
+            loaded = load_data(spec)
             for note in loaded.notes:
                 screen.note(note)
             screen.stage(f"training {name}")
@@ -584,7 +600,7 @@ def zoo_train(
                 name, loaded, config, path, force=force, on_epoch=screen.epoch, on_step=screen.step
             )
         console.print(
-            f"{name}: accuracy {result.accuracy:.2%} on {result.records} test images of {escape(data)}; "
+            f"{name}: {result.told()} on {result.records} test {result.unit} of {escape(spec)}; "
             f"written to [bold]{escape(str(path))}[/bold]"
         )
 

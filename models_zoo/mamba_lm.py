@@ -8,6 +8,7 @@ Shapes: B batch, L length, M width, V vocabulary.
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""The state space of Mamba-2, whose decay is one number per head: step by step, as a loop operator, as matrix products.
+"""The state space of Mamba-2, where a head has one decay: step by step, as a loop operator, in matrix products.
 
 Dao and Gu 2024, arXiv:2405.21060, section 6: within a chunk the outputs are those of a masked attention with
 the decays as mask; between chunks a state of each head is handed on.
@@ -75,10 +75,17 @@ def chunked_ssd(
 ) -> tuple[Tensor, Tensor]:
     """The block form. Computes in float32 where the inputs are narrower.
 
-    Args and Returns: as `recurrent_ssd`; the state is zero when left out.
-
     Args:
+        x_BLHP: as in `recurrent_ssd`, like all that follows.
+        dt_BLH: time steps.
+        A_H: rates.
+        B_BLGN: how inputs enter.
+        C_BLGN: how states are read.
+        h_BHPN: the state before the first step; zero when left out.
         chunk: Q, which need not divide the length; the whole sequence is one chunk when None.
+
+    Returns:
+        As `recurrent_ssd`.
     """
     kind = torch.promote_types(x_BLHP.dtype, torch.float32)
     x, dt, A_H, into, read = (t.to(kind) for t in (x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN))
