@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal, cast
+from typing import Literal
 
 from graph.errors import ArchitectureError
 
@@ -126,4 +126,4 @@ class MambaConfig:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and cast(int, value) > 0
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,4 +1,4 @@
-"""The state space of Mamba-2, where a head has one decay: step by step, as a loop operator, in matrix products.
+"""The state space of Mamba-2, where a head has one decay: step by step, as a loop, in matrix products.
 
 Dao and Gu 2024, arXiv:2405.21060, section 6: within a chunk the outputs are those of a masked attention with
 the decays as mask; between chunks a state of each head is handed on.
