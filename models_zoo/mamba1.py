@@ -34,7 +34,8 @@ class Mamba1Mixer(nn.Module):
 
     def __init__(self, config: MambaConfig, layer: int) -> None:
         super().__init__()
-        D, N, R = config.d_inner, config.states[layer], config.rank
+        assert config.dt_rank is not None  # of version 1
+        D, N, R = config.d_inner, config.states[layer], config.dt_rank
         self.d_state, self.dt_rank = N, R
         self.any_length = False
         self.in_proj = nn.Linear(config.d_model, 2 * D, bias=config.bias)

@@ -64,6 +64,8 @@ class MambaConfig:
                     f"{field.name} of a Mamba must be a positive whole number, not {value!r}",
                     hint="correct the configuration",
                 )
+        if self.version == 1 and self.dt_rank is None:
+            object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
         if not isinstance(self.d_state, int) or isinstance(self.d_state, bool):
             self._check_states()
         elif self.d_state < 1:
@@ -100,11 +102,6 @@ class MambaConfig:
     def n_heads(self) -> int:
         """Heads of a block, Mamba-2."""
         return self.d_inner // self.headdim
-
-    @property
-    def rank(self) -> int:
-        """Rank of the time step's projection, Mamba-1."""
-        return math.ceil(self.d_model / 16) if self.dt_rank is None else self.dt_rank
 
     @property
     def states(self) -> tuple[int, ...]:

@@ -309,7 +309,7 @@ def _to_transformers(config: MambaConfig) -> dict[str, Any]:
         settings[key] = getattr(config, ours)
     settings |= {"hidden_act": "silu", "dtype": "float32", "residual_in_fp32": True}
     if config.version == 1:
-        settings |= {"time_step_rank": config.rank, "intermediate_size": config.d_inner}
+        settings["intermediate_size"] = config.d_inner
     else:
         low, high = config.dt_limit
         settings["num_heads"] = config.n_heads
@@ -325,7 +325,7 @@ def _to_reference(config: MambaConfig) -> dict[str, Any]:
         )
     inner: dict[str, Any] = {"layer": f"Mamba{config.version}"}
     for key, default in {**_SSM_COMMON, **_SSM_OWN[config.version]}.items():
-        value = config.rank if key == "dt_rank" else getattr(config, key)
+        value = getattr(config, key)
         if value != default:
             inner[key] = list(value) if isinstance(value, tuple) else value
     if (limits := inner.get("dt_limit")) and math.isinf(limits[1]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,10 @@ def config(version: Version, **changes: Any) -> MambaConfig:
     return MambaConfig(version=version, **sizes)
 
 
-def stirred[M: nn.Module](module: M, seed: int = 0) -> M:
+M = TypeVar("M", bound=nn.Module)
+
+
+def stirred(module: M, seed: int = 0) -> M:
     """Rates, time steps, gates and norms far from their first values: a slip in any of them shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Mamba: the scans against their definition in float64, the models against transformers, export and decoding."""
+"""Mamba: the scans against their definition in float64, decoding, captured graphs and ONNX files."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_strong_decays_neither_overflow_nor_lose_the_recent_past() -> None:
     inputs[2] = torch.full_like(inputs[2], -10.0)
     wanted, _ = mamba_ssd.recurrent_ssd(*(t.double() for t in inputs))
     got, _ = mamba_ssd.chunked_ssd(*inputs, chunk=64)
-    assert float((wanted - got).abs().max()) < 1e-5
+    agree([wanted], [got.double()], 2e-6)
 
 
 def test_only_one_block_of_states_is_in_memory() -> None:
@@ -199,8 +199,8 @@ def test_a_new_model_starts_as_mamba_ssm_starts_it() -> None:
     torch.manual_seed(0)
     mixer = MambaLM(config(1)).backbone.layers[0].mixer
     assert torch.allclose(mixer.A_log.exp(), torch.arange(1.0, 6).expand(32, 5))
-    dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
-    assert 0.9e-3 < float(dt.min()) and float(dt.max()) < 0.11
+    dt = torch.nn.functional.softplus(mixer.dt_proj.bias.detach())
+    assert float(dt.min()) > 0.9e-3 and float(dt.max()) < 0.11
     free = {n for n, p in mixer.named_parameters() if getattr(p, "_no_weight_decay", False)}
     assert free == {"A_log", "D", "dt_proj.bias"}
     first = evaluate_loss(MambaLM(config(2)))
@@ -218,7 +218,7 @@ def evaluate_loss(lm: MambaLM) -> float:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_graph_finds_states_and_channels(version: Version) -> None:
-    lm, tokens = model(version), ids(2, 16)
+    lm, tokens = model(version, d_model=32), ids(2, 16)
     program = capture(lm, [tokens])
     assert program.dynamic_batch and len(program.nodes) < 200
     with torch.no_grad():
@@ -229,7 +229,7 @@ def test_the_graph_finds_states_and_channels(version: Version) -> None:
     name = "backbone.layers.1.mixer." + ("A_log" if version == 1 else "conv1d.weight")
     assert name in rows, "a group of five states in each layer"
     if version == 1:
-        assert any(len(g.units) == 32 for g in axes.groups), "the inner channels"
+        assert any(len(g.units) == 64 for g in axes.groups), "the inner channels"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

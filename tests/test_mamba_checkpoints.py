@@ -1,4 +1,4 @@
-"""Mamba checkpoints: both layouts in and out, the same numbers as transformers, and clear words for bad ones."""
+"""Mamba checkpoints: both layouts in and out, the numbers of transformers, and clear words for bad ones."""
 
 from __future__ import annotations
 
@@ -171,7 +171,9 @@ Spoil = Callable[[Path], Any]
 HF: dict[str, tuple[Spoil, type[PruneError], str]] = {
     "no configuration": (lambda p: (p / "config.json").unlink(), ModelFileError, "holds no config.json"),
     "another model": (lambda p: changed(p, model_type="bert"), ArchitectureError, "no Mamba: .* 'bert'"),
-    "a bare backbone": (lambda p: changed(p, architectures=["MambaModel"]), ArchitectureError, "is a MambaModel"),
+    "a bare backbone": (
+        lambda p: changed(p, architectures=["MambaModel"]), ArchitectureError, "is a MambaModel",
+    ),
     "code": (lambda p: changed(p, auto_map={"a": "b.c"}), UntrustedCodeError, "auto_map"),
     "states": (lambda p: changed(p, state_size=6), ArchitectureError, "says 6 states, layer 0 .* has 5"),
     "no states": (lambda p: changed(p, state_size=0), ArchitectureError, "0 states"),
@@ -195,7 +197,8 @@ HF: dict[str, tuple[Spoil, type[PruneError], str]] = {
     ),
     "width": (lambda p: changed(p, expand=3), ArchitectureError, "of another shape"),
     "not a number": (
-        lambda p: reweighted(p, lambda s: s["backbone.norm_f.weight"].fill_(torch.nan)), ModelFileError, "NaN",
+        lambda p: reweighted(p, lambda s: s["backbone.norm_f.weight"].fill_(torch.nan)), ModelFileError,
+        "NaN",
     ),
 }  # fmt: skip
 
