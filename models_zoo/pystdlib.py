@@ -11,13 +11,13 @@ from graph.errors import DataError
 from models_zoo.data import DataSet
 from models_zoo.text import LENGTH, byte_tokens, parted, text_data
 
-_LIMITS = (6_000_000, 100_000, 200_000)  # bytes of train, search and test
+_LIMITS = (3_000_000, 100_000, 200_000)  # bytes of train, search and test
 # What is installed into it, built for the machine, or test material full of tables.
 _SKIPPED = {"site-packages", "dist-packages", "lib-dynload", "test", "tests", "idle_test", "__pycache__"}
 
 
 def load(*, seed: int = 0, length: int = LENGTH, root: Path | None = None) -> DataSet:
-    """Return the text in windows: up to 6 MB to train, 100 kB to search, 200 kB to test, parted by file.
+    """Return the text in windows: up to 3 MB to train, 100 kB to search, 200 kB to test, parted by file.
 
     Args:
         seed: not used: which file goes where follows from its name.

@@ -64,7 +64,7 @@ def test_this_python_has_a_library() -> None:
     assert data.is_text and data.unit == "bytes" and data.input_shape == (64,) and len(data.classes) == 256
     x, y = next(data.test.batches(3))
     assert x.shape == y.shape == (3, 64) and x.dtype == torch.int64 and torch.equal(x[:, 1:], y[:, :-1])
-    assert len(data.test) * 64 <= 200_000 < len(data.train) * 64 <= 6_000_000
+    assert len(data.test) * 64 <= 200_000 < len(data.train) * 64 <= 3_000_000
     assert "standard library of Python 3" in data.notes[0]
 
 
