@@ -45,7 +45,7 @@ class GatedRMSNorm(nn.Module):
         gated = y_BLD * F.silu(z_BLD)
         if self.groups == 1:
             return F.rms_norm(gated, gated.shape[-1:], self.weight, self.eps)
-        parts = gated.unflatten(-1, (self.groups, -1))  # (B, L, G, D / G)
+        parts = gated.reshape(*gated.shape[:-1], self.groups, -1)  # (B, L, G, D / G)
         return F.rms_norm(parts, parts.shape[-1:], None, self.eps).flatten(-2) * self.weight
 
 
@@ -98,9 +98,9 @@ class Mamba2Mixer(nn.Module):
     def select(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (B, L, H, P), and B and C (B, L, G, N), of a sequence (B, L, D + 2 G N)."""
         both = self.ngroups * self.d_state
-        x, into, read = xBC.split([self.d_inner, both, both], -1)
-        into, read = (t.unflatten(-1, (self.ngroups, self.d_state)) for t in (into, read))
-        return x.unflatten(-1, (self.n_heads, self.headdim)), into, read
+        x, into, read = torch.split(xBC, [self.d_inner, both, both], -1)
+        into, read = (t.reshape(*t.shape[:-1], self.ngroups, self.d_state) for t in (into, read))
+        return x.reshape(*x.shape[:-1], self.n_heads, self.headdim), into, read
 
     def scan(
         self, x_BLHP: Tensor, dt_BLH: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, h_BHPN: Tensor | None
@@ -117,15 +117,22 @@ class Mamba2Mixer(nn.Module):
         elif torch.is_grad_enabled() or is_exporting():
             y, h = chunked_ssd(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, h_BHPN, chunk=self._chunk(x_BLHP))
         else:
-            chunk = self._chunk(x_BLHP)
-            y, h = torch.empty_like(x_BLHP), h_BHPN
-            for begin in range(0, length, _SEGMENT * chunk):
-                now = slice(begin, begin + _SEGMENT * chunk)
-                parts = (t[:, now] for t in (x_BLHP, dt_BLH))
-                y[:, now], h = chunked_ssd(*parts, A_H, B_BLGN[:, now], C_BLGN[:, now], h, chunk=chunk)
-            assert h is not None
+            y, h = self._segments(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN, h_BHPN)
         y = y + x_BLHP * self.D[:, None]
         return y.flatten(-2), h
+
+    def _segments(
+        self, x: Tensor, dt: Tensor, A_H: Tensor, into: Tensor, read: Tensor, h: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The block form a few chunks at a time, so that memory for them does not grow with the length."""
+        chunk = self._chunk(x)
+        outputs = []
+        for begin in range(0, x.shape[1], _SEGMENT * chunk):
+            now = slice(begin, begin + _SEGMENT * chunk)
+            y, h = chunked_ssd(x[:, now], dt[:, now], A_H, into[:, now], read[:, now], h, chunk=chunk)
+            outputs.append(y)
+        assert h is not None  # there is at least one step
+        return torch.cat(outputs, 1), h
 
     def _chunk(self, x: Tensor) -> int:
         return min(_CPU_CHUNK, self.chunk_size) if x.is_cpu and not is_exporting() else self.chunk_size

@@ -70,7 +70,7 @@ class MambaLM(nn.Module):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("out_proj.weight"):  # so that the residual stream does not grow with depth
-                    parameter /= math.sqrt(config.n_layer)
+                    parameter.div_(math.sqrt(config.n_layer))
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits (B, L, V) of each next token, for tokens (B, L)."""

@@ -48,9 +48,7 @@ def over_time(
     """
     from torch._higher_order_ops.scan import scan  # loads torch's compiler
 
-    last, outputs = scan(
-        lambda h, now: step(h, *now), h, tuple(t.transpose(0, 1).contiguous() for t in sequences)
-    )
+    last, outputs = scan(lambda h, now: step(h, *now), h, tuple(t.transpose(0, 1) for t in sequences))
     return outputs.transpose(0, 1), last
 
 

@@ -57,7 +57,7 @@ def _step(
     """The next state and its output (B, D)."""
     decay_BDN = torch.exp(dt_BD[..., None] * A_DN)
     h_BDN = decay_BDN * h_BDN + (dt_BD * u_BD)[..., None] * B_BN[:, None]
-    return h_BDN, (h_BDN @ C_BN[..., None]).squeeze(-1)
+    return h_BDN, (h_BDN * C_BN[:, None]).sum(-1)  # a product would need the batch's size in a loop
 
 
 def loop_scan(
@@ -128,7 +128,7 @@ class _ChunkedScan(torch.autograd.Function):
         return y_LBD.transpose(0, 1), h_BND.transpose(1, 2).contiguous()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy_BLD: Tensor, dlast_BDN: Tensor) -> tuple[Tensor, ...]:
         tensors, starts = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
         u, dt, A_ND, into, read, _ = _time_first(*tensors)
@@ -208,7 +208,7 @@ def _recur_(decay: Tensor, h: Tensor, lanes: int, *, backward: bool = False) -> 
     if lanes == 1:
         _walk_(decay, h, 0, backward)
         return
-    decay, h = decay.unflatten(0, (lanes, -1)), h.unflatten(0, (lanes, -1))
+    decay, h = (t.view(lanes, -1, *t.shape[1:]) for t in (decay, h))
     _walk_(decay, h, 1, backward, gather=True)
     edge = 0 if backward else -1
     order = range(lanes - 2, -1, -1) if backward else range(1, lanes)

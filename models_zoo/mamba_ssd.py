@@ -34,23 +34,27 @@ def recurrent_ssd(
     Returns:
         Outputs (B, L, H, P) and the state after the last step (B, H, P, N).
     """
+    B_BLHN, C_BLHN = (_by_head(t, x_BLHP.shape[2]) for t in (B_BLGN, C_BLGN))
     outputs = []
     for t in range(x_BLHP.shape[1]):
-        h_BHPN, y_BHP = _step(A_H, h_BHPN, x_BLHP[:, t], dt_BLH[:, t], B_BLGN[:, t], C_BLGN[:, t])
+        h_BHPN, y_BHP = _step(A_H, h_BHPN, x_BLHP[:, t], dt_BLH[:, t], B_BLHN[:, t], C_BLHN[:, t])
         outputs.append(y_BHP)
     return torch.stack(outputs, 1), h_BHPN
 
 
 def _step(
-    A_H: Tensor, h_BHPN: Tensor, x_BHP: Tensor, dt_BH: Tensor, B_BGN: Tensor, C_BGN: Tensor
+    A_H: Tensor, h_BHPN: Tensor, x_BHP: Tensor, dt_BH: Tensor, B_BHN: Tensor, C_BHN: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The next state and its output (B, H, P)."""
-    heads = x_BHP.shape[1] // B_BGN.shape[1]
-    B_BHN, C_BHN = (t.repeat_interleave(heads, 1) for t in (B_BGN, C_BGN))
     decay_BH = torch.exp(dt_BH * A_H)
     step_BHP = dt_BH[..., None] * x_BHP
     h_BHPN = decay_BH[..., None, None] * h_BHPN + step_BHP[..., None] * B_BHN[:, :, None]
-    return h_BHPN, (h_BHPN @ C_BHN[..., None]).squeeze(-1)
+    return h_BHPN, (h_BHPN * C_BHN[:, :, None]).sum(-1)  # a product would need the batch's size in a loop
+
+
+def _by_head(t_BLGN: Tensor, heads: int) -> Tensor:
+    """(B, L, G, N) as (B, L, H, N)."""
+    return t_BLGN.unsqueeze(3).expand(-1, -1, -1, heads // t_BLGN.shape[2], -1).flatten(2, 3)
 
 
 def loop_ssd(
@@ -60,7 +64,8 @@ def loop_ssd(
 
     Args and Returns: as `recurrent_ssd`.
     """
-    return over_time(partial(_step, A_H), h_BHPN, (x_BLHP, dt_BLH, B_BLGN, C_BLGN))
+    by_head = (_by_head(t, x_BLHP.shape[2]) for t in (B_BLGN, C_BLGN))
+    return over_time(partial(_step, A_H), h_BHPN, (x_BLHP, dt_BLH, *by_head))
 
 
 def chunked_ssd(
@@ -104,7 +109,9 @@ def chunked_ssd(
 
     # Within a chunk: each step reads the inputs up to it, as far as they have not decayed.
     scores = (read @ into.transpose(-1, -2)).tril()  # (B, K, G, Q, Q)
-    weights = scores.unsqueeze(3) * _decays(dt * A_H).unflatten(2, (groups, -1))  # (B, K, G, R, Q, Q)
+    weights = scores.unsqueeze(3) * _decays(dt * A_H).reshape(
+        batch, K, groups, -1, Q, Q
+    )  # (B, K, G, R, Q, Q)
     weights = weights.flatten(2, 3)  # (B, K, H, Q, Q)
     y = (weights @ inputs.transpose(2, 3)).transpose(2, 3)  # (B, K, Q, H, P)
 
@@ -146,7 +153,7 @@ def _decays(rates_BKQH: Tensor) -> Tensor:
 
 def _by_group(t_BKQHP: Tensor, groups: int) -> Tensor:
     """(B, K, Q, H, P) as (B, K, G, Q, R P)."""
-    return t_BKQHP.unflatten(3, (groups, -1)).flatten(4).transpose(2, 3)
+    return t_BKQHP.reshape(*t_BKQHP.shape[:3], groups, -1).transpose(2, 3)
 
 
 def _longer(t: Tensor, steps: int) -> Tensor:

@@ -92,7 +92,8 @@ def text_data(
                 hint="give more text, or a shorter window: ?length=64",
             )
         splits.append(TokenSplit(tokens, length, bytes_per_token=each))
-    return DataSet(name, *splits, classes=classes, input_shape=(length,), notes=notes, unit=unit)
+    train, search, test = splits
+    return DataSet(name, train, search, test, classes=classes, input_shape=(length,), notes=notes, unit=unit)
 
 
 def parted(names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:

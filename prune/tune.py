@@ -197,13 +197,12 @@ def evaluate(
     """
     place = torch.device(device) if device is not None else _device(module)
     correct, loss, records, unit, rate = 0, 0.0, 0, "images", None
+    at_once = 256
     if isinstance(split, TokenSplit):
-        rate = split.bytes_per_token
+        rate, at_once = split.bytes_per_token, max(1, _TOKENS // split.length)
         unit = "bytes" if rate == 1 else "tokens"
-    if batch_size is None:
-        batch_size = 256 if unit == "images" else max(1, _TOKENS // split.length)
     with torch.no_grad(), _eval_mode(module):
-        for x, y in split.batches(batch_size, limit=limit):
+        for x, y in split.batches(batch_size or at_once, limit=limit):
             logits, y = _logits(module, x.to(place), y.to(place))  # (B, K), (B,)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += int((logits.argmax(1) == y).sum())
