@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -283,7 +283,9 @@ def _config(values: dict[str, Any]) -> MambaConfig:
 
 def _limits(found: Any) -> tuple[float, float]:
     """A range of time steps; transformers writes an infinite end as ``{"__float__": "Infinity"}``."""
-    ends = [e.get("__float__") if isinstance(e, dict) else e for e in found] if _is_pair(found) else []
+    ends: list[Any] = (
+        [e.get("__float__") if isinstance(e, dict) else e for e in found] if _is_pair(found) else []
+    )
     try:
         low, high = (float(e) for e in ends)
     except (TypeError, ValueError) as err:
@@ -329,7 +331,7 @@ def _to_reference(config: MambaConfig) -> dict[str, Any]:
         if value != default:
             inner[key] = list(value) if isinstance(value, tuple) else value
     if (limits := inner.get("dt_limit")) and math.isinf(limits[1]):
-        inner["dt_limit"] = [limits[0], cast(float, torch.finfo(torch.float32).max)]
+        inner["dt_limit"] = [limits[0], torch.finfo(torch.float32).max]
     return {
         "d_model": config.d_model,
         "d_intermediate": 0,
