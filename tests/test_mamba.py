@@ -16,7 +16,7 @@ from graph.axes import infer
 from graph.capture import capture
 from graph.errors import ArchitectureError
 from graph.program import ProgramModule
-from models_zoo import mamba_scan, mamba_ssd
+from models_zoo import mamba_scan, mamba_ssd, registry
 from models_zoo.mamba_config import Version
 from models_zoo.mamba_lm import MambaAnyLength, MambaLM, MambaStep
 from prune.export import OnnxModel, export_onnx
@@ -211,6 +211,20 @@ def evaluate_loss(lm: MambaLM) -> float:
     from models_zoo.text import TokenSplit
 
     return evaluate(lm, TokenSplit(ids(1, 400)[0], 32, bytes_per_token=None)).loss
+
+
+@pytest.mark.parametrize("name", registry.LANGUAGE_MODELS)
+def test_the_zoo_says_what_its_mambas_cost(name: str) -> None:
+    """Multiply-adds of what has weights, counted from these: each weight once for each token."""
+    entry = registry.find(name)
+    lm = registry.build(name)
+    assert sum(p.numel() for p in lm.parameters()) == entry.params
+    weights = [
+        p
+        for n, p in lm.named_parameters()
+        if n.endswith(("proj.weight", "conv1d.weight", "embedding.weight"))
+    ]
+    assert entry.macs == entry.input_shape[0] * sum(p.numel() for p in weights)
 
 
 # Graphs and files
