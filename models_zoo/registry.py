@@ -99,12 +99,12 @@ ZOO: dict[str, Entry] = _by_name((
     Entry("resnet50", resnet.resnet50, _IMAGENET, 4_100_000_000, 25_600_000, _HE,
           "ResNet-50 v1.5 for ImageNet, bottlenecks"),
 ))
-# Our own sizes: multiply-adds of projections, convolutions and head for 256 tokens, without the state space.
+# Our own sizes; the multiply-adds are those of projections, convolutions and head, not of the state space.
 LANGUAGE_MODELS: dict[str, Entry] = _by_name((
-    Entry("mamba1_tiny", mamba_zoo.mamba1_tiny, (256,), 65_536_000, 266_112, "Gu and Dao 2023, arXiv:2312.00752",
-          "Mamba-1 for bytes, 2 layers of width 128, 16 states"),
-    Entry("mamba2_tiny", mamba_zoo.mamba2_tiny, (256,), 68_419_584, 268_976, "Dao and Gu 2024, arXiv:2405.21060",
-          "Mamba-2 for bytes, 2 layers of width 128, 64 states, 8 heads"),
+    Entry("mamba1_tiny", mamba_zoo.mamba1_tiny, (256,), 65_536_000, 266_112,
+          "Gu and Dao 2023, arXiv:2312.00752", "Mamba-1 for bytes, 2 layers of width 128, 16 states"),
+    Entry("mamba2_tiny", mamba_zoo.mamba2_tiny, (256,), 68_419_584, 268_976,
+          "Dao and Gu 2024, arXiv:2405.21060", "Mamba-2 for bytes, 2 layers of width 128, 64 states, 8 heads"),
 ))
 # fmt: on
 
