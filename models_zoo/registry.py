@@ -104,7 +104,7 @@ LANGUAGE_MODELS: dict[str, Entry] = _by_name((
     Entry("mamba1_tiny", mamba_zoo.mamba1_tiny, (256,), 65_536_000, 266_112,
           "Gu and Dao 2023, arXiv:2312.00752", "Mamba-1 for bytes, 2 layers of width 128, 16 states"),
     Entry("mamba2_tiny", mamba_zoo.mamba2_tiny, (256,), 68_419_584, 268_976,
-          "Dao and Gu 2024, arXiv:2405.21060", "Mamba-2 for bytes, 2 layers of width 128, 64 states, 8 heads"),
+          "Dao and Gu 2024, arXiv:2405.21060", "Mamba-2 for bytes, 2 layers of width 128, 64 states"),
 ))
 # fmt: on
 
