@@ -1,0 +1,52 @@
+"""Devices: which one measures, how its work is waited for, and what it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from graph.errors import UsageError
+from profilers.latency import cpu_model
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        UsageError: another name, or a device that this machine does not have.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UsageError(f"--device {name}: unknown", hint="cpu, cuda or cuda:1")
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else int(kind == "cpu")
+    if int(index or 0) >= count:
+        has = f"{count} CUDA devices" if count else "no CUDA device"
+        raise UsageError(f"--device {name}: torch sees {has} here", hint="leave it out to measure on the CPU")
+    return torch.device(name)
+
+
+def find_dtype(name: str) -> torch.dtype:
+    """The type of numbers of a name.
+
+    Raises:
+        UsageError: none of ``DTYPES``.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"--dtype {name}: unknown", hint="one of " + ", ".join(DTYPES))
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """A call that waits until the device has done all it was told to."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+def told(device: torch.device) -> str:
+    """The device in words, such as the name of its processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
