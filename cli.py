@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,10 +25,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer.core import TyperGroup
 
 from graph.errors import PruneError, UsageError
 
 if TYPE_CHECKING:
+    from profilers.profile import Profile
     from prune.load import ModelSource
     from prune.selection import Selection
     from prune.trials import Trial
@@ -49,6 +51,24 @@ app.add_typer(zoo, name="zoo")
 
 policies = typer.Typer(help="Policies of the search: train one on several networks.", no_args_is_help=True)
 app.add_typer(policies, name="policy")
+
+class _ModelByDefault(TyperGroup):
+    """``prune profile MODEL`` is ``prune profile model MODEL``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+
+profiles = typer.Typer(
+    cls=_ModelByDefault,
+    help="Measure where a model's time, memory and traffic go, against this machine's roofline.\n\n"
+    "prune profile MODEL: any model, by operator and by module. prune profile mamba: Mamba-1 and -2 by "
+    "component, over length.",
+    no_args_is_help=True,
+)
+app.add_typer(profiles, name="profile")
 
 _state = {"debug": False}
 
@@ -539,6 +559,115 @@ def export(
             )
             line = export_model(source, output, opset=opset, force=force, form=form)
         console.print(escape(line))
+
+
+ProfileOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for profile.json, profile.csv and the plots."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LengthsOption = Annotated[
+    str | None,
+    typer.Option(help="Lengths of the sequence: 64,256,1024, or 64..2048 (doubling).", show_default=False),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Records at once.")]
+RunDtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="Runs of each measurement at the least.")]
+SecondsOption = Annotated[float, typer.Option(min=0.0, help="Seconds of each measurement at the least.")]
+
+
+@profiles.command("model")
+def profile_any(
+    model: ModelArgument,
+    by: Annotated[str, typer.Option(help="Parts to tell apart: op, module or node.")] = "op",
+    top: Annotated[int, typer.Option(min=1, help="Rows to show: those that take longest.")] = 20,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Names of a module's path to tell apart.", show_default="all")
+    ] = None,
+    lengths: LengthsOption = None,
+    batch: BatchOption = 1,
+    dtype: RunDtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    repeats: RepeatsOption = 5,
+    seconds: SecondsOption = 2.0,
+    output: ProfileOutput = None,
+    as_json: JsonOption = False,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
+    input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
+    force: ForceOption = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Measure any model, operator by operator."""
+    with _errors():
+        from profilers.tables import check_view, parse_lengths
+        from profilers.watch import Budget
+        from prune.profiling import ModelProfileConfig, profile_model
+
+        check_view(by)
+        source = _source(
+            model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
+        )
+        config = ModelProfileConfig(
+            source=source,
+            lengths=parse_lengths(lengths) if lengths is not None else (),
+            batch=batch,
+            dtype=dtype,
+            device=device,
+            depth=depth,
+            budget=Budget(repeats=repeats, seconds=seconds),
+        )
+        with _measuring(output, force, quiet=as_json) as tell:
+            found = profile_model(config, _words(), tell)
+        _show_profile(found, by, top, output, force, as_json=as_json)
+
+
+@contextmanager
+def _measuring(output: Path | None, force: bool, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Refuse a folder that cannot be written before anything is measured; tell what happens."""
+    if output is not None:
+        from prune.files import OutputFolder
+
+        OutputFolder(output, force)
+    if quiet:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield lambda text: status.update(escape(text))
+
+
+def _words() -> list[str]:
+    return ["prune", *sys.argv[1:]]
+
+
+def _show_profile(
+    found: Profile, view: str, top: int | None, output: Path | None, force: bool, *, as_json: bool
+) -> None:
+    from profilers.tables import lines, tables
+
+    if output is not None:
+        from prune.profiling import write_profile
+
+        names = write_profile(found, view, output, force=force)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    for title, header, rows in tables(found, view, top):
+        table = Table(*header, title=title, title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+    for line in lines(found, view):
+        console.print(escape(line), soft_wrap=True)
+    if output is not None:
+        console.print(f"written to [bold]{escape(str(output))}[/bold]: " + ", ".join(names))
 
 
 @zoo.command("list")

@@ -111,7 +111,7 @@ def at_length(loaded: LoadedModel, length: int) -> ModelInputs:
             f"--lengths: {loaded.path} is a program, which keeps the length that it was captured at",
             hint="profile the model that it was made from, or leave out --lengths",
         )
-    if not is_sequence(first.shape, first.dtype):
+    if len(first.shape) != 3 and (len(first.shape) != 2 or first.dtype.startswith("float")):
         raise UsageError(
             f"--lengths: {loaded.path} takes no sequence but {inputs.told()}",
             hint="sequences are tokens (batch x length) or vectors (batch x length x features)",
@@ -124,15 +124,10 @@ def at_length(loaded: LoadedModel, length: int) -> ModelInputs:
     return replace(inputs, items=items)
 
 
-def is_sequence(shape: Sequence[int], dtype: str) -> bool:
-    """Whether an input is tokens (B, L) or vectors (B, L, F)."""
-    return len(shape) == 3 or (len(shape) == 2 and not dtype.startswith("float"))
-
-
 def _length(program: Program) -> int | None:
-    """The length of a program's sequence; None where it takes none."""
+    """The length of a program's tokens; None where it takes none."""
     first = program.inputs[0]
-    return first.shape[1] if is_sequence(first.shape, first.dtype) else None
+    return first.shape[1] if len(first.shape) == 2 and first.dtype.startswith("int") else None
 
 
 def write_profile(profile: Profile, view: str, path: Path, *, force: bool = False) -> list[str]:
