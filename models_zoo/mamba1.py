@@ -55,7 +55,7 @@ class Mamba1Mixer(nn.Module):
             Outputs (B, L, M) and the state after the last step.
         """
         u, z = self.expand(x_BLM)
-        u, conv = causal_conv(self.conv1d, u, None if state is None else state.conv)
+        u, conv = self.convolve(u, None if state is None else state.conv)
         dt, into, read = self.select(u)
         y, ssm = self.scan(u, dt, into, read, None if state is None else state.ssm)
         return self.contract(y, z), LayerState(conv, ssm)
@@ -64,6 +64,10 @@ class Mamba1Mixer(nn.Module):
         """The inputs of the convolution and of the gate, (B, L, D) each."""
         u, z = self.in_proj(x_BLM).chunk(2, -1)
         return u, z
+
+    def convolve(self, u_BLD: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`causal_conv` with the mixer's own weights."""
+        return causal_conv(self.conv1d, u_BLD, before)
 
     def select(self, u_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Time steps (B, L, D), and B and C (B, L, N)."""
@@ -87,5 +91,9 @@ class Mamba1Mixer(nn.Module):
 
     def contract(self, y_BLD: Tensor, z_BLD: Tensor) -> Tensor:
         """Gate and project back to (B, L, M)."""
-        out: Tensor = self.out_proj(y_BLD * F.silu(z_BLD))
+        out: Tensor = self.out_proj(self.gate(y_BLD, z_BLD))
         return out
+
+    def gate(self, y_BLD: Tensor, z_BLD: Tensor) -> Tensor:
+        """What the gate lets through, (B, L, D)."""
+        return y_BLD * F.silu(z_BLD)

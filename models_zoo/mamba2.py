@@ -82,7 +82,7 @@ class Mamba2Mixer(nn.Module):
             Outputs (B, L, M) and the state after the last step.
         """
         z, xBC, dt = self.expand(x_BLM)
-        xBC, conv = causal_conv(self.conv1d, xBC, None if state is None else state.conv)
+        xBC, conv = self.convolve(xBC, None if state is None else state.conv)
         x, into, read = self.select(xBC)
         y, ssm = self.scan(x, dt, into, read, None if state is None else state.ssm)
         return self.contract(y, z), LayerState(conv, ssm)
@@ -94,6 +94,10 @@ class Mamba2Mixer(nn.Module):
         dt = F.softplus(dt + self.dt_bias)
         low, high = self.dt_limit
         return z, xBC, dt if (low, high) == (0.0, math.inf) else dt.clamp(low, high)
+
+    def convolve(self, xBC: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`causal_conv` with the mixer's own weights."""
+        return causal_conv(self.conv1d, xBC, before)
 
     def select(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs (B, L, H, P), and B and C (B, L, G, N), of a sequence (B, L, D + 2 G N)."""
@@ -139,5 +143,10 @@ class Mamba2Mixer(nn.Module):
 
     def contract(self, y_BLD: Tensor, z_BLD: Tensor) -> Tensor:
         """Gate, normalise and project back to (B, L, M)."""
-        out: Tensor = self.out_proj(self.norm(y_BLD, z_BLD))
+        out: Tensor = self.out_proj(self.gate(y_BLD, z_BLD))
+        return out
+
+    def gate(self, y_BLD: Tensor, z_BLD: Tensor) -> Tensor:
+        """What the gate lets through, normalised, (B, L, D)."""
+        out: Tensor = self.norm(y_BLD, z_BLD)
         return out
