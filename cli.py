@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -573,6 +575,12 @@ LengthsOption = Annotated[
 BatchOption = Annotated[int, typer.Option(min=1, help="Records at once.")]
 RunDtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Of the CPU.", show_default="torch's own number")
+]
+ClockOption = Annotated[
+    str, typer.Option(help="wall, or cpu: processor time of one thread, for a machine that is busy.")
+]
 RepeatsOption = Annotated[int, typer.Option(min=1, help="Runs of each measurement at the least.")]
 SecondsOption = Annotated[float, typer.Option(min=0.0, help="Seconds of each measurement at the least.")]
 
@@ -589,6 +597,8 @@ def profile_any(
     batch: BatchOption = 1,
     dtype: RunDtypeOption = "float32",
     device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    clock: ClockOption = "wall",
     repeats: RepeatsOption = 5,
     seconds: SecondsOption = 2.0,
     output: ProfileOutput = None,
@@ -619,12 +629,72 @@ def profile_any(
             batch=batch,
             dtype=dtype,
             device=device,
+            threads=threads,
             depth=depth,
-            budget=Budget(repeats=repeats, seconds=seconds),
+            budget=Budget(repeats=repeats, seconds=seconds, clock=clock),
         )
         with _measuring(output, force, quiet=as_json) as tell:
             found = profile_model(config, _words(), tell)
         _show_profile(found, by, top, output, force, as_json=as_json)
+
+
+@profiles.command("mamba")
+def profile_mamba(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="DIR of a checkpoint, of mamba_ssm or of transformers."),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Of the block.", show_default="both")
+    ] = None,
+    d_model: Annotated[int, typer.Option(min=1, help="Width of the model.")] = 256,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 2,
+    d_state: Annotated[
+        int | None, typer.Option(min=1, help="States.", show_default="16 for Mamba-1, 128 for Mamba-2")
+    ] = None,
+    headdim: Annotated[int, typer.Option(min=1, help="Channels of a head of Mamba-2.")] = 64,
+    lengths: LengthsOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Lengths from 64 to 16384, not 2048.")] = False,
+    mode: Annotated[str, typer.Option(help="prefill, decode or both.")] = "both",
+    batch: BatchOption = 1,
+    dtype: RunDtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    clock: ClockOption = "wall",
+    repeats: RepeatsOption = 5,
+    seconds: SecondsOption = 1.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and tokens.")] = 0,
+    output: ProfileOutput = None,
+    as_json: JsonOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Measure Mamba-1 and Mamba-2 component by component over length."""
+    with _errors():
+        from profilers.mamba import FULL_LENGTHS, LENGTHS, MODES, VIEW, MambaProfileConfig, MambaSizes
+        from profilers.mamba import profile_mamba as run
+        from profilers.tables import parse_lengths
+        from profilers.watch import Budget
+
+        if lengths is not None and full:
+            raise UsageError("--full names the lengths already", hint="leave out --lengths or --full")
+        config = MambaProfileConfig(
+            lengths=parse_lengths(lengths) if lengths is not None else FULL_LENGTHS if full else LENGTHS,
+            modes=MODES if mode == "both" else (mode,),
+            batch=batch,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            budget=Budget(repeats=repeats, seconds=seconds, clock=clock),
+            seed=seed,
+        )
+        with _measuring(output, force, quiet=as_json) as tell:
+            sizes = [
+                MambaSizes(version=v, d_model=d_model, layers=layers, d_state=d_state, headdim=headdim)
+                for v in ((1, 2) if version is None else (version,))
+            ]
+            models = {f"Mamba-{s.version}": s.build(seed) for s in sizes}
+            found = run(models, config, shlex.join(_words()), tell)
+        _show_profile(found, VIEW, None, output, force, as_json=as_json)
 
 
 @contextmanager
@@ -658,9 +728,10 @@ def _show_profile(
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
     for title, header, rows in tables(found, view, top):
-        table = Table(*header, title=title, title_justify="left")
+        table = Table(*header, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in table.columns[1:]:
-            column.justify = "right"
+            column.justify, column.no_wrap = "right", True
+        table.columns[0].overflow = "fold"
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         console.print(table)

@@ -1,8 +1,10 @@
-"""Devices: which one measures, how its work is waited for, and what it is called."""
+"""Devices: which one measures, with how many threads and which clock, and what it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,6 +12,8 @@ from graph.errors import UsageError
 from profilers.latency import cpu_model
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+# ``cpu`` is the processor time of one thread: other programs on the machine do not count as much.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
 def find_device(name: str) -> torch.device:
@@ -50,3 +54,24 @@ def synchronizer(device: torch.device) -> Callable[[], None]:
 def told(device: torch.device) -> str:
     """The device in words, such as the name of its processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+@contextmanager
+def threads(count: int | None, clock: str, device: torch.device) -> Iterator[None]:
+    """Let torch compute with so many threads: its own number when None, one under the clock ``cpu``.
+
+    Raises:
+        UsageError: an unknown clock, or ``cpu`` where it would not see all that is done.
+    """
+    if clock not in CLOCKS:
+        raise UsageError(f"--clock {clock}: unknown", hint="one of " + ", ".join(CLOCKS))
+    if clock == "cpu" and (device.type != "cpu" or count not in (None, 1)):
+        raise UsageError(
+            "--clock cpu sees the work of one thread only", hint="go without --threads and --device"
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if clock == "cpu" else count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from graph.program import INPUT, TENSOR, Node, Override, Program, run
 from profilers.latency import summary
 from profilers.profile import Measurement, Part
 from profilers.stages import Scope
-from profilers.watch import Budget, Watched, watch
+from profilers.watch import DEFAULT, Budget, Watched, watch
 
 VIEWS = ("op", "module", "node")
 
@@ -30,7 +31,7 @@ def profile_program(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     depth: int | None = None,
-    budget: Budget = Budget(),
+    budget: Budget = DEFAULT,
 ) -> tuple[Measurement, tuple[str, ...]]:
     """Run a program on random inputs and measure each of its operators.
 
@@ -56,20 +57,22 @@ def profile_program(
     inputs = [_moved(t, device, dtype) for t in program.random_inputs(batch)]
     nodes = [n for n in program.nodes if n.op not in (INPUT, TENSOR)]
 
-    def execute(scope: Scope | None) -> object:
-        if scope is None:
-            return run(program, tensors, inputs)
-        return run(program, tensors, inputs, overrides={n.name: _within(scope, n.name) for n in nodes})
+    @contextmanager
+    def prepare(scope: Scope | None) -> Iterator[Callable[[], object]]:
+        overrides = {} if scope is None else {n.name: _within(scope, n.name) for n in nodes}
+        yield lambda: run(program, tensors, inputs, overrides=overrides)
 
     try:
-        watched = watch(execute, device, budget)
+        watched = watch(prepare, device, budget)
     except ProgramError as err:
         if dtype is torch.float32:
             raise
         name = str(dtype).removeprefix("torch.")
         raise UsageError(f"--dtype {name}: {err}", hint="not every operator takes it; try float32") from err
     flops, unknown = _flops(program, nodes, batch)
-    notes = tuple(f"{op} ({n} times) has no cost rule: its FLOPs are not counted" for op, n in unknown.items())
+    notes = tuple(
+        f"{op} ({n} times) has no cost rule: its FLOPs are not counted" for op, n in unknown.items()
+    )
     keys: dict[str, Callable[[Node], str]] = {
         "op": lambda n: n.op.removeprefix("aten.").removesuffix(".default"),
         "module": lambda n: ".".join(n.module.split(".")[:depth]) or "(top)",
@@ -91,9 +94,7 @@ def profile_program(
 
 
 def _within(scope: Scope, name: str) -> Override:
-    def call(
-        function: Callable[..., Any], node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def call(function: Callable[..., Any], node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with scope(name):
             return function(*args, **kwargs)
 
@@ -106,9 +107,7 @@ def _grouped(
     members: dict[str, list[str]] = {}
     for node in nodes:
         members.setdefault(key(node), []).append(node.name)
-    parts = [
-        watched.part(name, names, flops=sum(flops[n] for n in names)) for name, names in members.items()
-    ]
+    parts = [watched.part(name, names, flops=sum(flops[n] for n in names)) for name, names in members.items()]
     return (*parts, watched.rest())
 
 

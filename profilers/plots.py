@@ -11,20 +11,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
 
 from profilers.profile import Measurement, Part, Profile, largest
+from profilers.roofline import Roofline
 from profilers.watch import REST
 
+OTHERS = "all others"
 # Okabe and Ito's colours, which the colour-blind tell apart as well; black is for lines, grey for the rest.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
-_GREY = "#BBBBBB"
+_GREYS = {OTHERS: "#8A8A8A", REST: "#D0D0D0"}
 _SHOWN = 7  # parts with a colour of their own; what is left is summed up
-OTHERS = "all others"
-
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -60,9 +61,9 @@ def write_plots(profile: Profile, view: str, folder: Path) -> list[str]:
     for name, draw in drawn.items():
         with matplotlib.rc_context(_STYLE):
             figure = draw(profile, view)
-            for ending, extra in (("png", {}), ("svg", {"metadata": {"Date": None}})):
+            for ending, metadata in (("png", None), ("svg", {"Date": None})):
                 names.append(f"{name}.{ending}")
-                figure.savefig(folder / names[-1], dpi=150, bbox_inches="tight", **extra)
+                figure.savefig(folder / names[-1], dpi=150, bbox_inches="tight", metadata=metadata)
     return sorted(names)
 
 
@@ -100,7 +101,8 @@ def _bars(profile: Profile, view: str) -> Figure:
     for ax, m in zip(axes, chosen, strict=True):
         parts = largest(m.views[view], 12)[::-1]
         shares = m.shares(view)
-        ax.barh([_short(p.name) for p in parts], [100 * shares[p.name] for p in parts], color=_COLOURS[0])
+        colours = [_GREYS.get(p.name, _COLOURS[0]) for p in parts]
+        ax.barh([_short(p.name) for p in parts], [100 * shares[p.name] for p in parts], color=colours)
         for row, part in enumerate(parts):
             told = f" {100 * shares[part.name]:.1f} %, {part.latency.median_ms:.3g} ms"
             ax.text(100 * shares[part.name], row, told, va="center", fontsize=7.5)
@@ -113,7 +115,7 @@ def _bars(profile: Profile, view: str) -> Figure:
 def draw_scaling(profile: Profile, view: str) -> Figure:
     """Latency by part, and peak memory, over length on logarithmic axes, with the fitted exponents."""
     subjects = [s for s in profile.subjects if len(profile.series(s)) > 1]
-    names = [n for n in _names(profile, view) if n not in (REST, OTHERS)]
+    names = [n for n in _names(profile, view) if n not in _GREYS]
     figure, axes = _panels(len(subjects) + 1, sharey=False)
     highest = max(m.whole.median_ms for s in subjects for m in profile.series(s))
     lowest = highest
@@ -144,59 +146,86 @@ def draw_scaling(profile: Profile, view: str) -> Figure:
         _line(memory, lengths, peaks, label, _COLOURS[index], _MARKERS[index], 1.6)
     _length_axis(memory, lengths)
     memory.set(title="peak memory of activations", ylabel="MB")
+    memory.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    memory.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    memory.yaxis.set_minor_locator(NullLocator())
     memory.legend(frameon=False, loc="upper left")
     return figure
 
 
 def draw_roofline(profile: Profile, view: str) -> Figure:
-    """Where the parts lie under the roofline, at the longest length of each model."""
+    """Where the parts lie under the roofline, at the longest length of each model.
+
+    A hollow mark stands where the part would lie if nothing within it went through memory.
+    """
     chosen = [profile.series(s)[-1] if profile.series(s) else _last(profile, s) for s in profile.subjects]
     names = _names(profile, view)
-    figure, axes = _panels(len(chosen), width=4.6, height=3.5, sharey=True)
+    figure, axes = _panels(len(chosen), width=4.6, height=3.6, sharey=True)
     roof = profile.roofline
-    points = [
-        (ax, p, _index(names, p.name))
-        for ax, m in zip(axes, chosen, strict=True)
-        for p in _merged(m, view, names)
-        if p.flops and p.moved_bytes
-    ]
-    intensities = [p.intensity for _, p, _ in points] or [roof.ridge]
-    left, right = min(*intensities, roof.ridge) / 4, max(*intensities, roof.ridge) * 8
-    x = np.geomspace(left, right, 200)
-    for ax in axes:
-        memory = np.minimum(roof.flops_per_s, x * roof.bytes_per_s)
-        cache = np.minimum(roof.flops_per_s, x * roof.cached_bytes_per_s)
-        ax.loglog(x, memory / 1e9, color="black", linewidth=1.4)
-        ax.loglog(x, cache / 1e9, color="black", linewidth=0.9, linestyle="--")
-        _along(ax, left, roof.bytes_per_s, f"memory {roof.bytes_per_s / 1e9:.3g} GB/s", below=True)
-        _along(ax, left, roof.cached_bytes_per_s, f"cache {roof.cached_bytes_per_s / 1e9:.3g} GB/s")
-        peak = f"{roof.dtype} peak {roof.flops_per_s / 1e9:.3g} GFLOP/s"
-        ax.annotate(
-            peak, (right, roof.flops_per_s / 1e9), (0, 3), textcoords="offset points", ha="right", fontsize=7
-        )
-        ax.set_xlim(left, right)
-        ax.set_xlabel("arithmetic intensity (FLOPs per byte moved)")
-    for ax, part, index in points:
-        ax.plot(
-            part.intensity, part.flops_per_s / 1e9, _MARKERS[index % len(_MARKERS)], markersize=7,
-            color=_colour(part.name, index), markeredgecolor="black", markeredgewidth=0.5, label=part.name,
-            linestyle="none", zorder=3,
-        )  # fmt: skip
-    lowest = min((p.flops_per_s for _, p, _ in points), default=roof.flops_per_s)
-    axes[0].set_ylim(min(lowest, left * roof.bytes_per_s) / 3e9, roof.flops_per_s * 3 / 1e9)
-    for ax, m in zip(axes, chosen, strict=True):
-        at = f", {_length(m.length)} tokens" if m.length else ""
-        ax.set_title(_title(m) + at)
+    shown = [[p for p in m.views[view] if p.name in names and p.flops and p.moved_bytes] for m in chosen]
+    x = _intensities(roof, [p for parts in shown for p in parts])
+    for ax, m, parts in zip(axes, chosen, shown, strict=True):
+        for slope, style in ((roof.bytes_per_s, "-"), (roof.cached_bytes_per_s, "--")):
+            ax.loglog(x, np.minimum(roof.flops_per_s, x * slope) / 1e9, color="black", linestyle=style)
+        for part in parts:
+            index = names.index(part.name)
+            look: dict[str, Any] = {
+                "marker": _MARKERS[index % len(_MARKERS)], "linestyle": "none", "markersize": 7, "zorder": 3,
+            }  # fmt: skip
+            reached, colour = part.flops_per_s / 1e9, _colour(part.name, index)
+            if part.least_bytes < part.moved_bytes / 1.05:
+                fused = part.flops / part.least_bytes
+                ax.plot([part.intensity, fused], [reached, reached], ":", color=colour, linewidth=0.9)
+                ax.plot(fused, reached, **look, markerfacecolor="white", color=colour)
+            ax.plot(part.intensity, reached, **look, color=colour, markeredgecolor="black",
+                    markeredgewidth=0.5, label=part.name)  # fmt: skip
+        ax.set_xlim(x[0], x[-1])
+        ax.set(title=_title(m) + _at(m), xlabel="arithmetic intensity (FLOPs per byte moved)")
+    reached = [p.flops_per_s for parts in shown for p in parts]
+    axes[0].set_ylim(min([*reached, x[0] * roof.bytes_per_s]) / 2e9, roof.flops_per_s * 4 / 1e9)
     axes[0].set_ylabel("reached (GFLOP/s)")
     _legend(figure, *axes)
+    figure.draw_without_rendering()  # labels along the roof need the final proportions
+    for ax in axes:
+        _label_roof(ax, roof)
     return figure
+
+
+def _intensities(roof: Roofline, parts: Sequence[Part]) -> NDArray[np.float64]:
+    """From left of all marks and of the cache's slope to right of all marks and of the ridge."""
+    known = [p.intensity for p in parts] + [p.flops / max(1, p.least_bytes) for p in parts]
+    left = min([*known, roof.flops_per_s / roof.cached_bytes_per_s / 8, roof.ridge / 8])
+    right = max([*known, roof.ridge * 4])
+    found: NDArray[np.float64] = np.geomspace(left / 1.6, right * 1.6, 200)
+    return found
+
+
+def _label_roof(ax: Axes, roof: Roofline) -> None:
+    """Names of the limits, along them."""
+    left, right = ax.get_xlim()
+    peak = f"{roof.dtype} {roof.flops_per_s / 1e9:.3g} GFLOP/s"
+    ax.annotate(
+        peak, (right, roof.flops_per_s / 1e9), (0, 3), textcoords="offset points", ha="right", fontsize=7
+    )
+    for name, slope, below in (("memory", roof.bytes_per_s, True), ("cache", roof.cached_bytes_per_s, False)):
+        if not below and slope < 1.3 * roof.bytes_per_s:
+            continue  # one line as good as
+        x, y = left * 1.15, left * 1.15 * slope / 1e9
+        run, rise = np.diff(ax.transData.transform([(x, y), (2 * x, 2 * y)]), axis=0)[0]
+        ax.annotate(
+            f"{name} {slope / 1e9:.3g} GB/s", (x, y), (3, -3) if below else (-3, 3),
+            textcoords="offset points", fontsize=7, rotation=float(np.degrees(np.arctan2(rise, run))),
+            rotation_mode="anchor", va="top" if below else "bottom",
+        )  # fmt: skip
 
 
 def _last(profile: Profile, subject: str) -> Measurement:
     return [m for m in profile.measurements if m.subject == subject][-1]
 
 
-def _panels(count: int, *, width: float = 3.7, height: float = 3.3, sharey: bool = False) -> Any:
+def _panels(
+    count: int, *, width: float = 3.7, height: float = 3.3, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width * count, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, count, sharey=sharey, squeeze=False)[0]
@@ -224,21 +253,12 @@ def _folded(m: Measurement, view: str, names: Sequence[str]) -> dict[str, float]
     return shares
 
 
-def _merged(m: Measurement, view: str, names: Sequence[str]) -> list[Part]:
-    """The parts that have a colour."""
-    return [p for p in m.views[view] if p.name in names]
-
-
-def _index(names: Sequence[str], name: str) -> int:
-    return names.index(name)
-
-
 def _colour(name: str, index: int) -> str:
-    return _GREY if name in (REST, OTHERS) else _COLOURS[index % len(_COLOURS)]
+    return _GREYS.get(name, _COLOURS[index % len(_COLOURS)])
 
 
 def _hatch(name: str, index: int) -> str:
-    return "" if name in (REST, OTHERS) else _HATCHES[index % len(_HATCHES)]
+    return "" if name in _GREYS else _HATCHES[index % len(_HATCHES)]
 
 
 def _line(
@@ -258,16 +278,6 @@ def _length_axis(ax: Axes, lengths: Sequence[int]) -> None:
     ax.set_xlabel("sequence length (tokens)")
 
 
-def _along(ax: Axes, left: float, slope: float, text: str, *, below: bool = False) -> None:
-    """A label that lies along the roof."""
-    x = left * 1.25
-    ax.annotate(
-        text, (x, x * slope / 1e9), (2, -3 if below else 3), textcoords="offset points", fontsize=7,
-        rotation=45, rotation_mode="anchor", transform_rotates_text=True,
-        va="top" if below else "bottom",
-    )  # fmt: skip
-
-
 def _legend(figure: Figure, *axes: Axes) -> None:
     found: dict[str, Any] = {}
     for ax in axes:
@@ -279,6 +289,10 @@ def _legend(figure: Figure, *axes: Axes) -> None:
 
 def _title(m: Measurement) -> str:
     return f"{m.subject}, {m.mode}, batch {m.batch}"
+
+
+def _at(m: Measurement) -> str:
+    return f", {_length(m.length)} tokens" if m.length and m.mode != "decode" else ""
 
 
 def _length(length: int) -> str:

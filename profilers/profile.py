@@ -114,8 +114,8 @@ class Measurement:
 
     @property
     def overhead(self) -> float:
-        """What the stopwatch added, as a share of the plain run; noise can make it negative."""
-        return self.watched.median_ms / self.whole.median_ms - 1
+        """What the stopwatch added, as a share of the plain run, by the quick runs of both (p10)."""
+        return self.watched.p10_ms / self.whole.p10_ms - 1
 
     def shares(self, view: str) -> dict[str, float]:
         """Share of the time of each part; they add up to 1."""
@@ -258,8 +258,8 @@ class Profile:
         for m in self.measurements:
             where = {"subject": m.subject, "mode": m.mode, "batch": m.batch, "length": m.length}
             yield where | {
-                "view": "whole", "part": "whole", "calls": 1, "flops": m.flops, **_timed(m.whole), "share": 1.0,
-                "peak_bytes": m.peak_bytes, "tokens_per_s": m.tokens_per_s,
+                "view": "whole", "part": "whole", "calls": 1, "flops": m.flops, "share": 1.0,
+                "peak_bytes": m.peak_bytes, "tokens_per_s": m.tokens_per_s, **_timed(m.whole),
             }  # fmt: skip
             for view, parts in self._measurement(m)["views"].items():
                 for part in parts:
@@ -290,8 +290,9 @@ def _timed(latency: Latency) -> dict[str, float]:
 
 def _read_measurement(data: Mapping[str, Any]) -> Measurement:
     views = {view: tuple(_read_part(p) for p in parts) for view, parts in data["views"].items()}
-    latencies = {k: Latency(**data[k]) for k in ("whole", "watched")}
-    return Measurement(**{k: data[k] for k in _PLAIN}, **latencies, views=views)
+    known: dict[str, Any] = {k: data[k] for k in _PLAIN}
+    known |= {k: Latency(**data[k]) for k in ("whole", "watched")}
+    return Measurement(**known, views=views)
 
 
 def _read_part(data: Mapping[str, Any]) -> Part:

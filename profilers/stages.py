@@ -6,12 +6,10 @@ a scope that times it, or counts what it allocates or moves. Nothing is computed
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 from torch import nn
@@ -52,7 +50,6 @@ def _replaced(seam: Seam, scope: Scope) -> Iterator[None]:
     method, own = getattr(seam.owner, seam.method), vars(seam.owner)
     before = own.get(seam.method)
 
-    @wraps(method)
     def watched(*args: Any, **kwargs: Any) -> Any:
         with scope(seam.part):
             return method(*args, **kwargs)
@@ -72,16 +69,17 @@ class Stopwatch:
 
     Args:
         synchronize: waits until the device has done its work.
+        clock: gives seconds.
 
     Attributes:
         seconds: by part.
         calls: by part.
     """
 
-    def __init__(self, synchronize: Callable[[], None]) -> None:
+    def __init__(self, synchronize: Callable[[], None], clock: Callable[[], float]) -> None:
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
-        self._synchronize = synchronize
+        self._synchronize, self._clock = synchronize, clock
         self._inner: list[float] = []  # of each part that is running: seconds of the parts within
 
     @contextmanager
@@ -89,12 +87,12 @@ class Stopwatch:
         """A part runs."""
         self._synchronize()
         self._inner.append(0.0)
-        start = time.perf_counter()
+        start = self._clock()
         try:
             yield
         finally:
             self._synchronize()
-            spent = time.perf_counter() - start
+            spent = self._clock() - start
             self.seconds[part] += spent - self._inner.pop()  # type: ignore[assignment]
             self.calls[part] += 1
             if self._inner:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graph.errors import UsageError
+from profilers.growth import Growth
+from profilers.latency import Latency
 from profilers.operators import VIEWS
 from profilers.profile import Measurement, Part, Profile, largest
 from profilers.roofline import Roofline
@@ -48,39 +50,39 @@ def check_view(name: str) -> None:
 
 
 def tables(profile: Profile, view: str, top: int | None = None) -> list[Table]:
-    """A table for each measurement, and one of growth where there are several lengths.
+    """The parts of each model, at its longest length and in decoding, and growth where there are lengths.
 
     Args:
         profile: what was measured.
         view: the parts to tell apart.
         top: how many of them, those that take longest; all, in the order of the run, when None.
     """
-    found = [_parts_table(m, view, top, profile.roofline) for m in profile.measurements]
-    return found + [_length_table(profile, s, view, top) for s in profile.subjects if len(profile.series(s)) > 1]
+    found = []
+    for subject in profile.subjects:
+        series = profile.series(subject)
+        own = [m for m in profile.measurements if m.subject == subject]
+        found += [_parts(m, view, top, profile.roofline) for m in own if m in series[-1:] or m not in series]
+        if len(series) > 1:
+            found.append(_growth(profile, subject, view, top))
+    return found
 
 
-def _parts_table(m: Measurement, view: str, top: int | None, roofline: Roofline) -> Table:
-    length = f", {m.length} tokens" if m.length else ""
-    title = f"{m.subject}, {m.mode}, batch {m.batch}{length}, by {view}"
+def _parts(m: Measurement, view: str, top: int | None, roofline: Roofline) -> Table:
+    length = f", {m.length} tokens" if m.length and m.mode != "decode" else ""
+    title = f"{m.subject}, {m.mode}, batch {m.batch}{length}"
     shares = m.shares(view)
     parts = m.views[view] if top is None else largest(m.views[view], top)
     rows = [_row(p, shares[p.name], roofline) for p in parts]
     if left := [p for p in m.views[view] if p not in parts]:
-        share = sum(shares[p.name] for p in left)
-        rows.append((f"{len(left)} more", *[""] * 4, f"{share:.1%}", *[""] * 4))
-    unit = "tokens/s" if m.length else "records/s"
-    whole = (
-        "whole", quantity(m.flops), quantity(m.moved_bytes), _ratio(m.flops, m.moved_bytes), f"{m.whole.median_ms:.3g}",
-        "", quantity(m.peak_bytes), "", "", f"{quantity(m.tokens_per_s)} {unit}",
-    )  # fmt: skip
-    header = (
-        view, "FLOPs", "bytes", "FLOP/B", "ms (p10-p90)", "share", "peak bytes", "GFLOP/s", "GB/s", "of roofline",
-    )  # fmt: skip
+        spent, share = sum(p.latency.median_ms for p in left), sum(shares[p.name] for p in left)
+        rows.append((f"{len(left)} more", "", "", "", f"{spent:.3g}", _percent(share), "", ""))
+    counts = quantity(m.flops), quantity(m.moved_bytes), _ratio(m.flops, m.moved_bytes)
+    whole = ("whole", *counts, _time(m.whole), "", quantity(m.peak_bytes), "")
+    header = (view, "FLOPs", "bytes", "FLOP/B", "ms", "share", "peak B", "of roofline")
     return title, header, [*rows, whole]
 
 
 def _row(part: Part, share: float, roofline: Roofline) -> tuple[str, ...]:
-    latency = part.latency
     position = ""
     if part.moved_bytes or part.flops:
         bound = roofline.bound(part.flops, part.moved_bytes)
@@ -90,54 +92,62 @@ def _row(part: Part, share: float, roofline: Roofline) -> tuple[str, ...]:
         quantity(part.flops) if part.flops else "-",
         quantity(part.moved_bytes) if part.moved_bytes else "-",
         _ratio(part.flops, part.moved_bytes),
-        f"{latency.median_ms:.3g} ({latency.p10_ms:.3g}-{latency.p90_ms:.3g})",
-        f"{share:.1%}",
+        _time(part.latency),
+        _percent(share),
         quantity(part.peak_bytes) if part.peak_bytes else "-",
-        f"{part.flops_per_s / 1e9:.3g}" if part.flops else "-",
-        f"{part.bytes_per_s / 1e9:.3g}" if part.moved_bytes else "-",
         position,
     )
 
 
-def _length_table(profile: Profile, subject: str, view: str, top: int | None) -> Table:
+def _growth(profile: Profile, subject: str, view: str, top: int | None) -> Table:
     """Shares over length with the exponents of growth."""
     series = profile.series(subject)
     fits = profile.growth(subject, view)
-    names = [p.name for p in (largest(series[-1].views[view], top) if top else series[-1].views[view])]
+    last = series[-1].views[view]
     shares = [m.shares(view) for m in series]
     rows = []
-    for name in names:
-        cells = [f"{s[name]:.1%}" if name in s else "-" for s in shares]
-        rows.append((name, *cells, *_exponents(fits.get(name))))
+    for part in last if top is None else largest(last, top):
+        cells = (_percent(s[part.name]) if part.name in s else "-" for s in shares)
+        rows.append((part.name, *cells, *_exponents(fits.get(part.name))))
     rows.append(("whole, ms", *(f"{m.whole.median_ms:.3g}" for m in series), *_exponents(fits.get("whole"))))
     peaks = (quantity(m.peak_bytes) for m in series)
     rows.append(("peak, bytes", *peaks, *_exponents(fits.get("peak_bytes"))))
     rows.append(("tokens/s", *(quantity(m.tokens_per_s) for m in series), "", ""))
-    header = (view, *(str(m.length) for m in series), "exponent", "upper half")
-    return f"{subject}: share of the time over length, and growth", header, rows
+    header = (view, *(str(m.length) for m in series), "exponent", "tail")
+    return f"{subject}: share of the time over length; growth", header, rows
 
 
-def _exponents(fit: object) -> tuple[str, str]:
-    from profilers.growth import Growth
-
-    return (f"{fit.exponent:.2f} ± {fit.error:.2f}", f"{fit.tail:.2f}") if isinstance(fit, Growth) else ("", "")
+def _exponents(fit: Growth | None) -> tuple[str, str]:
+    return ("", "") if fit is None else (f"{fit.exponent:.2f} ±{fit.error:.2f}", f"{fit.tail:.2f}")
 
 
 def lines(profile: Profile, view: str) -> list[str]:
     """What belongs under the tables."""
     roof = profile.roofline
     overheads = [m.overhead for m in profile.measurements]
-    sums = [sum(p.latency.median_ms for p in m.views[view]) / m.whole.median_ms for m in profile.measurements]
+    sums = [sum(p.latency.p10_ms for p in m.views[view]) / m.whole.p10_ms for m in profile.measurements]
+    alone = [m for m in profile.measurements if m.mode == "decode" or len(profile.series(m.subject)) < 2]
     return [
-        f"machine: {roof.device}, {roof.threads} threads; {roof.flops_per_s / 1e9:.4g} GFLOP/s in {roof.dtype} "
-        f"(product of {roof.gemm} x {roof.gemm}), {roof.bytes_per_s / 1e9:.4g} GB/s from memory, "
+        *(f"{m.subject}, {m.mode}: {_rate(m)}" for m in alone),
+        f"machine: {roof.device}, {roof.threads} thread(s): {roof.flops_per_s / 1e9:.4g} GFLOP/s in "
+        f"{roof.dtype} (product of {roof.gemm} x {roof.gemm}), {roof.bytes_per_s / 1e9:.4g} GB/s from memory, "
         f"{roof.cached_bytes_per_s / 1e9:.4g} GB/s from the cache (triads)",
-        "of roofline: the shortest time that FLOPs and bytes allow, by the time taken; above 100 % where caches "
-        "spare main memory",
-        f"check: the parts add up to {min(sums):.0%}-{max(sums):.0%} of the plain run; the stopwatch adds "
-        f"{min(overheads):+.0%} to {max(overheads):+.0%}",
+        "ms: median and half of the spread from the 10th to the 90th percentile; of roofline: the shortest "
+        "time that FLOPs and bytes allow, by the time taken, above 100% where caches spare main memory; rest: "
+        "what lies between the parts; tail: the exponent over the upper half of the lengths",
+        f"check, by the quick runs: the parts add up to {_range(sums)} of the plain run, with a stopwatch "
+        f"that adds {_range(overheads)}",
         *(f"note: {note}" for note in profile.notes),
     ]
+
+
+def _rate(m: Measurement) -> str:
+    return f"{quantity(m.tokens_per_s)} {'tokens' if m.length else 'records'}/s"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{v:.0%}" for v in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def quantity(value: float) -> str:
@@ -148,5 +158,14 @@ def quantity(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _time(latency: Latency) -> str:
+    spread = (latency.p90_ms - latency.p10_ms) / 2 / latency.median_ms if latency.median_ms else 0.0
+    return f"{latency.median_ms:.3g} ±{spread:.0%}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
 def _ratio(flops: int, moved: int) -> str:
-    return f"{flops / moved:.2f}" if flops and moved else "-"
+    return f"{flops / moved:.3g}" if flops and moved else "-"

@@ -6,13 +6,13 @@ Memory and traffic are counted in one more run each, for counting takes time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
-from profilers.device import synchronizer
+from profilers.device import CLOCKS, synchronizer
 from profilers.latency import Latency, no_garbage_collection, summary
 from profilers.memory import PeakByPart, memory_meter
 from profilers.profile import Part
@@ -22,8 +22,8 @@ from profilers.traffic import TrafficByPart
 REST = "rest"
 _WHOLE = "whole"
 
-Execute = Callable[[Scope | None], object]
-"""Runs the whole once; with a scope, each part within it."""
+Prepare = Callable[[Scope | None], AbstractContextManager[Callable[[], object]]]
+"""Gives a call that runs the whole once; with a scope, each part within it."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,16 @@ class Budget:
         repeats: runs at the least.
         seconds: of runs at the least, plain and watched together.
         warmup: runs before the clock starts.
+        clock: one of ``profilers.device.CLOCKS``.
     """
 
     repeats: int = 5
     seconds: float = 1.0
     warmup: int = 1
+    clock: str = "wall"
+
+
+DEFAULT = Budget()
 
 
 @dataclass(frozen=True)
@@ -104,29 +109,32 @@ class Watched:
         return Part(REST, 1, 0, read, written, read + written, summary(spent), 0)
 
 
-def watch(execute: Execute, device: torch.device, budget: Budget) -> Watched:
+def watch(prepare: Prepare, device: torch.device, budget: Budget) -> Watched:
     """Measure a run on a device, without gradients."""
-    sync = synchronizer(device)
+    sync, clock = synchronizer(device), CLOCKS[budget.clock]
 
     def timed(scope: Scope | None) -> float:
-        sync()
-        start = time.perf_counter()
-        execute(scope)
-        sync()
-        return time.perf_counter() - start
+        with prepare(scope) as run:
+            sync()
+            start = clock()
+            run()
+            sync()
+            return clock() - start
 
     with torch.no_grad():
-        peaks, peak_bytes = _memory(execute, device)
+        peaks, peak_bytes = _memory(prepare, device)
         moved = TrafficByPart()
-        with moved:
-            execute(moved.scope)
+        with prepare(moved.scope) as run, moved:
+            run()
         for _ in range(budget.warmup):
-            execute(None)
-        whole, watched, parts = [], [], []
+            timed(None)
+        whole: list[float] = []
+        watched: list[float] = []
+        parts: list[Stopwatch] = []
         with no_garbage_collection():
             while len(whole) < budget.repeats or sum(whole) + sum(watched) < budget.seconds:
                 whole.append(timed(None))
-                stopwatch = Stopwatch(sync)
+                stopwatch = Stopwatch(sync, clock)
                 watched.append(timed(stopwatch.scope))
                 parts.append(stopwatch)
     names = parts[0].seconds
@@ -142,10 +150,10 @@ def watch(execute: Execute, device: torch.device, budget: Budget) -> Watched:
     )
 
 
-def _memory(execute: Execute, device: torch.device) -> tuple[dict[str, int], int]:
+def _memory(prepare: Prepare, device: torch.device) -> tuple[dict[str, int], int]:
     """Peaks by part, and of the whole."""
     meter = memory_meter(device)
     peaks = PeakByPart(meter)
-    with meter, peaks.scope(_WHOLE):
-        execute(peaks.scope)
+    with prepare(peaks.scope) as run, meter, peaks.scope(_WHOLE):
+        run()
     return peaks.peaks, peaks.peaks.pop(_WHOLE)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
 
 from graph.errors import UsageError
 from graph.program import Program, ProgramModule
+from profilers.device import find_device, find_dtype, threads
+from profilers.latency import environment
+from profilers.operators import profile_program
+from profilers.plots import write_plots
+from profilers.profile import Measurement, Profile
+from profilers.roofline import measure_roofline
+from profilers.watch import Budget
 from prune.files import OutputFolder, write_json
 from prune.inputs import ModelInputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.subject import program_of
-from profilers.device import find_device, find_dtype
-from profilers.latency import environment
-from profilers.operators import profile_program
-from profilers.plots import write_plots
-from profilers.profile import Profile
-from profilers.roofline import measure_roofline
-from profilers.watch import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class ModelProfileConfig:
         batch: records at once.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
         dtype: of weights and inputs.
+        threads: of a CPU; torch's own number when None.
         depth: parts of a module's path that are told apart; all when None.
         budget: how long to measure each length.
     """
@@ -41,6 +44,7 @@ class ModelProfileConfig:
     batch: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    threads: int | None = None
     depth: int | None = None
     budget: Budget = Budget()
 
@@ -63,36 +67,54 @@ def profile_model(
     loaded = load(config.source)
     lengths = config.lengths or (None,)
     inputs = [loaded.inputs if n is None else at_length(loaded, n) for n in lengths]
-    on_step("measuring the roofline")
-    roofline = measure_roofline(device, dtype)
-    measurements, notes = [], [*loaded.notes]
-    for length, given in zip(lengths, inputs, strict=True):
-        on_step("capturing the model" + ("" if length is None else f" at length {length}"))
-        program = program_of(replace(loaded, inputs=given))
-        on_step("measuring" + ("" if length is None else f" length {length}"))
-        found, told = profile_program(
-            program,
-            subject=config.source.stem,
-            batch=config.batch,
-            length=length if length is not None else _length(program),
-            device=device,
-            dtype=dtype,
-            depth=config.depth,
-            budget=config.budget,
-        )
-        measurements.append(found)
-        notes += [n for n in (*program.notes, *told) if n not in notes]
-    if not program.dynamic_batch and config.batch != measurements[-1].batch:
-        notes.append(f"the batch is fixed to {measurements[-1].batch}")
+    measurements: list[Measurement] = []
+    notes = [*loaded.notes]
+    with threads(config.threads, config.budget.clock, device):
+        on_step("measuring the roofline")
+        roofline = measure_roofline(device, dtype)
+        for length, given in zip(lengths, inputs, strict=True):
+            at = "" if length is None else f" at length {length}"
+            on_step("capturing the model" + at)
+            program = program_of(_typed(replace(loaded, inputs=given), dtype))
+            on_step("measuring" + at)
+            found, told = profile_program(
+                program,
+                subject=config.source.stem,
+                batch=config.batch,
+                length=length or _length(program),
+                device=device,
+                dtype=dtype,
+                depth=config.depth,
+                budget=config.budget,
+            )
+            measurements.append(found)
+            fixed = () if found.batch == config.batch else (f"the batch is fixed to {found.batch}",)
+            notes += [n for n in (*program.notes, *told, *fixed) if n not in notes]
+        machine = environment()
     return Profile(
         command=shlex.join(words),
         settings={"model": config.source.model, "arch": loaded.arch, "batch": config.batch}
-        | {"dtype": config.dtype, "device": config.device, "lengths": list(config.lengths)},
-        environment=environment(),
+        | {"dtype": config.dtype, "device": config.device, "lengths": list(config.lengths)}
+        | asdict(config.budget),
+        environment=machine,
         roofline=roofline,
         measurements=tuple(measurements),
         notes=tuple(notes),
     )
+
+
+def _typed(loaded: LoadedModel, dtype: torch.dtype) -> LoadedModel:
+    """The model in another type of numbers, which its captured casts then have; a program as it is."""
+    if dtype is torch.float32 or isinstance(loaded.module, ProgramModule):
+        return loaded
+    name = str(dtype).removeprefix("torch.")
+    items = tuple(
+        replace(i, dtype=name, value=None if i.value is None else i.value.to(dtype))
+        if i.dtype.startswith("float")
+        else i
+        for i in loaded.inputs.items
+    )
+    return replace(loaded, module=loaded.module.to(dtype), inputs=replace(loaded.inputs, items=items))
 
 
 def at_length(loaded: LoadedModel, length: int) -> ModelInputs:
