@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def growth(lengths: Sequence[float], values: Sequence[float]) -> Growth | None:
     return Growth(exponent, error, tail, len(pairs))
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:  # type: ignore[type-arg]
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
     centred = x - x.mean()
     spread = float(centred @ centred)
     slope = float(centred @ y) / spread

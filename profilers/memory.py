@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -34,11 +35,11 @@ class MemoryMeter(Protocol):
         """The most that was alive since the last call, which starts anew."""
 
 
-class LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A ``MemoryMeter`` for any device: follows the storages that operators make."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
         self._peak = 0
         self._sizes: dict[int, tuple[int, weakref.ref[Any]]] = {}
@@ -53,12 +54,12 @@ class LiveStorages(TorchDispatchMode):
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key not in given and key not in self._sizes:
-                self._sizes[key] = storage.nbytes(), weakref.ref(storage, lambda _, key=key: self._gone(key))
+                self._sizes[key] = storage.nbytes(), weakref.ref(storage, partial(self._gone, key))
                 self.live_bytes += storage.nbytes()
         self._peak = max(self._peak, self.live_bytes)
         return result
 
-    def _gone(self, key: int) -> None:
+    def _gone(self, key: int, _: object) -> None:
         self.live_bytes -= self._sizes.pop(key)[0]
 
     def take_peak_bytes(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -19,8 +20,9 @@ from profilers.roofline import Roofline
 from profilers.watch import REST
 
 OTHERS = "all others"
-# Okabe and Ito's colours, which the colour-blind tell apart as well; black is for lines, grey for the rest.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+# Okabe and Ito's colours, which the colour-blind tell apart as well, but for their pale yellow; black is for
+# lines, grey for the rest.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
 _GREYS = {OTHERS: "#8A8A8A", REST: "#D0D0D0"}
@@ -181,8 +183,8 @@ def draw_roofline(profile: Profile, view: str) -> Figure:
                     markeredgewidth=0.5, label=part.name)  # fmt: skip
         ax.set_xlim(x[0], x[-1])
         ax.set(title=_title(m) + _at(m), xlabel="arithmetic intensity (FLOPs per byte moved)")
-    reached = [p.flops_per_s for parts in shown for p in parts]
-    axes[0].set_ylim(min([*reached, x[0] * roof.bytes_per_s]) / 2e9, roof.flops_per_s * 4 / 1e9)
+    rates = [p.flops_per_s for parts in shown for p in parts]
+    axes[0].set_ylim(min([*rates, x[0] * roof.bytes_per_s]) / 2e9, roof.flops_per_s * 4 / 1e9)
     axes[0].set_ylabel("reached (GFLOP/s)")
     _legend(figure, *axes)
     figure.draw_without_rendering()  # labels along the roof need the final proportions
@@ -194,28 +196,26 @@ def draw_roofline(profile: Profile, view: str) -> Figure:
 def _intensities(roof: Roofline, parts: Sequence[Part]) -> NDArray[np.float64]:
     """From left of all marks and of the cache's slope to right of all marks and of the ridge."""
     known = [p.intensity for p in parts] + [p.flops / max(1, p.least_bytes) for p in parts]
-    left = min([*known, roof.flops_per_s / roof.cached_bytes_per_s / 8, roof.ridge / 8])
-    right = max([*known, roof.ridge * 4])
+    known += [roof.flops_per_s / roof.cached_bytes_per_s / 8, roof.ridge / 8, roof.ridge * 4]
+    left, right = min(known), max(known)
     found: NDArray[np.float64] = np.geomspace(left / 1.6, right * 1.6, 200)
     return found
 
 
 def _label_roof(ax: Axes, roof: Roofline) -> None:
-    """Names of the limits, along them."""
-    left, right = ax.get_xlim()
-    peak = f"{roof.dtype} {roof.flops_per_s / 1e9:.3g} GFLOP/s"
-    ax.annotate(
-        peak, (right, roof.flops_per_s / 1e9), (0, 3), textcoords="offset points", ha="right", fontsize=7
-    )
-    for name, slope, below in (("memory", roof.bytes_per_s, True), ("cache", roof.cached_bytes_per_s, False)):
-        if not below and slope < 1.3 * roof.bytes_per_s:
-            continue  # one line as good as
-        x, y = left * 1.15, left * 1.15 * slope / 1e9
-        run, rise = np.diff(ax.transData.transform([(x, y), (2 * x, 2 * y)]), axis=0)[0]
+    """Names of the limits, along them; bandwidths on the upper part of their slopes, where no mark can be."""
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    peak = roof.flops_per_s / 1e9
+    told = f"{roof.dtype} {peak:.3g} GFLOP/s"
+    place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "path_effects": halo}
+    ax.annotate(told, (ax.get_xlim()[1], peak), (0, 3), ha="right", **place)
+    for name, slope in (("memory", roof.bytes_per_s), ("cache", roof.cached_bytes_per_s)):
+        x, y = peak * 1e9 / slope / 1.3, peak / 1.3
+        run, rise = np.diff(ax.transData.transform([(x / 2, y / 2), (x, y)]), axis=0)[0]
+        angle = float(np.degrees(np.arctan2(rise, run)))
         ax.annotate(
-            f"{name} {slope / 1e9:.3g} GB/s", (x, y), (3, -3) if below else (-3, 3),
-            textcoords="offset points", fontsize=7, rotation=float(np.degrees(np.arctan2(rise, run))),
-            rotation_mode="anchor", va="top" if below else "bottom",
+            f"{name} {slope / 1e9:.3g} GB/s", (x, y), (-3, 3), rotation=angle, rotation_mode="anchor",
+            ha="right", va="bottom", **place,
         )  # fmt: skip
 
 
@@ -268,7 +268,8 @@ def _line(
 
 
 def _fitted(name: str, fits: Any) -> str:
-    return f"{_short(name)}  (L^{fits[name].tail:.2f})" if name in fits else _short(name)
+    plain = _short(name).replace("$", r"\$")
+    return f"{plain}  $\\propto L^{{{fits[name].tail:.2f}}}$" if name in fits else plain
 
 
 def _length_axis(ax: Axes, lengths: Sequence[int]) -> None:
@@ -292,7 +293,7 @@ def _title(m: Measurement) -> str:
 
 
 def _at(m: Measurement) -> str:
-    return f", {_length(m.length)} tokens" if m.length and m.mode != "decode" else ""
+    return f", {m.length} tokens" if m.length and m.mode != "decode" else ""
 
 
 def _length(length: int) -> str:

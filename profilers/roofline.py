@@ -1,9 +1,9 @@
 """Roofline: how many FLOPs and bytes per second this machine gives, measured on the spot.
 
 The model is that of Williams, Waterman and Patterson (doi:10.1145/1498765.1498785): a kernel that does F
-FLOPs and moves M bytes cannot take less than max(F / peak, M / bandwidth) seconds. The peak is the best of several
-square matrix products, the bandwidth the best of several triads ``a = b + s * c`` (McCalpin's STREAM) over
-arrays that no cache holds; a second triad over small arrays gives the bandwidth of the cache.
+FLOPs and moves M bytes cannot take less than max(F / peak, M / bandwidth) seconds. The peak is the best of
+several square matrix products, the bandwidth the best of several triads ``a = b + s * c`` (McCalpin's STREAM)
+over arrays that no cache holds; a second triad over small arrays gives the bandwidth of the cache.
 """
 
 from __future__ import annotations

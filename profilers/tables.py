@@ -130,11 +130,11 @@ def lines(profile: Profile, view: str) -> list[str]:
     return [
         *(f"{m.subject}, {m.mode}: {_rate(m)}" for m in alone),
         f"machine: {roof.device}, {roof.threads} thread(s): {roof.flops_per_s / 1e9:.4g} GFLOP/s in "
-        f"{roof.dtype} (product of {roof.gemm} x {roof.gemm}), {roof.bytes_per_s / 1e9:.4g} GB/s from memory, "
-        f"{roof.cached_bytes_per_s / 1e9:.4g} GB/s from the cache (triads)",
+        f"{roof.dtype} (product of {roof.gemm} x {roof.gemm}), {roof.bytes_per_s / 1e9:.4g} GB/s from "
+        f"memory, {roof.cached_bytes_per_s / 1e9:.4g} GB/s from the cache (triads)",
         "ms: median and half of the spread from the 10th to the 90th percentile; of roofline: the shortest "
-        "time that FLOPs and bytes allow, by the time taken, above 100% where caches spare main memory; rest: "
-        "what lies between the parts; tail: the exponent over the upper half of the lengths",
+        "time that FLOPs and bytes allow, by the time taken, above 100% where caches spare main memory; "
+        "rest: what lies between the parts; tail: the exponent over the upper half of the lengths",
         f"check, by the quick runs: the parts add up to {_range(sums)} of the plain run, with a stopwatch "
         f"that adds {_range(overheads)}",
         *(f"note: {note}" for note in profile.notes),

@@ -67,7 +67,7 @@ def touched_bytes(tensor: Tensor) -> int:
     return count * tensor.element_size()
 
 
-class TrafficByPart(TorchDispatchMode):
+class TrafficByPart(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up traffic while it is entered.
 
     Attributes:
@@ -76,7 +76,7 @@ class TrafficByPart(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.read: Counter[str] = Counter()
         self.written: Counter[str] = Counter()
         self._open = [""]
