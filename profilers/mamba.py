@@ -73,7 +73,7 @@ class MambaSizes:
             d_model=self.d_model,
             n_layer=self.layers,
             vocab_size=self.vocab_size,
-            d_state=self.d_state or _STATES[self.version],
+            d_state=self.d_state or _STATES.get(self.version, 1),
             headdim=self.headdim,
         )
         with torch.random.fork_rng(devices=[]):

@@ -27,7 +27,16 @@ def measurement(subject: str, mode: str, length: int | None, scale: float = 1.0)
     )
     total = sum(p.latency.median_ms for p in parts)
     return Measurement(
-        subject, mode, 2, length, 2 * n, latency(total), latency(1.1 * total), 1000 * n, 5000, {"component": parts}
+        subject,
+        mode,
+        2,
+        length,
+        2 * n,
+        latency(total),
+        latency(1.1 * total),
+        1000 * n,
+        5000,
+        {"component": parts},
     )
 
 

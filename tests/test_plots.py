@@ -68,6 +68,8 @@ def test_the_roofline_has_a_mark_for_each_part_and_a_hollow_one_where_fusing_wou
 def test_many_parts_are_summed_up() -> None:
     one = profile()
     many = tuple(part(f"p{i}", 1.0 + i, 10, 10, 10) for i in range(12))
-    crowded = replace(one, measurements=tuple(replace(m, views={"component": many}) for m in one.measurements))
+    crowded = replace(
+        one, measurements=tuple(replace(m, views={"component": many}) for m in one.measurements)
+    )
     labels = [t.get_text() for t in draw_shares(crowded, "component").legends[0].get_texts()]
     assert labels == ["p6", "p7", "p8", "p9", "p10", "p11", OTHERS]
