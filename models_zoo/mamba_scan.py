@@ -33,6 +33,8 @@ def recurrent_scan(
 ) -> tuple[Tensor, Tensor]:
     """The definition, one step at a time: what the other forms are measured against.
 
+    Computes in the state's type of numbers, which may be wider than that of the inputs.
+
     Args:
         u_BLD: inputs.
         dt_BLD: time steps, positive.
@@ -45,10 +47,11 @@ def recurrent_scan(
         Outputs (B, L, D) and the state after the last step (B, D, N).
     """
     outputs = []
-    for t in range(u_BLD.shape[1]):
-        h_BDN, y_BD = _step(A_DN, h_BDN, u_BLD[:, t], dt_BLD[:, t], B_BLN[:, t], C_BLN[:, t])
+    u, dt, A_DN, into, read = (t.to(h_BDN.dtype) for t in (u_BLD, dt_BLD, A_DN, B_BLN, C_BLN))
+    for t in range(u.shape[1]):
+        h_BDN, y_BD = _step(A_DN, h_BDN, u[:, t], dt[:, t], into[:, t], read[:, t])
         outputs.append(y_BD)
-    return torch.stack(outputs, 1), h_BDN
+    return torch.stack(outputs, 1).to(u_BLD.dtype), h_BDN
 
 
 def _step(

@@ -23,6 +23,8 @@ def recurrent_ssd(
 ) -> tuple[Tensor, Tensor]:
     """The definition, one step at a time: what the block form is measured against, and the form of a step.
 
+    Computes in the state's type of numbers, which may be wider than that of the inputs.
+
     Args:
         x_BLHP: inputs.
         dt_BLH: time steps, positive.
@@ -34,12 +36,13 @@ def recurrent_ssd(
     Returns:
         Outputs (B, L, H, P) and the state after the last step (B, H, P, N).
     """
-    B_BLHN, C_BLHN = (_by_head(t, x_BLHP.shape[2]) for t in (B_BLGN, C_BLGN))
+    x, dt, A_H, into, read = (t.to(h_BHPN.dtype) for t in (x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN))
+    B_BLHN, C_BLHN = (_by_head(t, x.shape[2]) for t in (into, read))
     outputs = []
-    for t in range(x_BLHP.shape[1]):
-        h_BHPN, y_BHP = _step(A_H, h_BHPN, x_BLHP[:, t], dt_BLH[:, t], B_BLHN[:, t], C_BLHN[:, t])
+    for t in range(x.shape[1]):
+        h_BHPN, y_BHP = _step(A_H, h_BHPN, x[:, t], dt[:, t], B_BLHN[:, t], C_BLHN[:, t])
         outputs.append(y_BHP)
-    return torch.stack(outputs, 1), h_BHPN
+    return torch.stack(outputs, 1).to(x_BLHP.dtype), h_BHPN
 
 
 def _step(
