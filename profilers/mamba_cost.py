@@ -8,7 +8,8 @@ counter counts for the same operators. Where it counts nothing:
   connection. The sequential form, which a step of decoding takes, needs 7 D N: dt A, exp, decay, dt u B,
   sum, and two for C h.
 * Mamba-2's block form (arXiv:2405.21060, section 6) in chunks of Q steps, of which there are K:
-  2 K Q (G Q N + Q D + 2 D N): scores, outputs within the chunk, what it adds to the state and reads of it.
+  2 K Q (G Q N + Q D + 2 D N): scores, outputs within the chunk, what it adds to the state and what it reads
+  of it. A single chunk reads nothing.
   A step of decoding needs 5 D N: decay, B x, sum, and two for C h.
 * Element-wise: 3 for a gate with SiLU, 4 for an RMS norm. Other activations count nothing.
 
@@ -61,7 +62,8 @@ def mamba_costs(model: MambaLM, batch: int, length: int, *, decode: bool = False
     norm = Cost(4 * T * M, size * (2 * T * M + M))
     total = dict.fromkeys(COMPONENTS, Cost())
     total[GATE] += norm  # the last one
-    total[EMBED] = Cost(2 * T * V * M, size * (4 * T * M + V * M + T * V) + 8 * T)
+    looked_up = min(T, V) * M  # rows of the table
+    total[EMBED] = Cost(2 * T * V * M, size * (looked_up + 2 * T * M + V * M + T * V) + 8 * T)
     for layer in blocks(model):
         mixer = layer.mixer
         found = (
@@ -103,7 +105,9 @@ def _mamba2(mixer: Mamba2Mixer, batch: int, length: int, decode: bool) -> dict[s
         scan = 5 * T * D * N
     else:
         Q = min(mixer._chunk(mixer.A_log), length)  # the device decides; a last, shorter chunk is padded
-        scan = 2 * batch * -(-length // Q) * Q * (G * Q * N + Q * D + 2 * D * N)
+        chunks = -(-length // Q)
+        within = 2 * Q * (G * Q * N + Q * D + D * N)
+        scan = batch * chunks * (within + 2 * Q * D * N * (chunks > 1))
     states = 2 * batch * D * N if decode else batch * D * N
     return {
         **_projections(mixer, T, size),
