@@ -642,17 +642,25 @@ def profile_any(
 def profile_mamba(
     model: Annotated[
         str | None,
-        typer.Option("--model", help="DIR of a checkpoint, of mamba_ssm or of transformers."),
+        typer.Option(
+            "--model",
+            help="A Mamba of yours: DIR of a checkpoint, or a file of `prune zoo train`; else the "
+            "weights are random.",
+        ),
     ] = None,
     version: Annotated[
         int | None, typer.Option(min=1, max=2, help="Of the block.", show_default="both")
     ] = None,
-    d_model: Annotated[int, typer.Option(min=1, help="Width of the model.")] = 256,
-    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 2,
+    d_model: Annotated[
+        int | None, typer.Option(min=1, help="Width of the model.", show_default="256")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Blocks.", show_default="2")] = None,
     d_state: Annotated[
         int | None, typer.Option(min=1, help="States.", show_default="16 for Mamba-1, 128 for Mamba-2")
     ] = None,
-    headdim: Annotated[int, typer.Option(min=1, help="Channels of a head of Mamba-2.")] = 64,
+    headdim: Annotated[
+        int | None, typer.Option(min=1, help="Channels of a head of Mamba-2.", show_default="64")
+    ] = None,
     lengths: LengthsOption = None,
     full: Annotated[bool, typer.Option("--full", help="Lengths from 64 to 16384, not 2048.")] = False,
     mode: Annotated[str, typer.Option(help="prefill, decode or both.")] = "both",
@@ -674,7 +682,15 @@ def profile_mamba(
         from profilers.mamba import profile_mamba as run
         from profilers.tables import parse_lengths
         from profilers.watch import Budget
+        from prune.profiling import open_mamba
 
+        given = {"d_model": d_model, "layers": layers, "d_state": d_state, "headdim": headdim}
+        sizes = {name: value for name, value in given.items() if value is not None}
+        if model is not None and (sizes or version):
+            raise UsageError(
+                f"--model {model} has its own version and sizes",
+                hint="leave out --version, --d-model, --layers, --d-state and --headdim",
+            )
         if lengths is not None and full:
             raise UsageError("--full names the lengths already", hint="leave out --lengths or --full")
         config = MambaProfileConfig(
@@ -688,11 +704,11 @@ def profile_mamba(
             seed=seed,
         )
         with _measuring(output, force, quiet=as_json) as tell:
-            sizes = [
-                MambaSizes(version=v, d_model=d_model, layers=layers, d_state=d_state, headdim=headdim)
-                for v in ((1, 2) if version is None else (version,))
-            ]
-            models = {f"Mamba-{s.version}": s.build(seed) for s in sizes}
+            if model is not None:
+                models = {Path(model).resolve().stem: open_mamba(model)}
+            else:
+                versions = (1, 2) if version is None else (version,)
+                models = {f"Mamba-{v}": MambaSizes(version=v, **sizes).build(seed) for v in versions}
             found = run(models, config, shlex.join(_words()), tell)
         _show_profile(found, VIEW, None, output, force, as_json=as_json)
 

@@ -11,6 +11,7 @@ import torch
 
 from graph.errors import UsageError
 from graph.program import Program, ProgramModule
+from models_zoo.mamba_lm import MambaLM
 from profilers.device import find_device, find_dtype, threads
 from profilers.latency import environment
 from profilers.operators import profile_program
@@ -19,6 +20,7 @@ from profilers.profile import Measurement, Profile
 from profilers.roofline import measure_roofline
 from profilers.watch import Budget
 from prune.files import OutputFolder, write_json
+from prune.huggingface import CONFIG
 from prune.inputs import ModelInputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.subject import program_of
@@ -115,6 +117,27 @@ def _typed(loaded: LoadedModel, dtype: torch.dtype) -> LoadedModel:
         for i in loaded.inputs.items
     )
     return replace(loaded, module=loaded.module.to(dtype), inputs=replace(loaded.inputs, items=items))
+
+
+def open_mamba(model: str) -> MambaLM:
+    """A Mamba language model of the user's.
+
+    Args:
+        model: a file, or the folder of a checkpoint with or without ``hf:`` before it.
+
+    Raises:
+        UsageError: it is another model.
+        PruneError: any of the named failures of loading.
+    """
+    folder = Path(model)
+    name = f"hf:{model}" if folder.is_dir() and (folder / CONFIG).is_file() else model
+    module = load(ModelSource(model=name)).module
+    if not isinstance(module, MambaLM):
+        raise UsageError(
+            f"--model {model} is no Mamba but a {type(module).__name__}",
+            hint=f"any other model is profiled by operator: prune profile {name}",
+        )
+    return module
 
 
 def at_length(loaded: LoadedModel, length: int) -> ModelInputs:
