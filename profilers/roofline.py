@@ -19,7 +19,7 @@ import torch
 from profilers.device import synchronizer, told
 
 _SQUARES = (512, 1024, 2048, 4096, 8192)
-_ENOUGH_SECONDS = 0.02  # of one product: what it takes to start it no longer counts
+_ENOUGH_SECONDS = 0.01  # of one product: what it takes to start it no longer counts
 _CACHED_BYTES = 1 << 19  # of each array of the small triad
 _SLICE_BYTES = 1 << 23  # of a large array: what is timed at once
 _LEAST_BYTES, _MOST_BYTES = 1 << 26, 1 << 28  # of each array of the large one
@@ -80,7 +80,7 @@ def measure_roofline(
         device: a CPU or a CUDA device.
         dtype: of the matrix product; the triads run in float32.
         repeats: of each kernel; the best one counts.
-        most_side: of the square matrices; the product is made larger until it takes 20 ms.
+        most_side: of the square matrices; the product is made larger until it takes 10 ms.
     """
     sync = synchronizer(device)
     flops_per_s, side = 0.0, 0
