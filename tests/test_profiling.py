@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import cli
+from profilers.mamba import MambaSizes
 from profilers.mamba_cost import COMPONENTS
 from profilers.profile import COLUMNS, Profile
 from prune.load import save_model
+from prune.mamba import save_mamba
 
 TINY = ["--d-model", "32", "--layers", "1", "--d-state", "4", "--headdim", "16"]
 QUICK = ["--repeats", "1", "--seconds", "0"]
@@ -119,6 +121,18 @@ def test_a_mamba_of_the_users(tmp_path: Path) -> None:
     assert "mine, prefill, batch 1, 8 tokens" in told
     code, told = run("profile", "mamba", "--model", path, "--d-model", 64)
     assert code == 2 and "has its own version and sizes" in told
+
+
+@pytest.mark.parametrize("layout", ["transformers", "mamba_ssm"])
+def test_a_checkpoint_in_either_layout(layout: Any, tmp_path: Path) -> None:
+    save_mamba(
+        tmp_path / "mine", MambaSizes(version=2, d_model=32, layers=1, headdim=16).build(), layout=layout
+    )
+    args = ["--model", tmp_path / "mine", *QUICK, "--lengths", "8", "--mode", "prefill", "--json"]
+    code, told = run("profile", "mamba", *args)
+    assert code == 0, told
+    (model,) = json.loads(told)["settings"]["models"].items()
+    assert model[0] == "mine" and (model[1]["version"], model[1]["d_model"], model[1]["layers"]) == (2, 32, 1)
 
 
 def test_any_model_by_operator_and_by_module(tmp_path: Path) -> None:
