@@ -177,7 +177,6 @@ def _measured(
     name: str, model: MambaLM, mode: str, length: int, config: MambaProfileConfig, device: torch.device
 ) -> Measurement:
     decode = mode == "decode"
-    run = _runner(model, decode, length, config, device)
     watching: Sequence[Seam] = list(seams(model))
 
     @contextmanager
@@ -186,13 +185,15 @@ def _measured(
             yield run
 
     try:
+        run = _runner(model, decode, length, config, device)
         watched = watch(prepare, device, config.budget)
-    except torch.OutOfMemoryError as err:
-        raise UsageError(f"{name}: {length} tokens do not fit into memory", hint="shorter --lengths") from err
     except (NotImplementedError, RuntimeError) as err:
+        reason = str(err).splitlines()[0]
+        if isinstance(err, torch.OutOfMemoryError) or "allocate memory" in reason:
+            told = f"{name}: {config.batch} x {length} tokens do not fit into memory"
+            raise UsageError(told, hint="give shorter --lengths or a smaller --batch") from err
         if config.dtype == "float32":
             raise
-        reason = str(err).splitlines()[0]
         raise UsageError(f"--dtype {config.dtype}: {reason}", hint="try float32 or bfloat16") from err
     costs = mamba_costs(model, config.batch, length, decode=decode)
     parts = tuple(

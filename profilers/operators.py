@@ -59,7 +59,7 @@ def profile_program(
 
     @contextmanager
     def prepare(scope: Scope | None) -> Iterator[Callable[[], object]]:
-        overrides = {} if scope is None else {n.name: _within(scope, n.name) for n in nodes}
+        overrides = {} if scope is None else {n.name: scoped(scope, n.name) for n in nodes}
         yield lambda: run(program, tensors, inputs, overrides=overrides)
 
     try:
@@ -93,7 +93,9 @@ def profile_program(
     ), notes
 
 
-def _within(scope: Scope, name: str) -> Override:
+def scoped(scope: Scope, name: str) -> Override:
+    """Compute a node as ever, but within ``scope(name)``."""
+
     def call(function: Callable[..., Any], node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with scope(name):
             return function(*args, **kwargs)

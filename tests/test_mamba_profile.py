@@ -204,6 +204,7 @@ def test_layers_that_differ_are_counted_as_they_are() -> None:
 
 
 def test_sizes_and_settings_that_make_no_sense() -> None:
+    endless = MambaProfileConfig(lengths=(1 << 20,), batch=1 << 24, budget=ONCE)
     for wrong, error, told in (
         (lambda: MambaSizes(version=2, d_model=40).build(), ArchitectureError, "heads of 64"),
         (lambda: MambaSizes(version=3).build(), ArchitectureError, "Mamba-3"),
@@ -211,6 +212,7 @@ def test_sizes_and_settings_that_make_no_sense() -> None:
         (lambda: MambaProfileConfig(lengths=()), UsageError, "lengths"),
         (lambda: profile_mamba({}, MambaProfileConfig(device="cuda:7")), UsageError, "--device cuda:7"),
         (lambda: profile_mamba({}, MambaProfileConfig(dtype="int8")), UsageError, "--dtype int8"),
+        (lambda: profile_mamba({"net": model(1)}, endless), UsageError, "do not fit into memory"),
     ):
         with pytest.raises(error, match=told) as caught:
             wrong()

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graph.capture import capture
 from graph.errors import UsageError
-from graph.program import INPUT, TENSOR, Program
+from graph.program import INPUT, TENSOR, Program, run
 from models_zoo.resnet_cifar import resnet20
-from profilers.operators import VIEWS, profile_program
+from profilers.operators import VIEWS, profile_program, scoped
 from profilers.profile import Measurement
+from profilers.stages import Stopwatch
 from profilers.watch import REST, Budget
 
 CPU = torch.device("cpu")
@@ -65,6 +66,19 @@ def test_flops_are_those_of_torch(make: Callable[[], tuple[nn.Module, Tensor]]) 
     if make is tokens and counted < found.flops:  # torch does not count the CPU's own attention kernel
         counted += 2 * (2 * 3 * 2 * 6 * 6 * 4)
     assert found.flops == counted > 0
+
+
+@pytest.mark.parametrize("make", [images, tokens])
+def test_watched_nodes_compute_what_the_model_computes(make: Callable[[], tuple[nn.Module, Tensor]]) -> None:
+    torch.manual_seed(0)
+    module, x = make()
+    program = capture(module.eval(), [x])
+    watch = Stopwatch(lambda: None, lambda: 0.0)
+    names = [n.name for n in program.nodes if n.op not in (INPUT, TENSOR)]
+    with torch.no_grad():
+        y = run(program, program.tensors, [x], overrides={n: scoped(watch.scope, n) for n in names})
+        torch.testing.assert_close(y, module(x))
+    assert watch.calls == dict.fromkeys(names, 1)
 
 
 @pytest.mark.parametrize("make", [images, tokens])
