@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -44,11 +45,9 @@ def find_dtype(name: str) -> torch.dtype:
     return found
 
 
-def synchronizer(device: torch.device) -> Callable[[], None]:
-    """A call that waits until the device has done all it was told to."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
+def synchronizer(device: torch.device) -> Callable[[], None] | None:
+    """A call that waits until the device has done all it was told to; None for the CPU, which has."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
 
 
 def told(device: torch.device) -> str:

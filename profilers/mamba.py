@@ -138,7 +138,7 @@ def profile_mamba(
     measurements = []
     with threads(config.threads, config.budget.clock, device):
         on_step("measuring the roofline")
-        roofline = measure_roofline(device, dtype)
+        roofline = measure_roofline(device, dtype, clock=config.budget.clock)
         for name, model in models.items():
             model = model.to(device, dtype).eval()
             for mode in (m for m in MODES if m in config.modes):

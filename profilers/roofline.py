@@ -8,17 +8,17 @@ over arrays that no cache holds; a second triad over small arrays gives the band
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from profilers.device import synchronizer, told
+from profilers.device import CLOCKS, synchronizer, told
 
-_SQUARES = (512, 1024, 2048, 4096, 8192)
+_SQUARES = (256, 512, 1024, 2048, 4096, 8192)
 _ENOUGH_SECONDS = 0.01  # of one product: what it takes to start it no longer counts
 _CACHED_BYTES = 1 << 19  # of each array of the small triad
 _SLICE_BYTES = 1 << 23  # of a large array: what is timed at once
@@ -72,29 +72,36 @@ class Roofline:
 
 
 def measure_roofline(
-    device: torch.device, dtype: torch.dtype = torch.float32, *, repeats: int = 5, most_side: int = 8192
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    *,
+    clock: str = "wall",
+    repeats: int = 5,
+    most_side: int = 8192,
 ) -> Roofline:
     """Measure a device; takes about a second.
 
     Args:
         device: a CPU or a CUDA device.
         dtype: of the matrix product; the triads run in float32.
+        clock: one of ``profilers.device.CLOCKS``.
         repeats: of each kernel; the best one counts.
         most_side: of the square matrices; the product is made larger until it takes 10 ms.
     """
-    sync = synchronizer(device)
+    best = partial(_best, sync=synchronizer(device), clock=CLOCKS[clock])
     flops_per_s, side = 0.0, 0
     with torch.no_grad():
         for n in (s for s in _SQUARES if s <= most_side):
             a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-            seconds = _best(lambda a=a, b=b: torch.mm(a, b), sync, repeats)  # type: ignore[misc]
+            # Plain, and with the right one transposed, as a layer's weights are: some types like but one.
+            seconds = min(best(partial(torch.mm, a, m), repeats=repeats) for m in (b, b.t()))
             if 2 * n**3 / seconds > flops_per_s:
                 flops_per_s, side = 2 * n**3 / seconds, n
             if seconds > _ENOUGH_SECONDS:
                 break
         large = min(max(_last_cache(), _LEAST_BYTES), _MOST_BYTES)
-        bytes_per_s = _triad(large, device, sync, repeats)
-        cached = _triad(_CACHED_BYTES, device, sync, 40 * repeats)
+        bytes_per_s = _triad(large, device, best, repeats)
+        cached = _triad(_CACHED_BYTES, device, best, 40 * repeats)
     return Roofline(
         device=told(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -107,7 +114,7 @@ def measure_roofline(
     )
 
 
-def _triad(size_bytes: int, device: torch.device, sync: Callable[[], None], repeats: int) -> float:
+def _triad(size_bytes: int, device: torch.device, best: Callable[..., float], repeats: int) -> float:
     """Bytes per second of ``a = b + s * c``: two arrays are read, one is written, as STREAM counts.
 
     Large arrays are walked in slices and the quickest slice counts, so that a machine that is busy with other
@@ -116,28 +123,30 @@ def _triad(size_bytes: int, device: torch.device, sync: Callable[[], None], repe
     arrays = [torch.full((size_bytes // 4,), float(k), device=device) for k in range(3)]
     step = min(size_bytes, _SLICE_BYTES) // 4
     slices = [[a[i : i + step] for a in arrays] for i in range(0, size_bytes // 4, step)]
-    best = min(
-        _best(lambda s=s: torch.add(s[1], s[2], alpha=3.0, out=s[0]), sync, 1, warmup=len(slices) == 1)  # type: ignore[misc]
-        for _ in range(repeats)
-        for s in slices
-    )
-    return 3 * step * 4 / best
+    calls = [partial(torch.add, b, c, alpha=3.0, out=a) for a, b, c in slices]
+    seconds = min(best(call, repeats=1, warmup=len(calls) == 1) for _ in range(repeats) for call in calls)
+    return 3 * step * 4 / seconds
 
 
 def _best(
-    call: Callable[[], object], sync: Callable[[], None], repeats: int, *, warmup: bool = True
+    call: Callable[[], object],
+    *,
+    repeats: int,
+    sync: Callable[[], None] | None,
+    clock: Callable[[], float],
+    warmup: bool = True,
 ) -> float:
     """Seconds of the quickest call, after one that does not count."""
-    if warmup:
-        call()
     times = []
-    for _ in range(repeats):
-        sync()
-        start = time.perf_counter()
+    for _ in range(repeats + warmup):
+        if sync is not None:
+            sync()
+        start = clock()
         call()
-        sync()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        if sync is not None:
+            sync()
+        times.append(clock() - start)
+    return min(times[warmup:])
 
 
 def _last_cache() -> int:

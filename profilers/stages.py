@@ -6,7 +6,6 @@ a scope that times it, or counts what it allocates or moves. Nothing is computed
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ class Stopwatch:
     """Seconds of each part; what a part within another takes is not the outer one's.
 
     Args:
-        synchronize: waits until the device has done its work.
+        synchronize: waits until the device has done its work; None where nothing runs by itself.
         clock: gives seconds.
 
     Attributes:
@@ -76,24 +75,39 @@ class Stopwatch:
         calls: by part.
     """
 
-    def __init__(self, synchronize: Callable[[], None], clock: Callable[[], float]) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
-        self._synchronize, self._clock = synchronize, clock
-        self._inner: list[float] = []  # of each part that is running: seconds of the parts within
+    def __init__(self, synchronize: Callable[[], None] | None, clock: Callable[[], float]) -> None:
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
+        self.synchronize, self.clock = synchronize, clock
+        self.inner: list[float] = []  # of each part that is running: seconds of the parts within
 
-    @contextmanager
-    def scope(self, part: str) -> Iterator[None]:
+    def scope(self, part: str) -> _Timed:
         """A part runs."""
-        self._synchronize()
-        self._inner.append(0.0)
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._synchronize()
-            spent = self._clock() - start
-            self.seconds[part] += spent - self._inner.pop()  # type: ignore[assignment]
-            self.calls[part] += 1
-            if self._inner:
-                self._inner[-1] += spent
+        return _Timed(self, part)
+
+
+class _Timed(AbstractContextManager[None]):
+    """One call of a part. A plain class: it runs between operators that take microseconds."""
+
+    __slots__ = ("part", "start", "watch")
+
+    def __init__(self, watch: Stopwatch, part: str) -> None:
+        self.watch, self.part = watch, part
+
+    def __enter__(self) -> None:
+        watch = self.watch
+        watch.inner.append(0.0)
+        if watch.synchronize is not None:
+            watch.synchronize()
+        self.start = watch.clock()
+
+    def __exit__(self, *error: object) -> None:
+        watch, part = self.watch, self.part
+        if watch.synchronize is not None:
+            watch.synchronize()
+        spent = watch.clock() - self.start
+        inner = watch.inner
+        watch.seconds[part] = watch.seconds.get(part, 0.0) + spent - inner.pop()
+        watch.calls[part] = watch.calls.get(part, 0) + 1
+        if inner:
+            inner[-1] += spent

@@ -115,10 +115,12 @@ def watch(prepare: Prepare, device: torch.device, budget: Budget) -> Watched:
 
     def timed(scope: Scope | None) -> float:
         with prepare(scope) as run:
-            sync()
+            if sync is not None:
+                sync()
             start = clock()
             run()
-            sync()
+            if sync is not None:
+                sync()
             return clock() - start
 
     with torch.no_grad():

@@ -73,7 +73,7 @@ def profile_model(
     notes = [*loaded.notes]
     with threads(config.threads, config.budget.clock, device):
         on_step("measuring the roofline")
-        roofline = measure_roofline(device, dtype)
+        roofline = measure_roofline(device, dtype, clock=config.budget.clock)
         for length, given in zip(lengths, inputs, strict=True):
             at = "" if length is None else f" at length {length}"
             on_step("capturing the model" + at)

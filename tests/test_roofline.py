@@ -23,8 +23,8 @@ def test_below_the_ridge_memory_is_the_limit() -> None:
 
 
 def test_a_machine_is_measured() -> None:
-    found = measure_roofline(torch.device("cpu"), repeats=1, most_side=512)
-    assert found.gemm == 512 and found.dtype == "float32" and found.device == told(torch.device("cpu"))
+    found = measure_roofline(torch.device("cpu"), clock="cpu", repeats=1, most_side=512)
+    assert found.gemm in (256, 512) and found.dtype == "float32" and found.device == told(torch.device("cpu"))
     assert found.flops_per_s > 0 and 0 < found.bytes_per_s <= found.cached_bytes_per_s
     assert found.triad_bytes >= 1 << 26 and found.threads == torch.get_num_threads()
     assert set(found.to_json()) == set(Roofline.__dataclass_fields__)
@@ -32,7 +32,7 @@ def test_a_machine_is_measured() -> None:
 
 def test_devices_and_types_by_name() -> None:
     assert find_device("cpu") == torch.device("cpu") and find_dtype("bfloat16") is torch.bfloat16
-    synchronizer(torch.device("cpu"))()
+    assert synchronizer(torch.device("cpu")) is None
     for name in ("tpu", "cpu:x", "cuda:", "cuda:99", "cpu:1"):
         with pytest.raises(UsageError, match="--device") as caught:
             find_device(name)
