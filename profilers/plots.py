@@ -208,7 +208,7 @@ def _label_roof(ax: Axes, roof: Roofline) -> None:
     peak = roof.flops_per_s / 1e9
     told = f"{roof.dtype} {peak:.3g} GFLOP/s"
     place: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "path_effects": halo}
-    ax.annotate(told, (ax.get_xlim()[1], peak), (0, 3), ha="right", **place)
+    ax.annotate(told, (ax.get_xlim()[1], peak), (0, 10), ha="right", **place)
     for name, slope in (("memory", roof.bytes_per_s), ("cache", roof.cached_bytes_per_s)):
         x, y = peak * 1e9 / slope / 1.3, peak / 1.3
         run, rise = np.diff(ax.transData.transform([(x / 2, y / 2), (x, y)]), axis=0)[0]
