@@ -75,7 +75,7 @@ def _parts(m: Measurement, view: str, top: int | None, roofline: Roofline) -> Ta
     rows = [_row(p, shares[p.name], roofline) for p in parts]
     if left := [p for p in m.views[view] if p not in parts]:
         spent, share = sum(p.latency.median_ms for p in left), sum(shares[p.name] for p in left)
-        rows.append((f"{len(left)} more", "", "", "", f"{spent:.3g}", _percent(share), "", ""))
+        rows.append((f"{len(left)} more", "", "", "", _ms(spent), _percent(share), "", ""))
     counts = quantity(m.flops), quantity(m.moved_bytes), _ratio(m.flops, m.moved_bytes)
     whole = ("whole", *counts, _time(m.whole), "", quantity(m.peak_bytes), "")
     header = (view, "FLOPs", "bytes", "FLOP/B", "ms", "share", "peak B", "of roofline")
@@ -109,7 +109,7 @@ def _growth(profile: Profile, subject: str, view: str, top: int | None) -> Table
     for part in last if top is None else largest(last, top):
         cells = (_percent(s[part.name]) if part.name in s else "-" for s in shares)
         rows.append((part.name, *cells, *_exponents(fits.get(part.name))))
-    rows.append(("whole, ms", *(f"{m.whole.median_ms:.3g}" for m in series), *_exponents(fits.get("whole"))))
+    rows.append(("whole, ms", *(_ms(m.whole.median_ms) for m in series), *_exponents(fits.get("whole"))))
     peaks = (quantity(m.peak_bytes) for m in series)
     rows.append(("peak, bytes", *peaks, *_exponents(fits.get("peak_bytes"))))
     rows.append(("tokens/s", *(quantity(m.tokens_per_s) for m in series), "", ""))
@@ -158,9 +158,13 @@ def quantity(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _ms(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def _time(latency: Latency) -> str:
     spread = (latency.p90_ms - latency.p10_ms) / 2 / latency.median_ms if latency.median_ms else 0.0
-    return f"{latency.median_ms:.3g} ±{spread:.0%}"
+    return f"{_ms(latency.median_ms)} ±{spread:.0%}"
 
 
 def _percent(share: float) -> str:
