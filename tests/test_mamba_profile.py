@@ -119,8 +119,8 @@ class Elements(TorchDispatchMode):
         name = func._schema.name.rpartition("::")[2]  # type: ignore[attr-defined]
         if name in ("mul", "add", "exp"):
             self.total += result.numel()
-        if name in ("bmm", "mm", "mv", "dot"):
-            self.total += 2 * result.numel() * args[0].shape[-1]
+        if name == "sum":
+            self.total += args[0].numel()
         return result
 
 
