@@ -54,6 +54,7 @@ app.add_typer(zoo, name="zoo")
 policies = typer.Typer(help="Policies of the search: train one on several networks.", no_args_is_help=True)
 app.add_typer(policies, name="policy")
 
+
 class _ModelByDefault(TyperGroup):
     """``prune profile MODEL`` is ``prune profile model MODEL``."""
 
