@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -25,10 +27,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer.core import TyperGroup
 
 from graph.errors import PruneError, UsageError
 
 if TYPE_CHECKING:
+    from profilers.profile import Profile
     from prune.load import ModelSource
     from prune.selection import Selection
     from prune.trials import Trial
@@ -49,6 +53,25 @@ app.add_typer(zoo, name="zoo")
 
 policies = typer.Typer(help="Policies of the search: train one on several networks.", no_args_is_help=True)
 app.add_typer(policies, name="policy")
+
+
+class _ModelByDefault(TyperGroup):
+    """``prune profile MODEL`` is ``prune profile model MODEL``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+
+profiles = typer.Typer(
+    cls=_ModelByDefault,
+    help="Measure where a model's time, memory and traffic go, against this machine's roofline.\n\n"
+    "prune profile MODEL: any model, by operator and by module. prune profile mamba: Mamba-1 and -2 by "
+    "component, over length.",
+    no_args_is_help=True,
+)
+app.add_typer(profiles, name="profile")
 
 _state = {"debug": False}
 
@@ -117,8 +140,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none. "
-        "Left out: the data that the model names, else none.",
+        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none; for language "
+        "models pystdlib, text:PATH or tokens:FILE. Left out: the data that the model names, else none.",
         show_default=False,
     ),
 ]
@@ -213,11 +236,12 @@ class _Screen:
 
     def epoch(self, result: EpochResult) -> None:
         """An epoch of training ended."""
-        self.last_epoch = f"loss {result.loss:.3f}, search {result.accuracy:.2%}"
+        found = result.found.told()
+        self.last_epoch = f"loss {result.loss:.3f}, search {found}"
         if result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
             console.print(
                 f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
-                f"search accuracy {result.accuracy:.2%}, {result.seconds:.1f} s"
+                f"search {found}, {result.seconds:.1f} s"
             )
 
     def step(self, done: int, total: int) -> None:
@@ -550,7 +574,7 @@ def evaluate(
     input_spec: SpecOption = None,
     trust_code: TrustOption = False,
 ) -> None:
-    """Measure the accuracy of a model, of a pruned run, or of an ONNX file."""
+    """Measure the accuracy of a model, of a pruned run, or of an ONNX file; of text, bits and perplexity."""
     with _errors():
         from prune.inspection import measure
 
@@ -560,8 +584,7 @@ def evaluate(
             )
             found, name = measure(source, data, split)
         console.print(
-            f"accuracy {found.accuracy:.2%}, loss {found.loss:.4f} "
-            f"on {found.records} {split} images of {escape(name)}"
+            f"{found.told()}, loss {found.loss:.4f} on {found.records} {split} {found.unit} of {escape(name)}"
         )
 
 
@@ -572,6 +595,12 @@ def export(
         Path, typer.Option("--output", "-o", help="model.onnx or model.pt2.", show_default=False)
     ],
     opset: Annotated[int | None, typer.Option(help="ONNX opset; the exporter's own when left out.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            help="Of a Mamba: graph (tokens of one length), any-length, or step (one token and the states)."
+        ),
+    ] = "graph",
     arch: ArchOption = None,
     arch_args: ArchArgsOption = None,
     weights: WeightsOption = None,
@@ -590,20 +619,214 @@ def export(
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            line = export_model(source, output, opset=opset, force=force)
+            line = export_model(source, output, opset=opset, force=force, form=form)
         console.print(escape(line))
+
+
+ProfileOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder for profile.json, profile.csv and the plots."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LengthsOption = Annotated[
+    str | None,
+    typer.Option(help="Lengths of the sequence: 64,256,1024, or 64..2048 (doubling).", show_default=False),
+]
+BatchOption = Annotated[int, typer.Option(min=1, help="Records at once.")]
+RunDtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Of the CPU.", show_default="torch's own number")
+]
+ClockOption = Annotated[
+    str, typer.Option(help="wall, or cpu: processor time of one thread, for a machine that is busy.")
+]
+RepeatsOption = Annotated[int, typer.Option(min=1, help="Runs of each measurement at the least.")]
+SecondsOption = Annotated[float, typer.Option(min=0.0, help="Seconds of each measurement at the least.")]
+
+
+@profiles.command("model")
+def profile_any(
+    model: ModelArgument,
+    by: Annotated[str, typer.Option(help="Parts to tell apart: op, module or node.")] = "op",
+    top: Annotated[int, typer.Option(min=1, help="Rows to show: those that take longest.")] = 20,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Names of a module's path to tell apart.", show_default="all")
+    ] = None,
+    lengths: LengthsOption = None,
+    batch: BatchOption = 1,
+    dtype: RunDtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    clock: ClockOption = "wall",
+    repeats: RepeatsOption = 5,
+    seconds: SecondsOption = 2.0,
+    output: ProfileOutput = None,
+    as_json: JsonOption = False,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
+    input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
+    force: ForceOption = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Measure any model, operator by operator."""
+    with _errors():
+        from profilers.tables import check_view, parse_lengths
+        from profilers.watch import Budget
+        from prune.profiling import ModelProfileConfig, profile_model
+
+        check_view(by)
+        source = _source(
+            model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
+        )
+        config = ModelProfileConfig(
+            source=source,
+            lengths=parse_lengths(lengths) if lengths is not None else (),
+            batch=batch,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            depth=depth,
+            budget=Budget(repeats=repeats, seconds=seconds, clock=clock),
+        )
+        with _measuring(output, force, quiet=as_json) as tell:
+            found = profile_model(config, _words(), tell)
+        _show_profile(found, by, top, output, force, as_json=as_json)
+
+
+@profiles.command("mamba")
+def profile_mamba(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="A Mamba of yours: DIR of a checkpoint, or a file of `prune zoo train`; else the "
+            "weights are random.",
+        ),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Of the block.", show_default="both")
+    ] = None,
+    d_model: Annotated[
+        int | None, typer.Option(min=1, help="Width of the model.", show_default="256")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Blocks.", show_default="2")] = None,
+    d_state: Annotated[
+        int | None, typer.Option(min=1, help="States.", show_default="16 for Mamba-1, 128 for Mamba-2")
+    ] = None,
+    headdim: Annotated[
+        int | None, typer.Option(min=1, help="Channels of a head of Mamba-2.", show_default="64")
+    ] = None,
+    lengths: LengthsOption = None,
+    full: Annotated[bool, typer.Option("--full", help="Lengths from 64 to 16384, not 2048.")] = False,
+    mode: Annotated[str, typer.Option(help="prefill, decode or both.")] = "both",
+    batch: BatchOption = 1,
+    dtype: RunDtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    clock: ClockOption = "wall",
+    repeats: RepeatsOption = 5,
+    seconds: SecondsOption = 1.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and tokens.")] = 0,
+    output: ProfileOutput = None,
+    as_json: JsonOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Measure Mamba-1 and Mamba-2 component by component over length."""
+    with _errors():
+        from profilers.mamba import FULL_LENGTHS, LENGTHS, MODES, VIEW, MambaProfileConfig, MambaSizes
+        from profilers.mamba import profile_mamba as run
+        from profilers.tables import parse_lengths
+        from profilers.watch import Budget
+        from prune.profiling import open_mamba
+
+        given = {"d_model": d_model, "layers": layers, "d_state": d_state, "headdim": headdim}
+        sizes = {name: value for name, value in given.items() if value is not None}
+        if model is not None and (sizes or version):
+            raise UsageError(
+                f"--model {model} has its own version and sizes",
+                hint="leave out --version, --d-model, --layers, --d-state and --headdim",
+            )
+        if lengths is not None and full:
+            raise UsageError("--full names the lengths already", hint="leave out --lengths or --full")
+        config = MambaProfileConfig(
+            lengths=parse_lengths(lengths) if lengths is not None else FULL_LENGTHS if full else LENGTHS,
+            modes=MODES if mode == "both" else (mode,),
+            batch=batch,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            budget=Budget(repeats=repeats, seconds=seconds, clock=clock),
+            seed=seed,
+        )
+        with _measuring(output, force, quiet=as_json) as tell:
+            if model is not None:
+                models = {Path(model).resolve().stem: open_mamba(model)}
+            else:
+                versions = (1, 2) if version is None else (version,)
+                models = {f"Mamba-{v}": MambaSizes(version=v, **sizes).build(seed) for v in versions}
+            found = run(models, config, shlex.join(_words()), tell)
+        _show_profile(found, VIEW, None, output, force, as_json=as_json)
+
+
+@contextmanager
+def _measuring(output: Path | None, force: bool, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Refuse a folder that cannot be written before anything is measured; tell what happens."""
+    if output is not None:
+        from prune.files import OutputFolder
+
+        OutputFolder(output, force)
+    if quiet:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield lambda text: status.update(escape(text))
+
+
+def _words() -> list[str]:
+    return ["prune", *sys.argv[1:]]
+
+
+def _show_profile(
+    found: Profile, view: str, top: int | None, output: Path | None, force: bool, *, as_json: bool
+) -> None:
+    from profilers.tables import lines, tables
+
+    if output is not None:
+        from prune.profiling import write_profile
+
+        names = write_profile(found, view, output, force=force)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    for title, header, rows in tables(found, view, top):
+        table = Table(*header, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify, column.no_wrap = "right", True
+        table.columns[0].overflow = "fold"
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+    for line in lines(found, view):
+        console.print(escape(line), soft_wrap=True)
+    if output is not None:
+        console.print(f"written to [bold]{escape(str(output))}[/bold]: " + ", ".join(names))
 
 
 @zoo.command("list")
 def zoo_list() -> None:
     """List the networks with their published costs."""
     with _errors():
-        from models_zoo.registry import ZOO
+        from models_zoo.registry import everything
         from prune.report import count
 
         table = Table("name", "input", "MACs", "parameters", "what it is")
-        for entry in ZOO.values():
-            shape = "x".join(map(str, entry.input_shape))
+        for entry in everything().values():
+            shape = "x".join(map(str, entry.input_shape)) + " tokens" * entry.is_language_model
             table.add_row(entry.name, shape, count(entry.macs), count(entry.params), entry.summary)
         console.print(table)
 
@@ -611,13 +834,18 @@ def zoo_list() -> None:
 @zoo.command("train")
 def zoo_train(
     name: Annotated[str, typer.Argument(help="A network of `prune zoo list`.", show_default=False)],
-    data: Annotated[str, typer.Option(help="Data set, as for compress.")] = "digits",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set, as for compress.", show_default="digits; pystdlib for language models"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="NAME.pt")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images per step.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images, or windows of text, per step.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     force: ForceOption = False,
 ) -> None:
@@ -625,17 +853,22 @@ def zoo_train(
     with _errors():
         from dataclasses import replace
 
+        from models_zoo.registry import find
         from prune.data import load_data
         from prune.train import train
-        from prune.tune import SCRATCH
+        from prune.tune import SCRATCH, SCRATCH_TEXT
 
+        reads = find(name).is_language_model
+        spec = data or ("pystdlib" if reads else "digits")
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
-        config = replace(SCRATCH, **{k: v for k, v in given.items() if v is not None})
+        config = replace(
+            SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
+        )
         path = output or Path(f"{name}.pt")
         screen = _Screen(epochs=config.epochs)
         with screen.running():
-            screen.stage(f"loading {data}")
-            loaded = load_data(data)
+            screen.stage(f"loading {spec}")
+            loaded = load_data(spec)
             for note in loaded.notes:
                 screen.note(note)
             screen.stage(f"training {name}")
@@ -643,7 +876,7 @@ def zoo_train(
                 name, loaded, config, path, force=force, on_epoch=screen.epoch, on_step=screen.step
             )
         console.print(
-            f"{name}: accuracy {result.accuracy:.2%} on {result.records} test images of {escape(data)}; "
+            f"{name}: {result.told()} on {result.records} test {result.unit} of {escape(spec)}; "
             f"written to [bold]{escape(str(path))}[/bold]"
         )
 

@@ -13,29 +13,34 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+# Not benchmarks/ itself, where graph.py would hide the package of its name.
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
 
-from graph.axes import infer
-from graph.capture import capture
-from graph.cost import costs
-from graph.program import ProgramModule
-from models_zoo import registry
-from profilers.latency import compare, environment, onnx_call
-from prune.budget import Budget
-from prune.export import export_onnx
-from prune.importance import magnitude
-from prune.plan import make_plan
-from prune.surgery import prune_program
-from prune.verify import verify
-from prune.widths import WidthSpace
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from torch import nn  # noqa: E402
+
+from graph.axes import infer  # noqa: E402
+from graph.capture import capture  # noqa: E402
+from graph.cost import costs  # noqa: E402
+from graph.program import ProgramModule  # noqa: E402
+from models_zoo import registry  # noqa: E402
+from profilers.latency import compare, environment, onnx_call  # noqa: E402
+from prune.budget import Budget  # noqa: E402
+from prune.export import export_onnx  # noqa: E402
+from prune.importance import magnitude  # noqa: E402
+from prune.plan import make_plan  # noqa: E402
+from prune.surgery import prune_program  # noqa: E402
+from prune.verify import verify  # noqa: E402
+from prune.widths import WidthSpace  # noqa: E402
 
 
 def randomised(name: str) -> nn.Module:

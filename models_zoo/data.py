@@ -1,4 +1,4 @@
-"""Data sets as the rest of the project sees them: three splits that yield batches of normalised images."""
+"""Data sets as the rest of the project sees them: three splits that yield batches of images, or of text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from torch.nn import functional as F
 
 from graph.errors import DataError
 
-EMBEDDED = ("digits", "glyphs")  # each a module of this package with ``load(seed=...) -> DataSet``
+# Each a module of this package with ``load(seed=...) -> DataSet``; those of text also take ``length=``.
+EMBEDDED = ("digits", "glyphs", "pystdlib")
 
 
 class Split(Protocol):
     """One part of a data set."""
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Count the records: images, or windows of text."""
         ...
 
     def batches(
@@ -33,23 +34,28 @@ class Split(Protocol):
         seed: int = 0,
         limit: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield ``(x, y)``: normalised float32 (B, C, H, W) and int64 (B,); the last batch may be smaller.
+        """Yield ``(x, y)``; the last batch may be smaller.
+
+        Images are normalised float32 (B, C, H, W) and int64 (B,), text is int64 (B, L) twice: tokens, and
+        the tokens after them.
 
         Args:
-            batch_size: images per batch.
+            batch_size: records per batch.
             shuffle: draw a new order from `seed`; otherwise the stored order.
-            augment: crop and flip as the data set allows, drawn from `seed`.
+            augment: crop and flip, or shift, as the data set allows, drawn from `seed`.
             seed: fixes order and augmentation; pass another one for each epoch.
-            limit: stop after this many images.
+            limit: stop after this many records.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """Images in three splits that share no image; `test` is for final figures alone.
+    """Records in three splits that share none; `test` is for final figures alone.
 
-    `input_shape` is (C, H, W); `notes` are lines a report should show, such as batches that are not whole.
+    `input_shape` is (C, H, W), or (L,) of text, whose `classes` are its vocabulary; `unit` is what a label
+    is given for: ``images``, ``bytes`` or ``tokens``; `notes` are lines a report should show, such as batches
+    that are not whole.
     """
 
     name: str
@@ -57,8 +63,14 @@ class DataSet:
     search: Split
     test: Split
     classes: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    unit: str = "images"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is for language models."""
+        return self.unit != "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +267,13 @@ def carve_search(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return train, search
 
 
-def load_embedded(name: str, *, seed: int = 0) -> DataSet:
+def load_embedded(name: str, *, seed: int = 0, **options: int) -> DataSet:
     """Load one of the `EMBEDDED` data sets, which need no files of the user's.
 
     Args:
         name: one of `EMBEDDED`.
         seed: chooses the split (`digits`) or the images (`glyphs`): keep one for all runs to be compared.
+        **options: further arguments of the data set's own.
 
     Raises:
         DataError: the library that carries the raw material is not installed.
@@ -271,7 +284,7 @@ def load_embedded(name: str, *, seed: int = 0) -> DataSet:
         raise DataError(
             f"data set {name!r} needs {err.name}, which is not installed", hint=f"pip install {err.name}"
         ) from err
-    return cast(DataSet, module.load(seed=seed))
+    return cast(DataSet, module.load(seed=seed, **options))
 
 
 def _order(n: int, shuffle: bool, limit: int | None, rng: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from graph.errors import ArchitectureError
-from models_zoo import mobilenet, resnet, resnet_cifar, shufflenet, vgg
+from models_zoo import mamba_zoo, mobilenet, resnet, resnet_cifar, shufflenet, vgg
 
 _CIFAR = (3, 32, 32)
 _IMAGENET = (3, 224, 224)
@@ -31,8 +31,9 @@ class Entry:
     Attributes:
         name: canonical name.
         build: the builder; every argument has a default, whose type is the argument's type.
-        input_shape: (C, H, W) of the images it was designed for, with default arguments.
-        macs: multiply-adds for one such image, as published (rounded as the source rounds).
+        input_shape: (C, H, W) of the images, or (L,) of the tokens, it was designed for, with default
+            arguments.
+        macs: multiply-adds for one such input, as published (rounded as the source rounds).
         params: parameters, as published, with default arguments.
         source: the paper.
         summary: one line for people.
@@ -40,11 +41,16 @@ class Entry:
 
     name: str
     build: Callable[..., nn.Module]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     macs: int
     params: int
     source: str
     summary: str
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it takes tokens, and returns logits for each."""
+        return len(self.input_shape) == 1
 
 
 def _key(name: str) -> str:
@@ -93,11 +99,23 @@ ZOO: dict[str, Entry] = _by_name((
     Entry("resnet50", resnet.resnet50, _IMAGENET, 4_100_000_000, 25_600_000, _HE,
           "ResNet-50 v1.5 for ImageNet, bottlenecks"),
 ))
+# Our own sizes; the multiply-adds are those of projections, convolutions and head, not of the state space.
+LANGUAGE_MODELS: dict[str, Entry] = _by_name((
+    Entry("mamba1_tiny", mamba_zoo.mamba1_tiny, (256,), 65_536_000, 266_112,
+          "Gu and Dao 2023, arXiv:2312.00752", "Mamba-1 for bytes, 2 layers of width 128, 16 states"),
+    Entry("mamba2_tiny", mamba_zoo.mamba2_tiny, (256,), 68_419_584, 268_976,
+          "Dao and Gu 2024, arXiv:2405.21060", "Mamba-2 for bytes, 2 layers of width 128, 64 states"),
+))
 # fmt: on
 
 
+def everything() -> dict[str, Entry]:
+    """The networks for images and the language models, by name."""
+    return {**ZOO, **LANGUAGE_MODELS}
+
+
 def names() -> list[str]:
-    """All canonical names, in the zoo's order."""
+    """All canonical names of networks for images, in the zoo's order."""
     return list(ZOO)
 
 
@@ -107,13 +125,14 @@ def find(name: str) -> Entry:
     Raises:
         ArchitectureError: no such network; the hint names the nearest names and all known ones.
     """
-    by_key = {_key(known): known for known in ZOO}
+    zoo = everything()
+    by_key = {_key(known): known for known in zoo}
     key = _key(name)
     if key in by_key:
-        return ZOO[by_key[key]]
+        return zoo[by_key[key]]
     near = [by_key[match] for match in difflib.get_close_matches(key, by_key)]
     question = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ArchitectureError(f"unknown architecture {name!r}", hint=f"{question}known: {', '.join(ZOO)}")
+    raise ArchitectureError(f"unknown architecture {name!r}", hint=f"{question}known: {', '.join(zoo)}")
 
 
 def arguments(name: str) -> tuple[str, ...]:

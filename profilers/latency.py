@@ -12,7 +12,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -73,7 +73,7 @@ def compare(
             call()
     total = 0.0
     rounds = 0
-    with _no_garbage_collection():
+    with no_garbage_collection():
         while rounds < repeats or total < min_seconds * len(calls):
             for name, call in calls.items():
                 start = time.perf_counter()
@@ -81,7 +81,7 @@ def compare(
                 times[name].append(time.perf_counter() - start)
                 total += times[name][-1]
             rounds += 1
-    return {name: _summary(seconds) for name, seconds in times.items()}
+    return {name: summary(seconds) for name, seconds in times.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": version("onnxruntime"),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(),
@@ -199,7 +199,7 @@ def channel_block() -> int:
         return 8
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     """The processor's name as Linux tells it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -209,13 +209,14 @@ def _cpu_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def _summary(seconds: list[float]) -> Latency:
+def summary(seconds: Sequence[float]) -> Latency:
+    """Median and percentiles of measured seconds."""
     p10, median, p90 = np.percentile(np.array(seconds) * 1e3, [10, 50, 90])
     return Latency(float(median), float(p10), float(p90), len(seconds))
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Collect now rather than in the middle of a measurement."""
     gc.collect()
     was_on = gc.isenabled()

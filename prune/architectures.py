@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from graph.errors import ArchitectureError
 from models_zoo import registry
+from models_zoo.mamba_lm import MambaLM
+from models_zoo.text import LENGTH
 from prune.checkpoint import first_line, search_working_directory
 from prune.configured import inputs_from_config, is_configured
-from prune.inputs import ModelInputs, one_input
+from prune.inputs import BATCH, ModelInput, ModelInputs, one_input
 from prune.libraries import create, is_library, record_shape
 from prune.metadata import Metadata
 
@@ -36,7 +38,7 @@ def architecture(path: Path, arch: str | None, meta: Metadata) -> str:
             f"{path} holds weights but not the architecture they belong to",
             hint=f"give --arch NAME or --arch package.module:factory; names: {', '.join(registry.names())}",
         )
-    if meta.arch not in registry.ZOO and not is_library(meta.arch):
+    if meta.arch not in registry.everything() and not is_library(meta.arch):
         raise ArchitectureError(
             f"{path} names the architecture {meta.arch!r}, which the zoo does not have; it is not imported "
             "because a file says so",
@@ -95,12 +97,20 @@ def call_factory(arch: str, args: Mapping[str, Any]) -> nn.Module:
 
 def default_inputs(arch: str, args: Mapping[str, Any], module: nn.Module) -> ModelInputs | None:
     """What the architecture is made for, as far as it tells."""
+    if isinstance(module, MambaLM):
+        return tokens_input(module)
     if arch in registry.ZOO:
         channels, height, width = registry.ZOO[arch].input_shape
         return one_input((cast(int, args.get("in_channels", channels)), height, width))
     if is_library(arch):
         return one_input(record_shape(arch, module))
     return inputs_from_config(module) if is_configured(module) else None
+
+
+def tokens_input(module: MambaLM, length: int = LENGTH) -> ModelInputs:
+    """The input of a language model of our own: a window of tokens."""
+    high = module.sizes.vocab_size
+    return ModelInputs((ModelInput("input_ids", (BATCH, length), "int64", 0, high),))
 
 
 def _inferred(arch: str, args: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -112,7 +122,11 @@ def _inferred(arch: str, args: Mapping[str, Any], state: Mapping[str, Tensor]) -
     result = dict(args)
     linears = [k for k, m in prototype.named_modules() if isinstance(m, nn.Linear)]
     convs = [k for k, m in prototype.named_modules() if isinstance(m, nn.Conv2d)]
-    for argument, layers, dim in (("num_classes", linears[-1:], 0), ("in_channels", convs[:1], 1)):
+    for argument, layers, dim in (
+        ("num_classes", linears[-1:], 0),
+        ("vocab_size", linears[-1:], 0),
+        ("in_channels", convs[:1], 1),
+    ):
         weight = state.get(f"{layers[0]}.weight") if layers else None
         if argument in accepted and argument not in args and weight is not None and weight.dim() > dim:
             result[argument] = weight.shape[dim]

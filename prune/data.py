@@ -18,10 +18,15 @@ from torch import Tensor
 
 from graph.errors import DataError
 from models_zoo.data import EMBEDDED, DataSet, MapDataset, MapSplit, carve_search, checked_item, load_embedded
+from models_zoo.text import LENGTH
 from prune import cifar10, imagefolder
+from prune.text import TextOptions, load_text, load_tokens
 
+_TEXTS = ("pystdlib", "text", "tokens")
 _KNOWN = (
     *EMBEDDED,
+    "text:PATH",
+    "tokens:FILE.npy",
     "cifar10:PATH",
     "imagefolder:PATH",
     "imagefolder:PATH?size=PIXELS",
@@ -30,22 +35,30 @@ _KNOWN = (
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
-def load_data(spec: str, *, seed: int = 0) -> DataSet:
+def load_data(
+    spec: str, *, seed: int = 0, length: int | None = None, tokenizer: Path | None = None
+) -> DataSet:
     """Load the data set that `spec` names.
 
     Args:
-        spec: `digits`, `glyphs`, `cifar10:PATH`, `imagefolder:PATH`, `imagefolder:PATH?size=PIXELS`, or
-            `package.module:factory`. A factory is code that the user names, found on the import path or in
-            the working directory. It is called without arguments, or with `seed=` if it takes one, and
-            returns a `DataSet` or a tuple of map-style data sets, (train, test) or (train, search, test),
-            of normalised (C, H, W) images and class numbers.
+        spec: `digits`, `glyphs`, `pystdlib`, `text:PATH` (a file or a folder of them), `tokens:FILE` (.npy or
+            .bin), `cifar10:PATH`, `imagefolder:PATH`, `imagefolder:PATH?size=PIXELS`, or
+            `package.module:factory`. Texts take `?length=TOKENS`, the length of a window. A factory is code
+            that the user names, found on the import path or in the working directory. It is called without
+            arguments, or with `seed=` if it takes one, and returns a `DataSet` or a tuple of map-style data
+            sets, (train, test) or (train, search, test), of normalised (C, H, W) images and class numbers.
         seed: chooses the splits (for `glyphs` the images), so that runs with one seed can be compared; it is
-            not the seed of a run. Test images of `cifar10` and of folders with `test` or `val` are fixed.
+            not the seed of a run. Test images of `cifar10` and of folders with `test` or `val` are fixed,
+            and so are all splits of texts.
+        length: of a text's windows where `spec` says nothing; 256 when left out.
+        tokenizer: for `text:PATH`, a `tokenizer.json`; the text is taken as bytes without one.
 
     Raises:
         DataError: the name is unknown, or what it names is missing, incomplete or malformed.
     """
     name, colon, rest = spec.partition(":")
+    if name.partition("?")[0] in _TEXTS:
+        return _text(spec, length, tokenizer)
     if name in EMBEDDED:
         if colon:
             raise DataError(f"data set {name!r} takes no path, got {spec!r}", hint=f"--data {name}")
@@ -66,6 +79,32 @@ def load_data(spec: str, *, seed: int = 0) -> DataSet:
     if _FACTORY.fullmatch(spec):
         return _from_factory(spec, seed)
     raise DataError(f"unknown data set {spec!r}", hint=f"known: {', '.join(_KNOWN)}")
+
+
+def _text(spec: str, length: int | None, tokenizer: Path | None) -> DataSet:
+    """One of the texts, with a window as the specification says it."""
+    plain, _, query = spec.partition("?")
+    name, _, rest = plain.partition(":")
+    if query:
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        value = options.pop("length", "")
+        if options or not (value.isascii() and value.isdigit()) or not 2 <= int(value) <= 1 << 20:
+            raise DataError(f"?{query} is not a length of windows", hint="?length=TOKENS, from 2 on")
+        length = int(value)
+    window = length or LENGTH
+    if name in EMBEDDED:
+        if plain != name:
+            raise DataError(f"data set {name!r} takes no path, got {spec!r}", hint=f"--data {name}")
+        return load_embedded(name, length=window)
+    if not rest:
+        raise DataError(f"data set {spec!r} lacks its path", hint=f"--data {name}:PATH")
+    path = Path(os.path.expanduser(rest))
+    try:
+        if name == "tokens":
+            return load_tokens(path, TextOptions(window))
+        return load_text(path, TextOptions(window, tokenizer))
+    except OSError as err:
+        raise DataError(f"{err.filename or path} cannot be read: {err.strerror}", hint="check it") from err
 
 
 def _side(query: str) -> int | None:

@@ -64,6 +64,7 @@ def export_onnx(
     *,
     opset: int | None = None,
     dynamic_batch: bool = True,
+    dynamic_length: bool = False,
 ) -> OnnxCheck:
     """Write an ONNX file that computes what ``module`` computes in eval mode, and check that it does.
 
@@ -78,6 +79,7 @@ def export_onnx(
         path: the file to write; an older one is replaced.
         opset: version of the standard operators; the exporter's choice when left out.
         dynamic_batch: leave N free. A program that was captured with a fixed batch keeps it.
+        dynamic_length: leave the second dimension of each input free as well, as of sequences (N, L).
 
     Raises:
         ExportError: the exporter fails, writes another opset, or writes a file that is invalid or does not
@@ -85,7 +87,7 @@ def export_onnx(
         OutputError: the file cannot be written.
     """
     frozen, inputs, free = _prepare(module, example, dynamic_batch)
-    traced = _trace(frozen, inputs, free)
+    traced = _trace(frozen, inputs, free, dynamic_length)
     _copy_before_views(traced)
     outputs = len(traced.graph_signature.user_outputs)
     try:
@@ -96,7 +98,7 @@ def export_onnx(
                 input_names=_input_names(frozen, len(inputs)),
                 output_names=["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)],
                 opset_version=opset,
-                dynamic_shapes=_sizes(frozen, len(inputs), free),
+                dynamic_shapes=_sizes(frozen, len(inputs), free, dynamic_length),
                 verbose=False,
             )
     except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
@@ -113,7 +115,11 @@ def export_onnx(
     def write(temporary: Path) -> None:
         with _quiet():
             program.save(temporary, external_data=weights > _ONE_FILE_BYTES)
-        checks.append(check_onnx(temporary, frozen, inputs, opset=opset, dynamic_batch=free))
+        checks.append(
+            check_onnx(
+                temporary, frozen, inputs, opset=opset, dynamic_batch=free, dynamic_length=dynamic_length
+            )
+        )
 
     write_file(path, write)
     return checks[0]
@@ -126,6 +132,7 @@ def check_onnx(
     *,
     opset: int | None = None,
     dynamic_batch: bool = True,
+    dynamic_length: bool = False,
 ) -> OnnxCheck:
     """Check an ONNX file of our own against the model it came from, in onnxruntime.
 
@@ -135,6 +142,7 @@ def check_onnx(
         example: as in ``export_onnx``.
         opset: the version it must have; any when left out.
         dynamic_batch: compare with batches of 1, 2 and 5 records, else only with the example's.
+        dynamic_length: compare with several lengths as well.
 
     Raises:
         ExportError: another opset, an invalid file, a batch that is not free, or outputs that differ by
@@ -154,7 +162,10 @@ def check_onnx(
             raise ExportError(
                 f"the exported file is fixed to batches of {model.batch}", hint="ask for a fixed batch size"
             )
-        error, count = _compare(frozen, model.run, inputs, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
+        error, count = 0.0, 0
+        for given in _lengths(inputs) if dynamic_length else [inputs]:
+            found = _compare(frozen, model.run, given, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
+            error, count = max(error, found[0]), count + found[1]
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise ExportError(f"the exported file is not valid ONNX: {_first_line(err)}") from err
     except ModelFileError as err:
@@ -366,7 +377,7 @@ def _prepare(
     """A copy for the CPU in eval mode, examples that fit it, and whether the batch is free."""
     free = dynamic_batch and not (isinstance(module, ProgramModule) and not module.program.dynamic_batch)
     given = (example,) if isinstance(example, Tensor) else tuple(example)
-    inputs = tuple(x.detach().cpu() for x in given)
+    inputs = tuple(x.detach().cpu().contiguous() for x in given)
     if free and len(inputs[0]) == 1:
         inputs = tuple(torch.cat([x, x]) for x in inputs)  # torch.export takes a batch of 1 for a constant
     return copy.deepcopy(module).cpu().eval(), inputs, free
@@ -378,15 +389,27 @@ def _input_names(module: nn.Module, count: int) -> list[str]:
         return ["input"]
     if isinstance(module, ProgramModule):
         return [s.name for s in module.program.inputs]
-    names = list(inspect.signature(module.forward).parameters)
+    given = getattr(module, "input_names", None)  # of a module whose forward takes *inputs
+    names = list(given or inspect.signature(module.forward).parameters)
     return names[:count] if len(names) >= count else [f"input_{i}" for i in range(count)]
 
 
-def _trace(module: nn.Module, inputs: tuple[Tensor, ...], free: bool) -> ExportedProgram:
+def _lengths(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Examples (N, L, ...) cut to 1 step, whole, and repeated to more than twice the length."""
+    length = inputs[0].shape[1]
+    for times, steps in ((1, 1), (1, length), (3, 2 * length + 1)):
+        yield tuple(torch.cat([x] * times, 1)[:, :steps] for x in inputs)
+
+
+def _trace(
+    module: nn.Module, inputs: tuple[Tensor, ...], free: bool, free_length: bool = False
+) -> ExportedProgram:
+    if free_length:  # loops are traced by torch's compiler, which would take up sizes of an earlier trace
+        torch.compiler.reset()
     try:
         with _quiet(), torch.no_grad():
             traced = torch.export.export(
-                module, inputs, dynamic_shapes=_sizes(module, len(inputs), free), strict=False
+                module, inputs, dynamic_shapes=_sizes(module, len(inputs), free, free_length), strict=False
             )
     except Exception as err:  # noqa: BLE001 - the tracer raises whatever the user's code raises
         raise ExportError(
@@ -421,10 +444,10 @@ def _copy_before_views(traced: ExportedProgram) -> None:
     traced.graph_module.recompile()
 
 
-def _sizes(module: nn.Module, count: int, free: bool) -> tuple[Any, ...]:
+def _sizes(module: nn.Module, count: int, free: bool, free_length: bool = False) -> tuple[Any, ...]:
     """The sizes that are free, in the form of the module's arguments."""
-    batch = Dim("batch")
-    sizes = tuple({0: batch} if free else None for _ in range(count))
+    named = ({0: Dim("batch")} if free else {}) | ({1: Dim("length")} if free_length else {})
+    sizes = tuple(named or None for _ in range(count))
     kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
     # All that *inputs takes counts as one argument, which is a tuple.
     rest = inspect.Parameter.VAR_POSITIONAL

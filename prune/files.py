@@ -67,18 +67,21 @@ def write_json(path: Path, data: Any) -> None:
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
+def read_json(path: Path, what: str, *, constants: bool = False) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
         path: the file.
         what: what it should be, for the message: ``plan``, ``report``.
+        constants: accept ``Infinity`` and ``NaN``, which are no JSON, but which Python writes.
 
     Raises:
         ModelFileError: it is missing, unreadable, not JSON, or JSON but no object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        data = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=float if constants else _no_constant
+        )
     except OSError as err:
         raise ModelFileError(
             f"the {what} {path} cannot be read: {err.strerror}", hint="check the path"

@@ -38,6 +38,23 @@ def load_checkpoint(folder: Path, arch: str | None) -> tuple[nn.Module, tuple[Pa
         UntrustedCodeError: the checkpoint needs code of its own, or its weights are pickled.
         ArchitectureError: the library is missing, does not have the class, or the weights do not fit it.
     """
+    settings = read_settings(folder)
+    check_settings(folder, settings)
+    files = weight_files(folder)
+    name = _class_name(folder, settings, arch)
+    model_class = _model_class(name)
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= read_weights(file)
+    return _filled(folder, model_class, settings, state), files
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ModelFileError: the folder or the file is missing or broken.
+    """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
         raise ModelFileError(
@@ -48,19 +65,16 @@ def load_checkpoint(folder: Path, arch: str | None) -> tuple[nn.Module, tuple[Pa
         raise ModelFileError(
             f"hf:{folder} holds no {CONFIG}", hint="give the folder that model.save_pretrained wrote"
         )
-    settings = read_json(folder / CONFIG, "configuration")
-    _check_settings(folder, settings)
-    files = _weight_files(folder)
-    name = _class_name(folder, settings, arch)
-    model_class = _model_class(name)
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= _read_weights(file)
-    return _filled(folder, model_class, settings, state), files
+    return read_json(folder / CONFIG, "configuration", constants=True)
 
 
-def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse what would need code from the folder, or weights of another kind."""
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse what would need code from the folder, or weights of another kind.
+
+    Raises:
+        UntrustedCodeError: it asks for code of its own.
+        ModelFileError: the weights are quantized.
+    """
     for part in (settings, *(v for v in settings.values() if isinstance(v, Mapping))):
         if "auto_map" in part or part.get("trust_remote_code"):
             raise UntrustedCodeError(
@@ -75,7 +89,13 @@ def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a checkpoint, in order.
+
+    Raises:
+        UntrustedCodeError: there are only pickled weights.
+        ModelFileError: there are none, or a shard is missing.
+    """
     if (folder / _INDEX).is_file() and not (folder / _WEIGHTS).is_file():
         return _shards(folder)
     if (folder / _WEIGHTS).is_file():
@@ -113,7 +133,12 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file, real ones as float32.
+
+    Raises:
+        ModelFileError: it is broken.
+    """
     size = check_readable(path)
     content, _ = read_safetensors(path)
     return checked_weights(path, size, content)

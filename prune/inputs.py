@@ -175,7 +175,7 @@ def settled(request: InputRequest, known: ModelInputs | None, module: nn.Module,
 def _shaped(
     shape: tuple[int, ...], dtype: str | None, known: ModelInputs | None, module: nn.Module, path: str
 ) -> ModelInputs:
-    if known is not None and (known.fixed or known.named):
+    if known is not None and (known.fixed or known.named or known.items[0].dtype != "float32"):
         first = known.items[0]
         same = len(first.shape)
         record = shape[1:] if len(shape) == same else shape

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graph.errors import DataError, UsageError
 from graph.program import ProgramModule
 from models_zoo.data import DataSet, Split
+from models_zoo.mamba_lm import MambaAnyLength, MambaLM, MambaStep
 from prune.data import load_data
 from prune.export import OnnxModel, export_onnx, export_pt2
 from prune.files import check_output_file
@@ -22,6 +24,7 @@ from prune.subject import NO_DATA, Subject, must_find_data, program_of
 from prune.tune import Evaluation, evaluate
 from prune.widths import WidthSpace
 
+_FORMS = ("graph", "any-length", "step")
 Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
@@ -175,20 +178,34 @@ def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
     return loaded.module, must_find_data(data, loaded)
 
 
-def export_model(source: ModelSource, output: Path, *, opset: int | None = None, force: bool = False) -> str:
+def export_model(
+    source: ModelSource, output: Path, *, opset: int | None = None, force: bool = False, form: str = "graph"
+) -> str:
     """Export the folder of a run or any model; the suffix of the output says to what.
+
+    Args:
+        source: the model.
+        output: the file.
+        opset: of ONNX.
+        force: replace the file.
+        form: ``graph``; or of a Mamba in ONNX ``any-length`` or ``step``.
 
     Returns:
         A line that says what was written.
 
     Raises:
-        UsageError: another suffix.
+        UsageError: another suffix, or a form that the model does not have.
         PruneError: any of the named failures of loading and exporting.
     """
     if output.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{output}: unknown kind of file", hint="name a .onnx or .pt2 file")
+    if form not in _FORMS:
+        raise UsageError(f"--form {form}: unknown", hint=f"one of {', '.join(_FORMS)}")
     check_output_file(output, force)
-    program = program_of(load(source))
+    loaded = load(source)
+    if form != "graph":
+        return _export_mamba(loaded.module, source.model, output, opset, form)
+    program = program_of(loaded)
     module, example, free = ProgramModule(program), program.random_inputs(2), program.dynamic_batch
     batch = "" if free else f"; its batch is fixed to {program.inputs[0].shape[0]}"
     if output.suffix == ".pt2":
@@ -198,4 +215,25 @@ def export_model(source: ModelSource, output: Path, *, opset: int | None = None,
     return (
         f"wrote {output} ({size(checked.size_bytes)}, opset {checked.opset}); "
         f"agrees with torch to {checked.max_error:.1e} in {checked.comparisons} comparisons{batch}"
+    )
+
+
+def _export_mamba(module: nn.Module, name: str, output: Path, opset: int | None, form: str) -> str:
+    """A form of a Mamba that is no plain graph of its forward."""
+    if not isinstance(module, MambaLM) or output.suffix != ".onnx":
+        raise UsageError(
+            f"--form {form} is for ONNX files of Mamba language models, not for {output} from {name}",
+            hint="leave out --form",
+        )
+    if form == "step":
+        step = MambaStep(module)
+        checked = export_onnx(step, step.example(2), output, opset=opset)
+        told = f"takes {len(step.input_names)} inputs: {step.input_names[0]} and the states of each layer"
+    else:
+        example = torch.arange(18).reshape(2, 9) % module.sizes.vocab_size
+        checked = export_onnx(MambaAnyLength(module), example, output, opset=opset, dynamic_length=True)
+        told = "takes tokens of any length"
+    return (
+        f"wrote {output} ({size(checked.size_bytes)}, opset {checked.opset}); it {told}; "
+        f"agrees with torch to {checked.max_error:.1e} in {checked.comparisons} comparisons"
     )

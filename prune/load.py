@@ -4,7 +4,7 @@
 |---|---|
 | FILE | a checkpoint: weights, or with the user's trust a pickled module or a ``.pt2`` |
 | DIR | what ``prune compress`` wrote |
-| ``hf:DIR`` | a checkpoint of transformers |
+| ``hf:DIR`` | a checkpoint of transformers, or of ``mamba_ssm`` |
 | ``timm:NAME``, ``torchvision:NAME`` | a network of these libraries |
 | ``package.module:factory`` | what the user's own function returns |
 """
@@ -28,7 +28,8 @@ from torch.export import ExportedProgram
 from graph.adapter import adapt
 from graph.errors import ModelFileError, UsageError
 from graph.program import ProgramModule
-from prune.architectures import architecture, build, call_factory, default_inputs
+from models_zoo.mamba_lm import MambaLM
+from prune.architectures import architecture, build, call_factory, default_inputs, tokens_input
 from prune.checkpoint import check_finite, check_readable, checked_weights, read_file
 from prune.configured import is_configured
 from prune.exported import open_exported
@@ -36,6 +37,7 @@ from prune.files import read_json, sha256, write_file
 from prune.huggingface import CONFIG, load_checkpoint
 from prune.inputs import InputRequest, ModelInputs, inputs_of, one_input, settled
 from prune.libraries import create, is_library
+from prune.mamba import is_mamba, load_mamba
 from prune.metadata import FORMAT, HEADER_KEY, VERSION, Metadata, is_shape, parse
 from prune.pruned import GRAPH_FILE, REPORT_FILE, WEIGHTS_FILE, load_program
 
@@ -248,6 +250,9 @@ def _named(source: ModelSource) -> _Found:
 def _checkpoint_folder(source: ModelSource) -> _Found:
     if source.arch_args:
         raise UsageError("--arch-args does not go with hf:DIR", hint="change config.json")
+    if source.arch is None and is_mamba(source.path):
+        mamba, files = load_mamba(source.path)
+        return _Found(mamba, f"mamba{mamba.sizes.version}", {}, tokens_input(mamba), files=files)
     module, files = load_checkpoint(source.path, source.arch)
     known = None if source.request.inputs is not None else default_inputs("", {}, module)
     return _Found(module, f"transformers:{type(module).__name__}", {}, known, files=files)
@@ -318,6 +323,8 @@ def _with_weights(source: ModelSource, path: Path, content: Any, meta: Metadata,
         args.update(meta.arch_args or {})
     module, args = build(name, args | dict(source.arch_args), state)
     inputs = one_input(meta.input_shape) if meta.input_shape else default_inputs(name, args, module)
+    if isinstance(module, MambaLM) and meta.input_shape:
+        inputs = tokens_input(module, meta.input_shape[0])
     return _Found(module, name, args, inputs, meta, (path,))
 
 

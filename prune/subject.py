@@ -16,6 +16,7 @@ from prune.data import load_data
 from prune.inputs import times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.selection import Selection, select
+from prune.text import TOKENIZER
 from prune.widths import WidthSpace
 
 NO_DATA = "none"
@@ -94,26 +95,43 @@ def find_data(name: str | None, loaded: LoadedModel) -> DataSet | None:
     """The data set for a model: the one named, or the one that the model file names; None for none.
 
     Raises:
-        DataError: it is missing, or its images have another shape than the model takes.
+        DataError: it is missing, or its records are of another kind or shape than the model takes.
     """
     spec = name or loaded.data
     if spec is None or spec == NO_DATA:
         return None
     given = loaded.inputs.items
     hint = "name data that fits, or --data none to prune without"
-    if len(given) > 1 or given[0].dtype != "float32":
+    if len(given) > 1:
         raise DataError(
-            f"data {spec} gives one image for each label, {loaded.path} takes {loaded.inputs.told()}",
+            f"data {spec} gives one input for each label, {loaded.path} takes {loaded.inputs.told()}",
             hint=hint,
         )
-    data = load_data(spec)
+    takes_text = given[0].dtype == "int64" and len(given[0].record) == 1
+    length = given[0].record[0] if takes_text else None
+    data = load_data(spec, length=length, tokenizer=_tokenizer(loaded) if takes_text else None)
+    if data.is_text != takes_text or (not takes_text and given[0].dtype != "float32"):
+        what = "text" if data.is_text else "one image for each label"
+        raise DataError(f"data {spec} gives {what}, {loaded.path} takes {loaded.inputs.told()}", hint=hint)
     if tuple(data.input_shape) != loaded.input_shape:
         raise DataError(
-            f"data {spec} has images of shape {times(data.input_shape)}, "
+            f"data {spec} has {'windows' if data.is_text else 'images'} of shape {times(data.input_shape)}, "
             f"the model takes {times(loaded.input_shape)}",
             hint=f"{hint}, or give --input-shape",
         )
+    if takes_text and given[0].high is not None and len(data.classes) > given[0].high:
+        raise DataError(
+            f"data {spec} has {len(data.classes)} different {data.unit}, "
+            f"the vocabulary of {loaded.path} only {given[0].high}",
+            hint=hint,
+        )
     return data
+
+
+def _tokenizer(loaded: LoadedModel) -> Path | None:
+    """The tokenizer beside the weights of a checkpoint's folder."""
+    folder = Path(loaded.path.removeprefix("hf:"))
+    return folder / TOKENIZER if (folder / TOKENIZER).is_file() else None
 
 
 def must_find_data(name: str | None, loaded: LoadedModel) -> DataSet:
@@ -126,7 +144,8 @@ def must_find_data(name: str | None, loaded: LoadedModel) -> DataSet:
     if data is None:
         raise DataError(
             f"{loaded.path} does not say which data it was trained on",
-            hint="name it: --data digits, glyphs, cifar10:PATH, imagefolder:PATH or package.module:factory",
+            hint="name it: --data digits, glyphs, pystdlib, cifar10:PATH, imagefolder:PATH, text:PATH or "
+            "package.module:factory",
         )
     return data
 

@@ -30,21 +30,32 @@ def build_for(name: str, data: DataSet, *, seed: int = 0, **args: object) -> tup
         The module and the arguments it was built with.
 
     Raises:
-        ArchitectureError: unknown network or arguments, or images too small for it.
+        ArchitectureError: unknown network or arguments, or data of another kind than it takes.
     """
     entry = registry.find(name)
-    arguments: dict[str, Any] = {
-        "num_classes": len(data.classes),
-        "in_channels": data.input_shape[0],
-        **args,
-    }
+    if entry.is_language_model != data.is_text:
+        kinds = ("images", "text")
+        known = registry.LANGUAGE_MODELS if data.is_text else registry.ZOO
+        raise ArchitectureError(
+            f"{entry.name} takes {kinds[entry.is_language_model]}, {data.name} is {kinds[data.is_text]}",
+            hint=f"choose one of: {', '.join(known)}"
+            if data.is_text
+            else "give --data pystdlib or text:PATH, or a network for images",
+        )
+    arguments: dict[str, Any] = (
+        {"vocab_size": len(data.classes)}
+        if data.is_text
+        else {"num_classes": len(data.classes), "in_channels": data.input_shape[0]}
+    )
+    arguments.update(args)
     if "small_input" in registry.arguments(name) and max(data.input_shape[1:]) < 96:
         arguments.setdefault("small_input", True)
     torch.manual_seed(seed)
     module = registry.build(entry.name, **arguments)
+    kind = torch.int64 if data.is_text else torch.float32
     try:
         with torch.no_grad():
-            module.eval()(torch.zeros(2, *data.input_shape))
+            module.eval()(torch.zeros(2, *data.input_shape, dtype=kind))
     except RuntimeError as err:
         raise ArchitectureError(
             f"{entry.name} does not run on images of shape {data.input_shape}: {str(err).splitlines()[0]}",
@@ -66,7 +77,7 @@ def train(
     """Train a zoo network and write it with its metadata.
 
     Returns:
-        Its accuracy on the test split.
+        What it is worth on the test split.
 
     Raises:
         PruneError: unknown network, unwritable output, or a training that diverges.
@@ -87,6 +98,7 @@ def train(
             "search_accuracy": tuned.best_accuracy,
             "epochs": config.epochs,
             "seed": config.seed,
-        },
+        }
+        | ({"test_bits": result.bits, "test_perplexity": result.perplexity} if data.is_text else {}),
     )
     return result

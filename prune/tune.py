@@ -1,7 +1,8 @@
 """Tune: one plain training loop, with or without a teacher.
 
-Stochastic gradient descent with Nesterov momentum, a cosine schedule after a short linear warmup, and the
-weights of the best epoch at the end. "Best" is judged on the search split; the test split is never seen.
+Stochastic gradient descent with Nesterov momentum, or AdamW for language models, a cosine schedule after a
+short linear warmup, and the weights of the best epoch at the end. "Best" is judged on the search split, by
+accuracy, or of text by loss; the test split is never seen.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,9 @@ from torch.nn import functional as F
 
 from graph.errors import DataError, TrainingError, UsageError
 from models_zoo.data import DataSet, Split
+from models_zoo.text import TokenSplit
 
+_TOKENS = 4096  # of text that are evaluated at once
 _CLIP = 5.0  # largest gradient norm; a healthy run stays below it, a cut network's first steps may not
 _SEED_STRIDE = 1_000_003  # keeps the epochs of one seed apart from those of the next
 
@@ -38,6 +42,7 @@ class TuneConfig:
         patience: stop after so many epochs without a better one; never when None.
         warmup: share of all steps in which the learning rate rises to its peak.
         seed: fixes order, augmentation and dropout.
+        optimizer: ``sgd``, or ``adamw`` (Loshchilov and Hutter 2019), which has no use for `momentum`.
 
     Raises:
         UsageError: a value out of range.
@@ -53,6 +58,7 @@ class TuneConfig:
     patience: int | None = None
     warmup: float = 0.05
     seed: int = 0
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -67,6 +73,7 @@ class TuneConfig:
             "patience": (self.patience is None or self.patience >= 1, "at least 1"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "seed": (0 <= self.seed < 2**32, "in [0, 2**32)"),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
         }
         for field in fields(self):
             good, wanted = allowed[field.name]
@@ -78,6 +85,7 @@ class TuneConfig:
 
 
 SCRATCH = TuneConfig(epochs=20, lr=0.1)
+SCRATCH_TEXT = TuneConfig(epochs=1, lr=4e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 FINE_TUNE = TuneConfig()
 
 
@@ -86,14 +94,41 @@ class Evaluation:
     """How good a model is on a split.
 
     Attributes:
-        accuracy: share of the records whose largest output is their class, 0 to 1.
+        accuracy: share of the labels that have the largest output, 0 to 1; of text the tokens foreseen.
         loss: mean cross entropy in nats; not finite where the outputs are not.
-        records: how many were looked at.
+        records: how many labels were looked at: images, bytes or tokens.
+        unit: which of these.
+        bytes_per_token: of text, where it is known.
     """
 
     accuracy: float
     loss: float
     records: int
+    unit: str = "images"
+    bytes_per_token: float | None = None
+
+    @property
+    def bits(self) -> float:
+        """The loss in bits: for each byte of a text where that is known, else for each label."""
+        return self.loss / math.log(2) / (self.bytes_per_token or 1.0)
+
+    @property
+    def perplexity(self) -> float:
+        """Of each label: e to the loss."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The greater, the better: by accuracy, of equal ones by loss; text by loss alone."""
+        return (self.accuracy, -self.loss) if self.unit == "images" else (-self.loss, 0.0)
+
+    def told(self) -> str:
+        """The figures that count, in words."""
+        if self.unit == "images":
+            return f"accuracy {self.accuracy:.2%}"
+        label = "byte" if self.unit == "bytes" else "token"
+        each = "byte" if self.bytes_per_token else label
+        return f"{self.bits:.4f} bits per {each}, perplexity {self.perplexity:.3f} per {label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +139,7 @@ class EpochResult:
         epoch: counted from 1.
         epochs: how many were asked for.
         loss: mean training loss over the epoch, the teacher's part included.
-        accuracy: on the search split after the epoch, 0 to 1.
+        found: on the search split after the epoch.
         lr: learning rate of the epoch's last step.
         seconds: wall time of training and evaluation.
     """
@@ -112,9 +147,14 @@ class EpochResult:
     epoch: int
     epochs: int
     loss: float
-    accuracy: float
+    found: Evaluation
     lr: float
     seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """On the search split, 0 to 1."""
+        return self.found.accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +178,17 @@ def evaluate(
     module: nn.Module,
     split: Split,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     limit: int | None = None,
     device: torch.device | str | None = None,
 ) -> Evaluation:
     """Measure accuracy and loss in eval mode, without gradients; the module's mode is restored.
 
     Args:
-        module: takes (B, C, H, W), returns logits (B, K).
+        module: takes (B, C, H, W), returns logits (B, K); or takes (B, L), returns (B, L, K).
         split: what to look at, in its stored order.
-        batch_size: records at once; the result does not depend on it, but for rounding.
+        batch_size: records at once; the result does not depend on it, but for rounding. 256 images, or the
+            windows that hold 4,096 tokens, when left out.
         limit: only the first records, so many.
         device: where the module is; found from its weights when left out.
 
@@ -155,16 +196,20 @@ def evaluate(
         DataError: no records, or labels that the model has no output for.
     """
     place = torch.device(device) if device is not None else _device(module)
-    correct, loss, records = 0, 0.0, 0
+    correct, loss, records, unit, rate = 0, 0.0, 0, "images", None
+    at_once = 256
+    if isinstance(split, TokenSplit):
+        rate, at_once = split.bytes_per_token, max(1, _TOKENS // split.length)
+        unit = "bytes" if rate == 1 else "tokens"
     with torch.no_grad(), _eval_mode(module):
-        for x, y in split.batches(batch_size, limit=limit):
-            logits, y = _logits(module, x.to(place), y.to(place))
+        for x, y in split.batches(batch_size or at_once, limit=limit):
+            logits, y = _logits(module, x.to(place), y.to(place))  # (B, K), (B,)
             loss += F.cross_entropy(logits, y, reduction="sum").item()
             correct += int((logits.argmax(1) == y).sum())
             records += len(y)
     if not records:
         raise DataError("there are no records to evaluate on", hint="give a larger limit or more data")
-    return Evaluation(correct / records, loss / records, records)
+    return Evaluation(correct / records, loss / records, records, unit, rate)
 
 
 def fit(
@@ -180,12 +225,12 @@ def fit(
 
     With a teacher the loss is ``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``,
     the latter of outputs divided by T, the temperature (Hinton et al. 2015, arXiv:1503.02531). The untouched
-    module then counts as epoch 0: whatever the training does, it does not end with a lower accuracy on the
-    search split than it came with. On CUDA the student computes in bfloat16 where the device can. On a CPU
+    module then counts as epoch 0: whatever the training does, it does not end worse on the search split than
+    it came. On CUDA the student computes in bfloat16 where the device can. On a CPU
     the same seed gives the same weights.
 
     Args:
-        module: takes (B, C, H, W), returns logits (B, K); trained on the device that it is on.
+        module: as for `evaluate`; trained on the device that it is on.
         data: trained on ``train``, judged on ``search``.
         config: how.
         teacher: on the same device, with outputs of the same shape; not changed.
@@ -233,9 +278,7 @@ def fit(
             found = evaluate(module, data.search, device=device)
             _finite(found.loss, epoch, config)
             seconds = time.perf_counter() - begin
-            history.append(
-                EpochResult(epoch, config.epochs, loss_sum / per_epoch, found.accuracy, rate, seconds)
-            )
+            history.append(EpochResult(epoch, config.epochs, loss_sum / per_epoch, found, rate, seconds))
             best.offer(epoch, module, found)
             if on_epoch is not None:
                 on_epoch(history[-1])
@@ -256,18 +299,21 @@ def _finite(loss: float, epoch: int, config: TuneConfig) -> float:
 
 
 class _Best:
-    """The best epoch so far and its weights; of equal accuracies the lower loss is better."""
+    """The best epoch so far and its weights."""
 
     def __init__(self, patience: int | None) -> None:
         self.patience = patience
         self.epoch = 0
-        self.accuracy = -1.0
-        self.loss = math.inf
+        self.found: Evaluation | None = None
         self.state: dict[str, Tensor] = {}
 
+    @property
+    def accuracy(self) -> float:
+        return -1.0 if self.found is None else self.found.accuracy
+
     def offer(self, epoch: int, module: nn.Module, found: Evaluation) -> None:
-        if (found.accuracy, -found.loss) > (self.accuracy, -self.loss):
-            self.epoch, self.accuracy, self.loss = epoch, found.accuracy, found.loss
+        if self.found is None or found.rank > self.found.rank:
+            self.epoch, self.found = epoch, found
             self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     def patience_is_over(self, epoch: int) -> bool:
@@ -290,35 +336,33 @@ def _schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.SGD:
+def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
         raise TrainingError(
             "the model has nothing to train: no parameter takes a gradient", hint="unfreeze some parameters"
         )
-    return torch.optim.SGD(
-        [
-            {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-    )
+    decays = {p: p.dim() > 1 and not getattr(p, "_no_weight_decay", False) for p in trainable}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if decays[p]], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if not decays[p]], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
-def _loss(
-    module: nn.Module, teacher: nn.Module | None, x_BCHW: Tensor, y_B: Tensor, config: TuneConfig
-) -> Tensor:
-    half = x_BCHW.is_cuda and torch.cuda.is_bf16_supported()
-    with torch.autocast(x_BCHW.device.type, dtype=torch.bfloat16, enabled=half):
-        logits_BK, y_B = _logits(module, x_BCHW, y_B)
+def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TuneConfig) -> Tensor:
+    half = x.is_cuda and torch.cuda.is_bf16_supported()
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
+        logits_BK, y_B = _logits(module, x, y)
     logits_BK = logits_BK.float()
     label_loss = F.cross_entropy(logits_BK, y_B)
     if teacher is None or not config.distill:
         return label_loss
     with torch.no_grad():
-        wanted_BK: Tensor = teacher(x_BCHW)
+        wanted_BK: Tensor = teacher(x)
+    wanted_BK = wanted_BK.flatten(0, -2)
     if wanted_BK.shape != logits_BK.shape:
         raise TrainingError(
             f"the teacher's outputs are {tuple(wanted_BK.shape)}, the student's {tuple(logits_BK.shape)}",
@@ -335,20 +379,25 @@ def _loss(
     return (1 - config.distill) * label_loss + config.distill * T**2 * soft_loss
 
 
-def _logits(module: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's outputs (B, K) and the labels, after a check that they fit each other."""
-    out = module(x_BCHW)
-    if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(y_B):
+def _logits(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The model's outputs (B, K) and the labels (B,), after a check that they fit each other.
+
+    Of text, every token counts as a record: (B, L, K) becomes (B L, K).
+    """
+    out = module(x)
+    if not isinstance(out, Tensor) or out.dim() != y.dim() + 1 or out.shape[:-1] != y.shape:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        wanted = "images, not (B, K)" if y.dim() == 1 else "windows of text, not (B, L, K)"
         raise DataError(
-            f"the model returns {shape} for {len(y_B)} images, not (B, K)", hint="it must be a classifier"
+            f"the model returns {shape} for {len(y)} {wanted}",
+            hint=f"it must be a {'classifier' if y.dim() == 1 else 'language model'}",
         )
-    if len(y_B) and int(y_B.max()) >= out.shape[1]:
+    if y.numel() and int(y.max()) >= out.shape[-1]:
         raise DataError(
-            f"the data has a class {int(y_B.max())}, the model only {out.shape[1]} outputs, counted from 0",
+            f"the data has a class {int(y.max())}, the model only {out.shape[-1]} outputs, counted from 0",
             hint="use the data that the model was made for",
         )
-    return out, y_B
+    return out.flatten(0, -2), y.flatten()
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -25,6 +25,7 @@ DOORS = {
     "onnx": ["prune/export.py", "profilers/"],
     "onnxruntime": ["prune/export.py", "profilers/"],
     "transformers": ["prune/huggingface.py"],
+    "tokenizers": ["prune/text.py"],
     "timm": ["prune/libraries.py"],
     "torchvision": ["prune/libraries.py"],
     "typer": ["cli.py"],
