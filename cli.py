@@ -351,7 +351,15 @@ def compress(
     reward: Annotated[
         str, typer.Option(help="What makes a plan good: few errors (error) or a small loss.")
     ] = "error",
-    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
+    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Processes that score plans: a number, ray: (Ray on this machine) or ray://HOST:PORT. The "
+            "result is the same with any of them.",
+            show_default="one for each core",
+        ),
+    ] = None,
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
     ] = "magnitude",
@@ -386,6 +394,7 @@ def compress(
         from prune.pipeline import compress as run
         from prune.tune import TuneConfig
         from rl import search as agent
+        from rl.workers import cores
 
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
@@ -414,7 +423,11 @@ def compress(
         )
         screen = _Screen(trials=search.trials, epochs=epochs)
         with screen.running():
-            report = run(config, agent.planner(search, images=images), screen)
+            report = run(
+                config,
+                agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note),
+                screen,
+            )
         _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
 

@@ -24,7 +24,8 @@ from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.population import evolve, random_plans
-from rl.reward import Evaluator
+from rl.reward import IMAGES, Evaluator
+from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
@@ -78,23 +79,28 @@ class SearchConfig:
         return len(BASELINES) + self.episodes + zero_shot
 
 
-def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) -> Planner:
+def planner(
+    config: SearchConfig, *, images: int = IMAGES, workers: str = "1", note: Note = lambda text: None
+) -> Planner:
     """A planner that searches with this configuration.
 
     Args:
         config: how long and with what seed.
         images: of the search split that each plan is scored on.
-        calibration: training images on which batch-norm statistics are measured for each plan.
+        workers: how many processes score plans that come together, or the address of a Ray cluster.
+        note: is told of lost workers.
 
     Raises:
         PolicyError: the policy's file is not sound, or of another agent.
+        UsageError: ``workers`` is neither.
     """
+    check_workers(workers)
     if config.agent in AGENTS:
         policy.find(config.policy, config.agent)  # a broken file is told before anything is loaded
 
     def plan(problem: Problem) -> SearchResult:
-        evaluator = Evaluator(problem.axes, problem.data, images=images, calibration=calibration)
-        return search(problem, topology.build(problem.axes), evaluator, config)
+        with Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note) as evaluator:
+            return search(problem, topology.build(problem.axes), evaluator, config)
 
     return plan
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +55,7 @@ def problem() -> Problem:
 
 
 def evaluator() -> Evaluator:
-    return Evaluator(axes(), load_embedded("digits"), images=64, calibration=64)
+    return Evaluator(axes(), load_embedded("digits"), images=64)
 
 
 def task(name: str = "resnet20", share: float = 0.5) -> Task:
@@ -298,14 +299,14 @@ class _Fixed(Evaluator):
 
     turn = 0
 
-    def __call__(self, keep: np.ndarray) -> Score:
-        self.turn += 1
-        return [Score(0.9, 1.0), Score(0.8, 0.5)][self.turn - 1]
+    def many(self, keeps: Sequence[np.ndarray]) -> list[Score]:
+        self.turn += len(keeps)
+        return [Score(0.9, 1.0), Score(0.8, 0.5)][self.turn - len(keeps) : self.turn]
 
 
 @pytest.mark.parametrize(("reward", "worths", "best"), [("error", [-0.1, -0.2], 0), ("loss", [-1, -0.5], 1)])
 def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best: int) -> None:
-    scorer = _Fixed(axes(), load_embedded("digits"), images=2, calibration=2)
+    scorer = _Fixed(axes(), load_embedded("digits"), images=2)
     book = Book(problem(), scorer, reward)  # type: ignore[arg-type]
     plans = [np.full(problem().space.bundles, level) for level in (0, 1)]
     assert book.score(plans, "random") == [pytest.approx(w) for w in worths]
@@ -315,15 +316,15 @@ def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best:
 class _Toy(Evaluator):
     """Likes the first bundle narrow."""
 
-    def __call__(self, keep: np.ndarray) -> Score:
+    def many(self, keeps: Sequence[np.ndarray]) -> list[Score]:
         units = [u for g in axes().bundles[0].groups for u in axes().groups[g].units]
-        share = float(keep[units].mean())
-        return Score(1.0 - share, share)
+        shares = [float(keep[units].mean()) for keep in keeps]
+        return [Score(1.0 - share, share) for share in shares]
 
 
 def test_evolution_improves_without_scoring_a_plan_twice() -> None:
     asked = problem()
-    book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2, calibration=2), "loss")
+    book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2), "loss")
     book.score([asked.space.project(np.ones(asked.space.bundles), asked.target)], "uniform")
     evolve(book, 40, np.random.default_rng(0), "evolution")
     assert book.best["evolution"][0].loss <= 0.7 * book.best["uniform"][0].loss
