@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -26,33 +27,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from scipy.stats import kendalltau, spearmanr
-from torch import Tensor, nn
-from torch.nn import functional as F
+ROOT = Path(__file__).resolve().parent.parent
+# Not benchmarks/ itself, where a file may have the name of a room.
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
 
-from graph.axes import infer
-from graph.capture import capture
-from graph.channels import Axes
-from graph.program import ProgramModule, run
-from models_zoo import registry
-from models_zoo.data import DataSet, TensorSplit
-from prune.data import load_data
-from prune.importance import magnitude, taylor
-from prune.load import ModelSource, load
-from prune.plan import Plan, WidthSpace, make_plan
-from prune.recalibrate import recalibrated
-from prune.slicing import Slicer
-from prune.surgery import prune_program
-from profilers.latency import environment
-from rl.reward import IMAGES
-from rl.scorer import Scorer, chunks
-from rl.search import global_ratios
-from rl.workers import Processes
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+from scipy.stats import kendalltau, spearmanr  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from graph.axes import infer  # noqa: E402
+from graph.capture import capture  # noqa: E402
+from graph.channels import Axes  # noqa: E402
+from graph.program import ProgramModule, run  # noqa: E402
+from models_zoo import registry  # noqa: E402
+from models_zoo.data import DataSet, TensorSplit  # noqa: E402
+from profilers.latency import environment  # noqa: E402
+from prune.data import load_data  # noqa: E402
+from prune.importance import magnitude, taylor  # noqa: E402
+from prune.load import ModelSource, load  # noqa: E402
+from prune.plan import Plan, WidthSpace, make_plan  # noqa: E402
+from prune.recalibrate import recalibrated  # noqa: E402
+from prune.slicing import Slicer  # noqa: E402
+from prune.surgery import prune_program  # noqa: E402
+from rl.reward import IMAGES  # noqa: E402
+from rl.scorer import Scorer, chunks  # noqa: E402
+from rl.search import global_ratios  # noqa: E402
+from rl.workers import Processes  # noqa: E402
 
 NAMES = ("resnet20", "resnet56", "vgg16", "mobilenet_v2", "shufflenet_v2")
 BATCH, CALIBRATION, SEARCH = 128, 2048, 1000
