@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -225,6 +226,19 @@ def pool() -> Iterator[tuple[Processes, list[str]]]:
     assert multiprocessing.active_children() == []
 
 
+def once_at_work(found: list[Any], act: Callable[[], None]) -> threading.Thread:
+    """Do something as soon as each of these workers has a plan."""
+
+    def watch() -> None:
+        while any(worker.task is None for worker in found):
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
 def test_workers_score_as_this_process_does_and_lose_nothing(pool: tuple[Processes, list[str]]) -> None:
     workers, notes = pool
     keeps = plans(8)
@@ -237,8 +251,7 @@ def test_workers_score_as_this_process_does_and_lose_nothing(pool: tuple[Process
     victim = pids[0]
     assert victim is not None
     os.kill(victim, signal.SIGSTOP)  # it takes a plan and does not come back
-    killer = threading.Timer(0.5, os.kill, (victim, signal.SIGKILL))
-    killer.start()
+    killer = once_at_work(workers.workers[:1], lambda: os.kill(victim, signal.SIGKILL))
     assert workers.map(keeps) == expected
     killer.join()
     assert len(notes) == 1 and "exit code -9" in notes[0]
@@ -253,13 +266,14 @@ def test_workers_score_as_this_process_does_and_lose_nothing(pool: tuple[Process
 
 def test_an_interrupt_ends_the_workers(pool: tuple[Processes, list[str]]) -> None:
     workers, _ = pool
-    workers.map(plans(2))
+    keeps = plans(4)
+    workers.map(keeps[:2])
     for worker in workers.workers:
         assert worker.process.pid is not None
         os.kill(worker.process.pid, signal.SIGSTOP)
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    once_at_work(workers.workers[:], lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        workers.map(plans(4))
+        workers.map(keeps)
     assert multiprocessing.active_children() == []
 
 
