@@ -47,6 +47,7 @@ from graph.program import ProgramModule, run  # noqa: E402
 from models_zoo import registry  # noqa: E402
 from models_zoo.data import DataSet, TensorSplit  # noqa: E402
 from profilers.latency import environment  # noqa: E402
+from prune.baselines import global_ratios  # noqa: E402
 from prune.data import load_data  # noqa: E402
 from prune.importance import magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, load  # noqa: E402
@@ -56,7 +57,6 @@ from prune.slicing import Slicer  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from rl.reward import IMAGES  # noqa: E402
 from rl.scorer import Scorer, chunks  # noqa: E402
-from rl.search import global_ratios  # noqa: E402
 from rl.workers import Processes  # noqa: E402
 
 NAMES = ("resnet20", "resnet56", "vgg16", "mobilenet_v2", "shufflenet_v2")
