@@ -367,7 +367,15 @@ def compress(
     reward: Annotated[
         str, typer.Option(help="What makes a plan good: few errors (error) or a small loss.")
     ] = "error",
-    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 512,
+    images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Processes that score plans: a number, ray: (Ray on this machine) or ray://HOST:PORT. The "
+            "result is the same with any of them.",
+            show_default="one for each core",
+        ),
+    ] = None,
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
     ] = "magnitude",
@@ -414,6 +422,7 @@ def compress(
         from prune.pipeline import compress as run
         from prune.tune import TuneConfig
         from rl import search as agent
+        from rl.workers import cores
 
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
@@ -444,8 +453,8 @@ def compress(
         )
         neighbours = 1 if points else 0  # plans of the point before
         screen = _Screen(trials=search.trials + neighbours, epochs=epochs)
-        planned = agent.planner(search, images=images)
-        with screen.running():
+        planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
+        with planning as planned, screen.running():
             if points:
                 curve = run_pareto(config, points, planned, screen)
             else:

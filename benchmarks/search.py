@@ -29,11 +29,16 @@ sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != R
 import torch  # noqa: E402
 
 from graph import topology  # noqa: E402
+from graph.program import ProgramModule  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.importance import magnitude  # noqa: E402
 from prune.load import ModelSource  # noqa: E402
+from prune.plan import Plan  # noqa: E402
+from prune.recalibrate import recalibrated  # noqa: E402
 from prune.subject import must_find_data, open_model  # noqa: E402
+from prune.surgery import prune_program  # noqa: E402
 from prune.trials import Problem  # noqa: E402
+from prune.tune import Evaluation, evaluate  # noqa: E402
 from rl import policy  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import AGENTS, BASELINES, SearchConfig, search  # noqa: E402
@@ -60,11 +65,10 @@ class Bench:
             lambda _: None,
         )
         self.graph = topology.build(subject.axes)
-        sizes = {"images": options.images, "calibration": options.calibration}
-        self.evaluator = Evaluator(subject.axes, data, **sizes)
-        on_test = dataclasses.replace(data, search=data.test)
-        sizes["images"] = min(len(data.test), options.test_images)
-        self.tester = Evaluator(subject.axes, on_test, **sizes)
+        self.evaluator = Evaluator(subject.axes, data, images=options.images)
+        limit = min(len(data.train), options.calibration)
+        self.calibration = [x for x, _ in data.train.batches(128, shuffle=True, limit=limit)]
+        self.test = data.test
 
     def run(self, method: str, seed: int) -> dict[str, Any]:
         """Search once; what each plan was worth, and what the best one gets on the test images."""
@@ -82,7 +86,7 @@ class Bench:
         cpu = time.process_time() - cpu
         baselines = [t for t in found.trials if t.method in BASELINES]
         own = [t for t in found.trials if t.method not in BASELINES]
-        test = self.tester(found.plan.keep_mask(self.problem.axes))
+        test = self.tested(found.plan)
         return {
             "baselines": {t.method: [t.accuracy, t.loss] for t in baselines},
             "accuracy": [t.accuracy for t in own],
@@ -93,6 +97,14 @@ class Bench:
             "test_loss": test.loss,
             "cpu_seconds": cpu,
         }
+
+    def tested(self, plan: Plan) -> Evaluation:
+        """Accuracy and loss on the test images, batch norm recalibrated on training images."""
+        program = prune_program(self.problem.axes, plan)
+        program = dataclasses.replace(
+            program, tensors=recalibrated(program, program.tensors, self.calibration)
+        )
+        return evaluate(ProgramModule(program), self.test, limit=self.options.test_images)
 
 
 def best_so_far(run: Mapping[str, Any], reward: str) -> list[float]:
@@ -204,7 +216,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=100, help="plans that each method may score")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--images", type=int, default=512, help="search images that score a plan")
-    parser.add_argument("--calibration", type=int, default=256, help="images for batch-norm statistics")
+    parser.add_argument("--calibration", type=int, default=256, help="training images for batch norm")
     parser.add_argument("--test-images", type=int, default=2000, help="for the winner of each run")
     parser.add_argument("--reward", default=SearchConfig.reward, choices=("error", "loss"))
     parser.add_argument("--refine", type=float, default=SearchConfig.refine, help="share of the refinement")

@@ -72,3 +72,7 @@ class ExportError(PruneError):
 
 class OutputError(PruneError):
     """An output path that cannot be written, or holds something that would be lost."""
+
+
+class WorkerError(PruneError):
+    """Processes or machines that score plans cannot be had, or are lost again and again."""

@@ -114,6 +114,11 @@ def resized(node: Node, run: Pass, lengths: Lengths) -> Node:
     return rewrite(node, run, lengths) if rewrite is not None else node
 
 
+def names_sizes(node: Node) -> bool:
+    """Whether the sizes among a node's arguments may need rewriting."""
+    return node.base in _REWRITES
+
+
 def _sizes(node: Node, run: Pass, lengths: Lengths) -> Node:
     """view(x, sizes), reshape(x, sizes), expand(x, sizes), new_zeros(x, sizes)."""
     sizes = _listed(node.args[1], node, run, lengths, spare=node.base in _VIEWS)

@@ -28,7 +28,16 @@ def prune_program(axes: Axes, plan: Plan) -> Program:
     Raises:
         PlanError: the plan belongs to another program, or keeps channels that leave uneven rows.
     """
-    run, nodes = replay(axes, plan.keep_mask(axes))
+    return cut(axes, plan.keep_mask(axes))
+
+
+def cut(axes: Axes, keep: NDArray[np.bool_]) -> Program:
+    """Remove the classes that ``keep`` (shape: classes) leaves out.
+
+    Raises:
+        PlanError: the channels that remain do not fit each other.
+    """
+    run, nodes = replay(axes, keep)
     tensors = dict(axes.program.tensors)
     for node in axes.program.nodes:
         if node.op == TENSOR and node.name in run.fields:

@@ -49,10 +49,10 @@ class Book:
         return time.perf_counter() - self._start
 
     def score(self, plans: Sequence[Levels], method: str) -> list[float]:
-        """Score plans, together where the evaluator can; what each is worth, higher is better."""
+        """Score plans together; what each is worth, higher is better."""
         space = self.problem.space
         made = [make_plan(space, levels, self.problem.scores, method) for levels in plans]
-        scores = _scores(self.evaluator, [plan.keep_mask(space.axes) for plan in made])
+        scores = self.evaluator.many([plan.keep_mask(space.axes) for plan in made])
         for levels, plan, score in zip(plans, made, scores, strict=True):
             ratios = tuple(float(r) for r in space.ratios(levels))
             count = sum(t.method == method for t in self.trials) + 1
@@ -86,9 +86,3 @@ class Book:
     def ratios(self, levels: Levels) -> NDArray[np.float64]:
         """Keep ratio of each bundle."""
         return self.problem.space.ratios(levels)
-
-
-def _scores(evaluator: Evaluator, keeps: Sequence[NDArray[np.bool_]]) -> Sequence[Score]:
-    """Scores of several plans, at once where the evaluator can."""
-    many = getattr(evaluator, "many", None)
-    return many(keeps) if many is not None else [evaluator(keep) for keep in keeps]

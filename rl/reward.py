@@ -1,47 +1,25 @@
-"""Rewards: how good a plan is, measured with masks on the whole program.
-
-No surgery happens here. Where a removed channel is consumed, the consumer's weights for it are zero, or its
-value is masked (see ``prune.masks``), which is the same function as the pruned program. Batch-norm
-statistics are measured again on training images, the accuracy on a fixed part of the search split. Plans
-are memoised.
-"""
+"""Rewards: how good plans are, before any fine-tuning, remembered so that no plan is scored twice."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from graph.channels import Axes
-from graph.program import Override, run
+from graph.errors import PlanError
 from models_zoo.data import DataSet
-from prune.masks import Masks
-from prune.recalibrate import recalibrated
+from rl.scorer import Keep, Score, Scorer, chunks
+from rl.workers import Note, Workers, find_workers
 
+__all__ = ["IMAGES", "Evaluator", "Score"]
 
-@dataclass(frozen=True)
-class Score:
-    """What a plan is worth.
-
-    Attributes:
-        accuracy: share of the search images classified correctly, before any fine-tuning.
-        loss: mean cross entropy on them.
-        reward: accuracy - 1, that is, minus the error.
-    """
-
-    accuracy: float
-    loss: float
-
-    @property
-    def reward(self) -> float:
-        """Minus the error (AMC, He et al. 2018, section 3.3: error only where the budget is enforced)."""
-        return self.accuracy - 1.0
+IMAGES = 256  # docs/results.md shows how well fewer and more of them rank plans
 
 
 class Evaluator:
@@ -49,13 +27,13 @@ class Evaluator:
 
     Args:
         axes: of the whole program.
-        data: its search split is scored on, its train split gives the statistics.
-        images: how many images of the search split are used; always the same ones.
-        calibration: how many training images the statistics are measured on.
-        batch_size: images per forward pass.
+        data: its search split is scored on.
+        images: how many images of it are used; always the same ones.
+        workers: how many processes score plans that come together, or the address of a Ray cluster.
+        note: is told of lost workers.
 
     Attributes:
-        evaluations: how many plans were run, memoised ones not counted.
+        evaluations: how many plans were run, remembered ones not counted.
         seconds: the time spent on them.
     """
 
@@ -64,76 +42,86 @@ class Evaluator:
         axes: Axes,
         data: DataSet,
         *,
-        images: int = 512,
-        calibration: int = 256,
-        batch_size: int = 128,
+        images: int = IMAGES,
+        workers: str = "1",
+        note: Note = lambda text: None,
     ) -> None:
         self.axes = axes
         self.data = data
         self.evaluations = 0
         self.seconds = 0.0
-        self._search = [
-            (_fast(x), y) for x, y in data.search.batches(batch_size, limit=min(images, len(data.search)))
-        ]
-        self._calibration = [
-            _fast(x)
-            for x, _ in data.train.batches(batch_size, shuffle=True, limit=min(calibration, len(data.train)))
-        ]
-        self._tensors = {
-            k: _fast(t.detach()) if t.is_floating_point() else t for k, t in axes.program.tensors.items()
-        }
+        self._scorer = Scorer(axes, chunks(axes, data, images))
+        self._workers: Workers = find_workers(workers, self._scorer, note)
         self._memo: dict[bytes, Score] = {}
 
     @property
     def images(self) -> int:
         """How many images a score is taken on."""
-        return sum(len(y) for _, y in self._search)
+        return self._scorer.images
 
-    def __call__(self, keep: NDArray[np.bool_]) -> Score:
+    def __call__(self, keep: Keep) -> Score:
         """Score the program without the classes that ``keep`` leaves out (shape: classes)."""
-        key = np.packbits(keep).tobytes()
-        if key not in self._memo:
+        return self.many([keep])[0]
+
+    def many(self, keeps: Sequence[Keep]) -> list[Score]:
+        """Score plans, in their order; those that are not remembered go to the workers.
+
+        Raises:
+            PlanError: the channels that a plan keeps do not fit each other.
+            WorkerError: workers are lost again and again.
+        """
+        keys = [np.packbits(keep).tobytes() for keep in keeps]
+        new = {key: keep for key, keep in zip(keys, keeps, strict=True) if key not in self._memo}
+        if new:
             start = time.perf_counter()
-            if weighted(self.axes):
-                self._memo[key] = self._measure(masked_tensors(self.axes, self._tensors, keep), {})
-            else:
-                self._memo[key] = self._measure(self._tensors, Masks(self.axes, keep).overrides)
+            self._memo.update(zip(new, self._workers.map(list(new.values())), strict=True))
             self.seconds += time.perf_counter() - start
-            self.evaluations += 1
-        return self._memo[key]
+            self.evaluations += len(new)
+        return [self._memo[key] for key in keys]
 
-    def _measure(self, tensors: dict[str, Tensor], overrides: Mapping[str, Override]) -> Score:
+    def remembered(self) -> dict[str, Any]:
+        """All scores so far as JSON data."""
+        return {
+            "format": "prune-scores",
+            "version": 1,
+            "of": self._identity(),
+            "plans": {key.hex(): [score.accuracy, score.loss] for key, score in self._memo.items()},
+        }
+
+    def remember(self, data: Any) -> None:
+        """Take over scores that ``remembered`` gave.
+
+        Raises:
+            PlanError: malformed data, or scores of another program or on other images.
+        """
+        try:
+            if (data["format"], data["version"]) != ("prune-scores", 1):
+                raise PlanError("not scores of version 1")
+            if data["of"] != self._identity():
+                raise PlanError(
+                    "the scores were made for another model or on other images",
+                    hint="search anew, or give the model, the data and --images of that search",
+                )
+            plans = {bytes.fromhex(k): Score(float(a), float(b)) for k, (a, b) in data["plans"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            raise PlanError(f"malformed scores: {type(err).__name__}: {err}") from err
+        self._memo.update(plans)
+
+    def _identity(self) -> str:
+        """What a score depends on besides the plan: program, channels, images."""
         program = self.axes.program
-        table = recalibrated(program, tensors, self._calibration, overrides=overrides)
-        correct, loss, total = 0, 0.0, 0
-        with torch.no_grad():
-            for inputs, targets in self._search:
-                logits = run(program, table, [inputs], overrides=overrides)
-                correct += int((logits.argmax(1) == targets).sum())
-                loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-                total += len(targets)
-        return Score(correct / total, loss / total)
+        found = hashlib.sha256(repr((program.nodes, self.axes.classes)).encode())
+        tensors: Mapping[str, Tensor] = program.tensors
+        for tensor in (*tensors.values(), *(t for c in self._scorer.chunks for t in (c.images, c.labels))):
+            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
+    def close(self) -> None:
+        """End the workers; scores that are remembered can still be asked for."""
+        self._workers.close()
 
-def weighted(axes: Axes) -> bool:
-    """Whether all channels are consumed by weights, so that masking those is enough."""
-    return all(s.weight is not None and s.fills == 0.0 for s in axes.sites)
+    def __enter__(self) -> Self:
+        return self
 
-
-def masked_tensors(axes: Axes, tensors: dict[str, Tensor], keep: NDArray[np.bool_]) -> dict[str, Tensor]:
-    """The tensor table in which every weight that consumes a removed channel is zero there."""
-    table = dict(tensors)
-    for site in axes.sites:
-        if keep[axes.fields[site.value][site.dim].labels].all():
-            continue
-        assert site.weight is not None
-        field = axes.weights[site.weight][site.weight_dim]
-        if not keep[field.labels].all():
-            mask = torch.from_numpy(keep[field.labels]).to(table[site.weight].dtype)
-            table[site.weight] = table[site.weight] * mask
-    return table
-
-
-def _fast(tensor: Tensor) -> Tensor:
-    """Images and convolution weights in the memory order that CPU convolutions like best."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+    def __exit__(self, *_: object) -> None:
+        self.close()

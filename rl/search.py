@@ -6,6 +6,8 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,7 +26,8 @@ from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.population import evolve, random_plans
-from rl.reward import Evaluator
+from rl.reward import IMAGES, Evaluator
+from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
@@ -78,12 +81,12 @@ class SearchConfig:
         return len(BASELINES) + self.episodes + zero_shot
 
 
-def command_words(config: SearchConfig, *, images: int = 512) -> tuple[str, ...]:
+def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
     """How ``prune compress`` is told to search like this: the options that do not have their defaults.
 
     Args:
         config: how the search goes; the seed is everybody's and not among the words.
-        images: as ``planner``'s.
+        images: as ``planner``'s; who its workers are changes no result.
     """
     default = SearchConfig()
     options = {
@@ -91,22 +94,28 @@ def command_words(config: SearchConfig, *, images: int = 512) -> tuple[str, ...]
         "--policy": (config.policy, default.policy),
         "--episodes": (config.episodes, default.episodes),
         "--reward": (config.reward, default.reward),
-        "--images": (images, 512),
+        "--images": (images, IMAGES),
     }
     return tuple(w for name, (value, usual) in options.items() if value != usual for w in (name, str(value)))
 
 
-def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) -> Planner:
-    """A planner that searches with this configuration.
+@contextmanager
+def planner(
+    config: SearchConfig, *, images: int = IMAGES, workers: str = "1", note: Note = lambda text: None
+) -> Iterator[Planner]:
+    """A planner that searches with this configuration; its workers end with the block.
 
     Args:
         config: how long and with what seed.
         images: of the search split that each plan is scored on.
-        calibration: training images on which batch-norm statistics are measured for each plan.
+        workers: how many processes score plans that come together, or the address of a Ray cluster.
+        note: is told of lost workers.
 
     Raises:
         PolicyError: the policy's file is not sound, or of another agent.
+        UsageError: ``workers`` is neither.
     """
+    check_workers(workers)
     if config.agent in AGENTS:
         policy.find(config.policy, config.agent)  # a broken file is told before anything is loaded
 
@@ -114,12 +123,20 @@ def planner(config: SearchConfig, *, images: int = 512, calibration: int = 256) 
 
     def plan(problem: Problem) -> SearchResult:
         if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
-            known[:] = [Evaluator(problem.axes, problem.data, images=images, calibration=calibration)]
+            close()
+            known[:] = [Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note)]
         before = known[0].evaluations
         found = search(problem, topology.build(problem.axes), known[0], config)
         return replace(found, evaluations=known[0].evaluations - before)
 
-    return plan
+    def close() -> None:
+        for evaluator in known:
+            evaluator.close()
+
+    try:
+        yield plan
+    finally:
+        close()
 
 
 def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: SearchConfig) -> SearchResult:

@@ -49,7 +49,6 @@ class TrainingConfig:
         targets: shares of the MACs; each network at each target is a task.
         epochs: of training for networks given by name.
         images: of the search split that score a plan.
-        calibration: training images that measure batch-norm statistics.
         reward: ``error`` or ``loss``.
         seed: of everything random.
         start: a policy to go on from.
@@ -67,7 +66,6 @@ class TrainingConfig:
     targets: tuple[float, ...] = (0.5, 0.3)
     epochs: int = 10
     images: int = 256
-    calibration: int = 256
     reward: Reward = "error"
     seed: int = 0
     start: Path | None = None
@@ -172,7 +170,7 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
 
 def _tasks(subject: Subject, data: DataSet, config: TrainingConfig, told: Events) -> list[Task]:
     space, graph = subject.space(), topology.build(subject.axes)
-    evaluator = Evaluator(subject.axes, data, images=config.images, calibration=config.calibration)
+    evaluator = Evaluator(subject.axes, data, images=config.images)
     scores = magnitude(subject.axes)
     tasks = []
     for target in config.targets:

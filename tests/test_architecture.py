@@ -22,6 +22,7 @@ DOORS = {
     "torch_geometric": ["graph/"],
     "stable_baselines3": ["rl/"],
     "gymnasium": ["rl/"],
+    "ray": ["rl/ray_workers.py"],
     "onnx": ["prune/export.py", "profilers/"],
     "onnxruntime": ["prune/export.py", "profilers/"],
     "transformers": ["prune/huggingface.py"],

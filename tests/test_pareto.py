@@ -58,7 +58,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
     asked: list[Problem] = []
     results: list[SearchResult] = []
-    search = planner(SearchConfig(agent="evolution", episodes=3), images=64, calibration=64)
 
     def spied(problem: Problem) -> SearchResult:
         asked.append(problem)
@@ -70,7 +69,7 @@ def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
         output=tmp_path / "curve", tune=TuneConfig(epochs=0),
     )  # fmt: skip
     heard = Heard()
-    with quick_clocks():
+    with quick_clocks(), planner(SearchConfig(agent="evolution", episodes=3), images=64) as search:
         curve = pareto(config, parse_shares("0.4,0.7"), spied, heard)
     assert heard.stages.count("loading the model") == 1
     assert asked[0].axes is asked[1].axes  # captured once

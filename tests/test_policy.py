@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -
     space = WidthSpace(found_axes)
     data = load_embedded("digits")
     asked = Problem(found_axes, space, half_of(space), magnitude(found_axes), data, lambda _: None)
-    evaluator = Evaluator(found_axes, data, images=32, calibration=32)
+    evaluator = Evaluator(found_axes, data, images=32)
     config = SearchConfig(agent="gnn-rl", episodes=0, policy=str(path))
     result = search(asked, graph_of("resnet32"), evaluator, config)
     assert [t.method for t in result.trials][3:] == ["gnn-rl"] and len(result.trials) == config.trials == 4
@@ -185,7 +185,7 @@ def test_a_policy_of_another_agent_is_refused_before_the_search(tmp_path: Path) 
     path = tmp_path / "policy.safetensors"
     written(path, "amc")
     with pytest.raises(PolicyError, match="amc, not of gnn-rl"):
-        planner(SearchConfig(agent="gnn-rl", policy=str(path)))
+        planner(SearchConfig(agent="gnn-rl", policy=str(path))).__enter__()
     assert CliRunner().invoke(app, ["policy", "show", str(path)]).exit_code == 0
 
 
@@ -203,9 +203,9 @@ def test_the_shipped_policy_loads_and_is_the_default_start() -> None:
 class _Baselines(Evaluator):
     """Likes what is scored first and nothing else."""
 
-    def __call__(self, keep: np.ndarray) -> Score:
-        self.evaluations += 1
-        return Score(1.0, 0.0) if self.evaluations <= 3 else Score(0.0, 9.0)
+    def many(self, keeps: Sequence[np.ndarray]) -> list[Score]:
+        self.evaluations += len(keeps)
+        return [Score(1.0, 0.0) if self.evaluations <= 3 else Score(0.0, 9.0) for _ in keeps]
 
 
 def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_weights() -> None:
@@ -215,7 +215,7 @@ def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_
     runs = []
     for start, episodes in ((policy.NONE, 4), (policy.DEFAULT, 5)):
         config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
-        evaluator = _Baselines(found, data, images=2, calibration=2)
+        evaluator = _Baselines(found, data, images=2)
         runs.append([t.ratios for t in search(asked, graph_of("resnet20"), evaluator, config).trials])
     assert runs[0][3:] == runs[1][4:] and len(runs[1]) == 3 + 5
 
@@ -231,7 +231,6 @@ def test_training_on_several_networks_repeats_by_seed_and_tells_where_it_comes_f
     files = tuple(str(_network(tmp_path, name)) for name in ("resnet20", "resnet32"))
     config = TrainingConfig(
         on=files, data=None, output=tmp_path / "a.safetensors", episodes=8, targets=(0.5,), images=16,
-        calibration=16,
     )  # fmt: skip
     first = train_policy(config)
     second = train_policy(replace(config, output=tmp_path / "b.safetensors"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +35,7 @@ from rl.env import LAYER, PruningEnv, Task, Walks
 from rl.population import evolve
 from rl.reward import Evaluator, Score
 from rl.search import METHODS, Book, SearchConfig, baseline_ratios, command_words, planner, search
+from rl.workers import Processes
 
 
 @functools.cache
@@ -55,7 +58,7 @@ def problem() -> Problem:
 
 
 def evaluator() -> Evaluator:
-    return Evaluator(axes(), load_embedded("digits"), images=64, calibration=64)
+    return Evaluator(axes(), load_embedded("digits"), images=64)
 
 
 def task(name: str = "resnet20", share: float = 0.5) -> Task:
@@ -256,16 +259,15 @@ def test_an_agent_learns_a_toy(name: AgentName, rounds: int) -> None:
         assert found.rewards([agent.plan()])[0] > 0.2  # the prior's is 0
 
 
-def test_masks_score_what_surgery_yields() -> None:
+def test_a_score_is_what_surgery_and_recalibration_on_the_same_images_yield() -> None:
     scorer, space = evaluator(), WidthSpace(axes())
     data = load_embedded("digits")
     for seed in range(3):
         wish = np.random.default_rng(seed).uniform(0.1, 1, space.bundles)
         plan = make_plan(space, problem().budget.project(wish), magnitude(axes()), "t")
         pruned = prune_program(axes(), plan)
-        batches = [x for x, _ in data.train.batches(128, shuffle=True, limit=64)]
-        pruned = replace(pruned, tensors=recalibrated(pruned, pruned.tensors, batches))
         x, y = next(data.search.batches(64, limit=64))
+        pruned = replace(pruned, tensors=recalibrated(pruned, pruned.tensors, [x]))
         with torch.no_grad():
             accuracy = float((ProgramModule(pruned)(x).argmax(1) == y).double().mean())
         assert scorer(plan.keep_mask(axes())).accuracy == pytest.approx(accuracy, abs=1.5 / 64)
@@ -323,11 +325,28 @@ def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
 
 
 def test_searches_of_one_program_and_data_set_run_no_plan_twice() -> None:
-    plan = planner(SearchConfig(episodes=0), images=64)
     asked = problem()
-    assert [plan(asked).evaluations for _ in range(2)] == [3, 0]
     other = replace(asked, data=replace(asked.data))
-    assert [plan(p).evaluations for p in (other, asked)] == [3, 3]
+    with planner(SearchConfig(episodes=0), images=64) as plan:
+        assert [plan(p).evaluations for p in (asked, asked, other, asked)] == [3, 0, 3, 3]
+
+
+def test_workers_serve_all_searches_of_a_planner_and_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes.__init__, "__kwdefaults__", {"patience": 0.0})
+    config = SearchConfig(agent="evolution", episodes=8)
+    with planner(config, images=16) as alone:
+        expected = alone(problem())
+    with pytest.raises(KeyboardInterrupt), planner(config, images=16, workers="2") as shared:
+        found = shared(problem())
+        pids = {p.pid for p in multiprocessing.active_children()}
+        assert len(pids) == 2
+        shared(replace(problem(), starts={"elsewhere": [0.3] * problem().space.bundles}))
+        assert {p.pid for p in multiprocessing.active_children()} == pids
+        raise KeyboardInterrupt
+    assert multiprocessing.active_children() == []
+    assert [replace(t, seconds=0.0) for t in found.trials] == [
+        replace(t, seconds=0.0) for t in expected.trials
+    ]
 
 
 def test_the_options_of_a_search_are_told_where_they_are_not_the_defaults() -> None:
@@ -344,14 +363,14 @@ class _Fixed(Evaluator):
 
     turn = 0
 
-    def __call__(self, keep: np.ndarray) -> Score:
-        self.turn += 1
-        return [Score(0.9, 1.0), Score(0.8, 0.5)][self.turn - 1]
+    def many(self, keeps: Sequence[np.ndarray]) -> list[Score]:
+        self.turn += len(keeps)
+        return [Score(0.9, 1.0), Score(0.8, 0.5)][self.turn - len(keeps) : self.turn]
 
 
 @pytest.mark.parametrize(("reward", "worths", "best"), [("error", [-0.1, -0.2], 0), ("loss", [-1, -0.5], 1)])
 def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best: int) -> None:
-    scorer = _Fixed(axes(), load_embedded("digits"), images=2, calibration=2)
+    scorer = _Fixed(axes(), load_embedded("digits"), images=2)
     book = Book(problem(), scorer, reward)  # type: ignore[arg-type]
     plans = [np.full(problem().space.bundles, level) for level in (0, 1)]
     assert book.score(plans, "random") == [pytest.approx(w) for w in worths]
@@ -361,15 +380,15 @@ def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best:
 class _Toy(Evaluator):
     """Likes the first bundle narrow."""
 
-    def __call__(self, keep: np.ndarray) -> Score:
+    def many(self, keeps: Sequence[np.ndarray]) -> list[Score]:
         units = [u for g in axes().bundles[0].groups for u in axes().groups[g].units]
-        share = float(keep[units].mean())
-        return Score(1.0 - share, share)
+        shares = [float(keep[units].mean()) for keep in keeps]
+        return [Score(1.0 - share, share) for share in shares]
 
 
 def test_evolution_improves_without_scoring_a_plan_twice() -> None:
     asked = problem()
-    book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2, calibration=2), "loss")
+    book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2), "loss")
     book.score([book.project(np.ones(asked.space.bundles))], "uniform")
     evolve(book, 40, np.random.default_rng(0), "evolution")
     assert book.best["evolution"][0].loss <= 0.7 * book.best["uniform"][0].loss

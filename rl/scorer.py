@@ -1,0 +1,132 @@
+"""The scorer: one plan on one core, from the channels that stay to accuracy and loss.
+
+The plan is cut out of the program (``prune.slicing``) and run once on images of the search split, which
+give the batch-norm statistics, too (``prune.onepass``). Nothing random happens and one thread computes, so a
+plan's score is the same number in whichever process it is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from graph.channels import Axes
+from graph.cost import costs
+from graph.program import run
+from models_zoo.data import DataSet
+from prune.onepass import overrides
+from prune.slicing import Slicer
+
+Keep = NDArray[np.bool_]
+_CHUNK_BYTES = 1 << 30  # activations that may be alive at one time
+_FEWEST = 32  # images of a chunk, however large they are: statistics need some
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a plan is worth.
+
+    Attributes:
+        accuracy: share of the search images classified correctly, before any fine-tuning.
+        loss: mean cross entropy on them.
+        reward: accuracy - 1, that is, minus the error.
+    """
+
+    accuracy: float
+    loss: float
+
+    @property
+    def reward(self) -> float:
+        """Minus the error (AMC, He et al. 2018, section 3.3: error only where the budget is enforced)."""
+        return self.accuracy - 1.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images that go through the network together.
+
+    Attributes:
+        images: (B, C, H, W), normalised.
+        labels: int64 (B,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+def chunks(axes: Axes, data: DataSet, images: int) -> tuple[Chunk, ...]:
+    """The images that every plan is scored on: the first ones of the search split, no others are read.
+
+    They go through the network together, or in parts of equal size where they would take too much memory.
+
+    Args:
+        axes: of the whole program.
+        data: where they come from.
+        images: at most how many.
+    """
+    count = min(images, len(data.search))
+    batches = list(data.search.batches(count, limit=count))
+    scored, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    most = max(_FEWEST, _CHUNK_BYTES // max(1, costs(axes.program).peak_activation_bytes))
+    parts = -(-count // most)
+    return tuple(
+        Chunk(_pixelwise(x), y)
+        for x, y in zip(scored.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    )
+
+
+def _pixelwise(images: Tensor) -> Tensor:
+    """Images with the channels of a pixel side by side, the order that CPU convolutions like best."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+
+class Scorer:
+    """Scores plans on one program and the same images each time.
+
+    Args:
+        axes: of the whole program.
+        on: the images, see ``chunks``.
+    """
+
+    def __init__(self, axes: Axes, on: tuple[Chunk, ...]) -> None:
+        self.axes, self.chunks = axes, on
+        self._slice = Slicer(axes)
+        self._overrides = overrides(axes.program)
+
+    @property
+    def images(self) -> int:
+        """How many images a score is taken on."""
+        return sum(len(c.labels) for c in self.chunks)
+
+    def __call__(self, keep: Keep) -> Score:
+        """Score the program without the classes that ``keep`` leaves out (shape: classes).
+
+        Raises:
+            PlanError: the channels that remain do not fit each other.
+        """
+        program = self._slice(keep)
+        correct, loss = 0, 0.0
+        with _one_thread(), torch.inference_mode():
+            for chunk in self.chunks:
+                logits = run(program, program.tensors, [chunk.images], overrides=self._overrides)
+                correct += int((logits.argmax(1) == chunk.labels).sum())
+                loss += float(F.cross_entropy(logits, chunk.labels, reduction="sum"))
+        return Score(correct / self.images, loss / self.images)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are taken in another order by more threads, and a worker has one core to itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
