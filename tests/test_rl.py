@@ -333,14 +333,14 @@ def test_searches_of_one_program_and_data_set_run_no_plan_twice() -> None:
 
 def test_workers_serve_all_searches_of_a_planner_and_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Processes.__init__, "__kwdefaults__", {"patience": 0.0})
-    config = SearchConfig(agent="evolution", episodes=8)
+    asked, config = problem(), SearchConfig(agent="evolution", episodes=8)
     with planner(config, images=16) as alone:
-        expected = alone(problem())
+        expected = alone(asked)
     with pytest.raises(KeyboardInterrupt), planner(config, images=16, workers="2") as shared:
-        found = shared(problem())
+        found = shared(asked)
         pids = {p.pid for p in multiprocessing.active_children()}
         assert len(pids) == 2
-        shared(replace(problem(), starts={"elsewhere": [0.3] * problem().space.bundles}))
+        shared(replace(asked, starts={"elsewhere": [0.3] * asked.space.bundles}))
         assert {p.pid for p in multiprocessing.active_children()} == pids
         raise KeyboardInterrupt
     assert multiprocessing.active_children() == []
