@@ -216,6 +216,23 @@ def test_all_limits_at_once(model: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert {"--flops", "--params", "--memory", "--latency"} <= set(report["command"])
 
 
+def test_a_curve_by_another_agent_whose_points_tell_how_to_repeat_them(model: Path, tmp_path: Path) -> None:
+    options = ("--agent", "gnn-rl", "--policy", "none", "--episodes", 8, "--reward", "loss", "--images", 64)
+    code, out = run(
+        "compress", model, "--pareto", "0.4,0.7", "--params", 0.9, "-o", tmp_path / "curve", *options,
+        "--workers", 2, "--no-tune",
+    )  # fmt: skip
+    assert code == 0, out
+    assert {p.name for p in (tmp_path / "curve").iterdir() if p.is_dir()} == {"0.40", "0.70"}
+    command = json.loads((tmp_path / "curve/0.70/report.json").read_text())["command"]
+    assert " ".join(map(str, options)) in " ".join(command)
+    command[command.index("-o") + 1] = str(tmp_path / "again")
+    code, out = run(*command[1:])
+    assert code == 0, out
+    first, again = ((tmp_path / f / "plan.json").read_text() for f in ("curve/0.70", "again"))
+    assert first == again
+
+
 def _bad_files(folder: Path, model: Path) -> dict[str, Path]:
     """Every kind of file that is no model."""
     files = {"missing": folder / "none.pt"}
