@@ -294,6 +294,22 @@ OPERATORS: dict[str, Case] = {
     "one of the channels for each pixel": Case(
         one, lambda m, x: m.h(pool((y := m.a(x)) * y.gather(1, y.argmax(1, keepdim=True)))), {"a": 8}
     ),
+    "gathered from the first channels": Case(
+        one,
+        lambda m, x: m.h(
+            m.a(x).flatten(2).gather(2, torch.tensor([3, 1]).expand(len(x), 5, 2)).mean(2).repeat(1, 2)[:, :8]
+        ),
+        {},
+        {"a.weight": "part of them named"},
+    ),
+    "scattered into the first channel": Case(
+        one,
+        lambda m, x: m.h(
+            m.a(x).flatten(2).scatter(2, torch.tensor([3, 1]).expand(len(x), 1, 2), 0.5).mean(2)
+        ),
+        {},
+        {"a.weight": "part of them named"},
+    ),
     # Element by element
     "rare functions": Case(
         one,
