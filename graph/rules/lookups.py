@@ -69,7 +69,7 @@ def chance(run: Pass, node: Node) -> None:
 @rule(
     "index", "_unsafe_index", "index_select", "gather", "take_along_dim", "index_put", "index_add",
     "index_copy", "scatter", "scatter_add", "scatter_reduce", "index_fill", "masked_scatter",
-    "masked_select", "select_scatter", "slice_scatter_", "index_reduce", "take",
+    "masked_select", "select_scatter", "index_reduce", "take",
 )  # fmt: skip
 def lookup(run: Pass, node: Node) -> None:
     """Dimensions that integers point into stay; the others pass."""

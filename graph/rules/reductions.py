@@ -11,7 +11,7 @@ from graph.rules.registry import rule
 from graph.rules.statements import carry, flattened, pin_operands, source_all, statistic
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin", "_safe_softmax", "cumsum", "cumprod",
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod",
       "logcumsumexp", "cummax", "cummin")  # fmt: skip
 def along_one(run: Pass, node: Node) -> None:
     """Computed along one dimension, which keeps its size."""
