@@ -85,11 +85,11 @@ def _enough(
     part: tuple[int, ...],
     kept: tuple[int, ...],
 ) -> bool:
-    """Whether every operator that chooses among channels finds as many as it chooses.
+    """Whether every operator finds as many channels as it chooses, or as it needs to make a number.
 
     What else lies beside a bundle's channels may be gone, but for what is fixed.
     """
-    for labels, count in run.chosen:
+    for labels, count in (*run.chosen, *run.least):
         classes = solution.classes[labels]
         sizes = [len(groups[g].units) for g in part]
         lying = [int(np.isin(classes, groups[g].units).sum()) for g in part]

@@ -15,7 +15,17 @@ from torch.export.graph_signature import InputKind
 from graph.blame import unsupported
 from graph.canonical import canonical
 from graph.errors import CaptureError
-from graph.exported import PRODUCTS, base_name, changes, check_types, module_path, op_name, wanted
+from graph.exported import (
+    PRODUCTS,
+    SQUEEZES,
+    base_name,
+    changes,
+    check_types,
+    module_path,
+    op_name,
+    squeezed,
+    wanted,
+)
 from graph.folding import without_dead
 from graph.mutation import CannotTrack, Memory, functional
 from graph.program import INPUT, TENSOR, InputSpec, Node, Program, Ref
@@ -286,6 +296,8 @@ class _Converter:
     ) -> Ref:
         name = self._free(scope + node.name) if scope else node.name
         self.fake[name] = node.meta.get("val")
+        if op in SQUEEZES and isinstance(self.fake.get(args[0].name), Tensor):
+            op, args = "aten.squeeze.dims", (args[0], squeezed(self.fake[args[0].name].shape, *args[1:]))
         return self._define(Node(name, op, args, kwargs, self.module))
 
     def _define(self, node: Node, value: Tensor | None = None) -> Ref:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,9 @@ _BUILTIN_NAMES: dict[Any, str] = {
 # Operators whose factors have one type; the exporter does not look, the kernels do.
 PRODUCTS = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d"}
 
+# Take away dimensions of size 1, which other dimensions may come to be.
+SQUEEZES = {"aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims"}
+
 
 def changes(graph: torch.fx.GraphModule) -> bool:
     """Whether anything in the graph, or in a part of it, changes a tensor in place."""
@@ -86,6 +89,20 @@ def check_types(node: torch.fx.Node) -> None:
             node,
             TYPES,
         )
+
+
+def squeezed(shape: Sequence[Any], dims: int | Sequence[int] | None = None) -> list[int]:
+    """The dimensions that a squeeze takes away: no others when channels go or the batch is of one.
+
+    Args:
+        shape: of its operand; a free size is no number and stays.
+        dims: those that the user named, all where none are.
+    """
+    rank = len(shape)
+    named = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
+    return [
+        d for d in range(rank) if isinstance(shape[d], int) and shape[d] == 1 and {d, d - rank} & {*named}
+    ]
 
 
 def base_name(target: Any) -> str:

@@ -40,6 +40,7 @@ class Inference(Pass):
         self.even: list[Labels] = []  # rows that an operator counts: only single channels of them may go
         self.definitions: list[Labels] = []  # rows (label, outer, inner, how many outers, inners of one)
         self.chosen: list[tuple[Labels, int]] = []  # labels, and how many of them must stay
+        self.least: list[tuple[Labels, int]] = []  # the same of channels that nobody picks
         self.sites: list[Site] = []
         self.missing: Counter[str] = Counter()
         self.moves: dict[str, tuple[Movement, ...]] = {}
@@ -90,6 +91,10 @@ class Inference(Pass):
     @override
     def choose(self, labels: Labels, count: int, node: Node) -> None:
         self.chosen.append((labels, count))
+
+    @override
+    def leave(self, labels: Labels, count: int, node: Node) -> None:
+        self.least.append((labels, count))
 
     @override
     def consume(self, site: Site) -> None:

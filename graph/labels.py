@@ -91,6 +91,10 @@ class Pass(ABC):
         """The operator picks so many among these channels: no fewer may stay."""
 
     @abstractmethod
+    def leave(self, labels: Labels, count: int, node: Node) -> None:
+        """Fewer channels than so many make no number, as far as these channels have no parts."""
+
+    @abstractmethod
     def consume(self, site: Site) -> None:
         """An operator sums, averages or compares over labelled channels."""
 

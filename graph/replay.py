@@ -122,6 +122,10 @@ class Replay(Pass):
         pass  # the layouts of a bundle hold enough of them
 
     @override
+    def leave(self, labels: Labels, count: int, node: Node) -> None:
+        pass  # likewise
+
+    @override
     def consume(self, site: Site) -> None:
         pass
 

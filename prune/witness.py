@@ -24,7 +24,7 @@ from graph.adapter import Adapter
 from graph.program import Program, execute, substitute
 from prune.attributes import restoring
 from prune.spy import held_as, spied
-from prune.verify import LIMIT, difference, doubled, in_double
+from prune.verify import LIMIT, comparable, difference, doubled, in_double, magnitudes
 
 Size = tuple[int, ...]
 # Tables that were computed in float32 when the program was captured differ from the module's own in float64:
@@ -136,7 +136,11 @@ class Witness:
     def __init__(self, module: nn.Module, program: Program, pruned: Program, *, batch: int = 3) -> None:
         self.inputs = program.random_inputs(batch, dtype=torch.float64)
         mark = _Marker()
-        self.whole, self.small = (Values(p, self.inputs, mark) for p in (program, pruned))
+        self.whole = Values(program, self.inputs, mark)
+        if not comparable(self.whole.outputs):
+            self.inputs = magnitudes(self.inputs)
+            self.whole = Values(program, self.inputs, mark)
+        self.small = Values(pruned, self.inputs, mark)
         self.reads = Reads()
         self._known: dict[int, tuple[bool, ...]] = {}  # for each position: which of the tensors are values
         self.limit = CLOSE
@@ -195,6 +199,8 @@ class Witness:
             return Trial(False, position, stack[-1] if stack else "", message)
         if [t.shape for t in outputs] != [t.shape for t in values.outputs]:
             return Trial(False, position, "", "the outputs have other shapes than the program's")
+        if not comparable(values.outputs):
+            return Trial(False, position, "", "no numbers come out that could be compared")
         error = max(map(difference, values.outputs, outputs), default=0.0)
         if error > self.limit:
             message = f"the outputs differ from the program's by {error:.1e}"

@@ -231,6 +231,13 @@ CASES: dict[str, Case] = {
         lambda m, x: m.h(attention(rotary(m.q(y := tokens(m.a(x))), m.angle), rotary(m.k(y), m.angle),
                                    m.v(y), 2).mean(1)),
         {"a": 8, "angle": 2, "v": 10}, bundles=4),
+    # A dimension may come to be of size 1: it is not squeezed away, nor is a batch of 1
+    "squeeze of whatever is 1": Case(
+        lambda: {"a": conv(3, 8), "h": head(8)},
+        lambda m, x: m.h(F.adaptive_max_pool2d(m.a(x), 1).squeeze()), {"a": 8}),
+    "squeeze in place": Case(
+        lambda: {"a": conv(3, 8), "h": head(8)},
+        lambda m, x: m.h(F.adaptive_max_pool2d(m.a(x), 1).squeeze_(1).squeeze_()), {"a": 8}),
     # What must stay, and why
     "pixel shuffle": Case(
         lambda: {"a": conv(3, 8), "h": head(2)},

@@ -157,6 +157,21 @@ OPERATORS: dict[str, Case] = {
         lambda m, x: m.h(torch.inner(pool(m.a(x)), m.w)),
         {"a": 8, "w": 5},
     ),
+    "the square of a sum by einsum": Case(
+        one,
+        lambda m, x: m.h(pool(y := m.a(x)) * torch.einsum("bihw,bjhw->b", y, y)[:, None]),
+        {"a": 8},
+    ),
+    "every pair of a value with itself": Case(
+        lambda: {"a": conv(3, 8), "b": nn.Bilinear(8, 8, 5), "h": head(5)},
+        lambda m, x: m.h(m.b(y := pool(m.a(x)), y)),
+        {"a": 8, "b": 5},
+    ),
+    "a product added to its factor": Case(
+        lambda: {"a": conv(3, 8), "w": nn.Parameter(torch.rand(8, 8)), "h": head(8)},
+        lambda m, x: m.h(torch.addmm(y := pool(m.a(x)), y, m.w)),
+        {"a": 8},
+    ),
     "diagonal of an einsum": Case(
         lambda: one(b=conv(3, 8)),
         lambda m, x: m.h(torch.einsum("bii->bi", pool(m.a(x))[:, :, None] * pool(m.b(x))[:, None])),
@@ -278,6 +293,22 @@ OPERATORS: dict[str, Case] = {
     ),
     "one of the channels for each pixel": Case(
         one, lambda m, x: m.h(pool((y := m.a(x)) * y.gather(1, y.argmax(1, keepdim=True)))), {"a": 8}
+    ),
+    "gathered from the first channels": Case(
+        one,
+        lambda m, x: m.h(
+            m.a(x).flatten(2).gather(2, torch.tensor([3, 1]).expand(len(x), 5, 2)).mean(2).repeat(1, 2)[:, :8]
+        ),
+        {},
+        {"a.weight": "part of them named"},
+    ),
+    "scattered into the first channel": Case(
+        one,
+        lambda m, x: m.h(
+            m.a(x).flatten(2).scatter(2, torch.tensor([3, 1]).expand(len(x), 1, 2), 0.5).mean(2)
+        ),
+        {},
+        {"a.weight": "part of them named"},
     ),
     # Element by element
     "rare functions": Case(

@@ -196,6 +196,30 @@ def test_sizes_in_the_code_are_refused_with_the_submodule() -> None:
     assert result.reason.startswith("Heads.forward at attention fails: shape '[3, 5, 4, 16]' is invalid")
 
 
+class Logarithm(nn.Module):
+    """Of inputs that are positive; what looks like a size is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 8
+        self.a, self.b = nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.b(self.a(x.log()) * (1 / self.width))
+        return result
+
+
+def test_inputs_that_make_no_numbers_prove_nothing() -> None:
+    module, x = Logarithm().eval(), torch.rand(2, 12)
+    program, pruned = halved(module, (x,))
+    result = native_module(module, program, pruned)
+    assert result.module is not None, result.reason
+    torch.testing.assert_close(result.module(x), ProgramModule(pruned)(x))
+    with torch.no_grad():
+        module.b.bias.fill_(torch.nan)
+    assert native_module(module, *halved(module, (x,))).module is None
+
+
 class Configured(nn.Module):
     """A layer that reads its size from a configuration which others hold too."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from networks import INPUT, prune_and_prove, random_plan
+from networks import INPUT, Net, conv, head, pool, prune_and_prove, random_plan
 from operators import OPERATORS
+from torch import Tensor
 
 from graph.axes import infer
 from graph.canonical import _SEVERAL
@@ -39,6 +41,21 @@ def test_operator(name: str) -> None:
     space = WidthSpace(axes)
     narrowest = np.zeros(space.bundles, dtype=np.int64)
     prune_and_prove(axes, make_plan(space, narrowest, np.zeros(axes.classes), "narrowest"))
+
+
+@pytest.mark.parametrize(
+    ("spread", "least"),
+    [
+        (lambda y: y.var(1, keepdim=True), 2),
+        (lambda y: y.std(1, unbiased=False, keepdim=True), 1),
+        (lambda y: torch.std_mean(y, dim=1, keepdim=True, correction=2)[0], 3),
+        (lambda y: y.var((1, 2), keepdim=True), 1),
+    ],
+)
+def test_an_unbiased_variance_needs_two_channels(spread: Callable[[Tensor], Tensor], least: int) -> None:
+    net = Net(lambda m, x: m.h(pool((y := m.a(x)) / (1 + spread(y)))), {"a": conv(3, 8), "h": head(8)})
+    axes = infer(capture(net, [torch.randn(INPUT)]))
+    assert [b.layouts[0] for b in axes.bundles] == [(least,)]
 
 
 # The core set of ATen without a rule, knowingly.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from networks import CASES, INPUT, Net, conv, head, pool, prune_and_prove, random_plan, scrambled
+from networks import CASES, INPUT, Case, Net, conv, head, pool, prune_and_prove, random_plan, scrambled
 
 from graph.axes import Axes, infer
 from graph.capture import capture
@@ -140,6 +141,24 @@ def test_verify_fails_for_a_corrupted_program(corrupt: Callable[[Program], Progr
     assert not result.passed
     with pytest.raises(VerificationError, match="differs from the masked original"):
         check(result)
+
+
+def test_verify_compares_numbers() -> None:
+    """A logarithm of negative numbers is NaN in any program: positive inputs are taken, or it is said."""
+    case = Case(lambda: {"a": conv(3, 8), "h": head(8)}, lambda m, x: m.h(pool(m.a(x.log()))), {})
+    axes = infer(capture(case.build(), [torch.rand(INPUT)]))
+    plan = random_plan(axes, 0)
+    pruned = prune_and_prove(axes, plan)
+    assert not verify(axes, plan.keep_mask(axes), _scaled(pruned, 2.0)).passed
+    undefined = replace(axes, program=_scaled(axes.program, math.nan))
+    result = verify(undefined, plan.keep_mask(axes), _scaled(pruned, math.nan))
+    assert not result.passed
+    with pytest.raises(VerificationError, match="nothing can be compared"):
+        check(result)
+
+
+def _scaled(program: Program, factor: float) -> Program:
+    return replace(program, tensors={k: t * factor for k, t in program.tensors.items()})
 
 
 @pytest.mark.smoke

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import attention, images, sequences
+from . import attention, images, mixtures, sequences
 from .case import Awkward, index
 
 __all__ = ["MODULES", "Awkward"]
 
-MODULES: Mapping[str, Awkward] = index([*images.ENTRIES, *attention.ENTRIES, *sequences.ENTRIES])
+MODULES: Mapping[str, Awkward] = index(
+    [*images.ENTRIES, *attention.ENTRIES, *sequences.ENTRIES, *mixtures.ENTRIES]
+)

@@ -46,7 +46,7 @@ def contraction(run: Pass, node: Node, terms: list[Term], out: str) -> None:
             sizes = dict(zip(out, run.full[node.name].shape, strict=True))
             run.put(node.name, out.index(letter), _aligned(run, node, found.labels, letters, out, sizes))
         else:
-            _consume(run, node, letter, labelled, holders)
+            _consume(run, node, letter, terms, labelled, holders)
 
 
 def _aligned(
@@ -65,14 +65,17 @@ def _aligned(
     return labels.reshape([labels.shape[kept.index(k)] if k in kept else 1 for k in target])
 
 
-def _consume(run: Pass, node: Node, letter: str, labelled: list[Term], holders: list[Term]) -> None:
+def _consume(
+    run: Pass, node: Node, letter: str, terms: list[Term], labelled: list[Term], holders: list[Term]
+) -> None:
     """A sum over a letter: the mask lies on an activation where there is one."""
     ref, letters = next(((r, t) for r, t in labelled if r.name not in run.static), labelled[0])
-    operand = next(i for i, a in enumerate(flat(node)) if a[1] == ref)
+    alike = [t for r, t in terms if r == ref]  # a value may be several factors, or be added first
+    position = [p for p, a in flat(node) if a == ref][-len(alike) :][alike.index(letters)]
     weight = next(((r, t.index(letter)) for r, t in holders if run.is_tensor(r) and r != ref), None)
     name = str(run.by_name[weight[0].name].args[0]) if weight else None
     dim = letters.index(letter)
-    run.consume(Site(node.name, flat(node)[operand][0], ref.name, dim, 0.0, name, weight[1] if weight else 0))
+    run.consume(Site(node.name, position, ref.name, dim, 0.0, name, weight[1] if weight else 0))
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

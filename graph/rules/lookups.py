@@ -69,7 +69,7 @@ def chance(run: Pass, node: Node) -> None:
 @rule(
     "index", "_unsafe_index", "index_select", "gather", "take_along_dim", "index_put", "index_add",
     "index_copy", "scatter", "scatter_add", "scatter_reduce", "index_fill", "masked_scatter",
-    "masked_select", "select_scatter", "slice_scatter_", "index_reduce", "take",
+    "masked_select", "select_scatter", "index_reduce", "take",
 )  # fmt: skip
 def lookup(run: Pass, node: Node) -> None:
     """Dimensions that integers point into stay; the others pass."""
@@ -98,6 +98,9 @@ def _look_up(run: Pass, node: Node, x: Ref, dim: int, ids: Ref) -> None:
             continue
         labels = f.labels
         labels = flattened(run, node, labels, dim)
+        if node.base == "gather" and run.size(ids)[d] != run.size(x)[d]:
+            run.pin(labels, f"part of them named by {node.op}", node)
+            continue
         if node.base != "index_select" and run.size(ids)[d] > 1:
             run.bind(ids, d, labels, node)
         run.put(node.name, d, labels)
@@ -149,7 +152,7 @@ def _agree(run: Pass, node: Node, x: Ref, dim: int, others: list[Ref], *, pinned
         if d == dim:
             continue
         held = [(r, d) for r in present if run.size(r)[d] > 1]
-        if any(run.size(r)[d] != run.size(x)[d] for r, _ in held):
+        if any(run.size(r)[d] != run.size(x)[d] for r in present):
             for r, _ in held:
                 if (part := run.field(r, d)) is not None:
                     run.pin(part.labels, f"part of them named by {node.op}", node)

@@ -18,11 +18,11 @@ def number(run: Pass, node: Node) -> None:
 
 @rule(
     "relu", "relu6", "hardtanh", "sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid",
-    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "softsign", "logsigmoid", "log_sigmoid",
-    "hardshrink", "softshrink", "tanhshrink", "clamp", "clamp_min", "clamp_max", "clip", "neg", "negative",
+    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "log_sigmoid",
+    "hardshrink", "softshrink", "clamp", "clamp_min", "clamp_max", "clip", "neg", "negative",
     "abs", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "reciprocal", "square",
     "pow", "sin", "cos", "tan", "erf", "erfc", "sign", "round", "floor", "ceil", "trunc", "frac", "dropout",
-    "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "contiguous", "detach", "detach_",
+    "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "contiguous", "detach", 
     "alias", "to", "_to_copy", "type_as", "add", "sub", "subtract", "mul", "multiply", "div", "divide",
     "true_divide", "floor_divide", "remainder", "fmod", "rsub", "maximum", "minimum", "max", "min", "fmax",
     "fmin", "where", "masked_fill", "addcmul", "addcdiv", "lerp", "eq", "ne", "lt", "le", "gt", "ge",
@@ -31,7 +31,7 @@ def number(run: Pass, node: Node) -> None:
     "ones_like", "full_like", "empty_like", "isnan", "isinf", "isfinite", "nan_to_num", "threshold", "atan",
     "atan2", "asin", "acos", "sinh", "cosh", "sinc", "sgn", "real", "imag", "conj", "_conj", "angle",
     "complex", "polar", "copy", "lift_fresh_copy", "bool", "float", "xlogy", "logaddexp", "hypot",
-    "special_expit", "expand_as", "sigmoid_", "fill", "zero", "rrelu",
+    "special_expit", "expand_as", "fill", "zero", "rrelu",
     "bitwise_left_shift", "bitwise_right_shift", "conj_physical", "_conj_physical", "copysign", "deg2rad",
     "digamma", "erfinv", "gcd", "heaviside", "i0", "igamma", "igammac", "isneginf", "isposinf", "lcm",
     "ldexp", "lgamma", "logaddexp2", "mvlgamma", "nextafter", "polygamma", "positive", "rad2deg", "signbit",

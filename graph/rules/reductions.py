@@ -11,7 +11,7 @@ from graph.rules.registry import rule
 from graph.rules.statements import carry, flattened, pin_operands, source_all, statistic
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin", "_safe_softmax", "cumsum", "cumprod",
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod",
       "logcumsumexp", "cummax", "cummin")  # fmt: skip
 def along_one(run: Pass, node: Node) -> None:
     """Computed along one dimension, which keeps its size."""
@@ -46,6 +46,22 @@ def reduction(run: Pass, node: Node) -> None:
         order = node.arg(1, "ord" if node.base == "linalg_vector_norm" else "p", 2)
         fills = math.inf if isinstance(order, (int, float)) and order < 0 else 0.0
     _reduce(run, node, x, given, fills)
+    if node.base.startswith(("var", "std")):
+        _leave_several(run, node, x, given)
+
+
+def _leave_several(run: Pass, node: Node, x: Ref, given: Any) -> None:
+    """A variance divides by the number of elements less a correction, which must leave more than zero."""
+    unbiased = (
+        node.args[1] if len(node.args) > 1 and isinstance(node.args[1], bool) else node.arg(2, "unbiased")
+    )
+    correction = node.kwargs.get("correction")
+    least = 1 + (int(unbiased is not False) if correction is None else math.floor(correction))
+    rank = len(run.size(x))
+    dims = {d % rank for d in ([given] if isinstance(given, int) else given or range(rank))}
+    labelled = {d: f for d, f in run.fields.get(x.name, {}).items() if d in dims}
+    if labelled and math.prod(run.size(x)[d] for d in dims.difference(labelled)) < least:
+        run.leave(next(iter(labelled.values())).rows[0], least, node)
 
 
 def _reduce(
