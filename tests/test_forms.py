@@ -276,11 +276,11 @@ def test_export_of_plain_modules_names_the_arguments(code: Any, tmp_path: Path) 
 def test_images_do_not_fit_a_model_of_two_inputs(
     pruned: tuple[Path, Report], spec: InputRequest, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="one image for each label") as caught:
+    with pytest.raises(DataError, match="gives one input for each label") as caught:
         prune(ModelSource(model="myforms:two", request=spec), tmp_path / "o", data="digits")
     assert "--data none" in caught.value.hint and not (tmp_path / "o").exists()
     for name in ("", "model.onnx"):
-        with pytest.raises(DataError, match="one image for each label"):
+        with pytest.raises(DataError, match="gives one input for each label"):
             measure(ModelSource(model=str(pruned[0] / name)), "digits", "test")
 
 
@@ -334,8 +334,8 @@ def test_options_without_data(code: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     assert report.plan["method"] == "uniform" and report.plan["minimum"] == {"conv": 12}
     assert report.plan["groups"]["conv"] == [12, 16]
-    with pytest.raises(UsageError, match="--planner global: unknown"):  # the caller handed no such baseline
-        prune(source, tmp_path / "o", planner="global")
+    with pytest.raises(UsageError, match="--planner globl: unknown"):
+        prune(source, tmp_path / "o", planner="globl")
     for options in ({"planner": "search"}, {"importance": "taylor"}):
         with pytest.raises(UsageError, match="needs data") as caught:
             prune(source, tmp_path / "o", **options)
