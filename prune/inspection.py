@@ -170,7 +170,7 @@ def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
         model = OnnxModel(source.path)
         if len(model.inputs) > 1:
             raise DataError(
-                f"data {data} gives one image for each label, {source.path} takes {', '.join(model.inputs)}",
+                f"data {data} gives one input for each label, {source.path} takes {', '.join(model.inputs)}",
                 hint="only models of one image can be measured",
             )
         return _OnnxModule(model), load_data(data)

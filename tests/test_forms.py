@@ -387,7 +387,7 @@ def _case(*args: object, says: str) -> object:
         _case("myforms:net", "--input-shape", "3x12x12", "--only", "covn", says="did you mean conv"),
         _case("myforms:net", "--input-shape", "3x12x12", "--exclude", "zzz", says="--exclude zzz"),
         _case("myforms:net", "--input-shape", "3x12x12", "--limit", "conv", says="not a limit"),
-        _case("myforms:net", "--input-shape", "3x12x12", "--limit", "conv=1.0", says="lowest reachable"),
+        _case("myforms:net", "--input-shape", "3x12x12", "--limit", "conv=1.0", says="no choice of widths"),
         _case("myforms:net", "--input-shape", "3x12x12", "--planner", "luck", says="--planner luck"),
         _case("myforms:net", "--input-shape", "3x12x12", "--planner", "search", says="needs data"),
         _case("myforms:net", "--input-shape", "3x12x12", "--importance", "taylor", says="needs data"),
