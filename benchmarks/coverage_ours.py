@@ -98,7 +98,7 @@ def measure(module: nn.Module, example: Sequence[Tensor], report: Report, *, onn
         untouched=_same(module, before),
     )
     if onnx:
-        told("onnx", onnx_error=_onnx_error(pruned))
+        told("onnx", **_onnx(pruned))
 
 
 def _error(axes: Axes, plan: Plan, pruned: Program) -> float:
@@ -200,13 +200,14 @@ def _conclusive(program: Program, pruned: Program) -> bool:
     return difference(wanted, run_program(pruned, inputs)) <= CONCLUSIVE
 
 
-def _onnx_error(pruned: Program) -> float:
-    """Parity in onnxruntime, relative to the largest output or 1."""
+def _onnx(pruned: Program) -> dict[str, float]:
+    """Parity in onnxruntime, relative to the largest output or 1, and the model's own rounding."""
     module = ProgramModule(pruned).eval()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path, example = Path(folder) / "pruned.onnx", pruned.random_inputs(2)
-        return export_onnx(module, example, path, dynamic_batch=pruned.dynamic_batch).max_error
+        checked = export_onnx(module, example, path, dynamic_batch=pruned.dynamic_batch)
+        return {"onnx_error": checked.max_error, "onnx_rounding": checked.rounding}
 
 
 def failed(found: Mapping[str, Any]) -> bool:

@@ -180,6 +180,8 @@ def _slice(node: Node, run: Pass, lengths: Lengths) -> Node:
     size = run.size(x)[dim]
     start = node.arg(2, "start") or 0
     start = start + size if start < 0 else min(start, size)
+    if node.base == "slice" and start == 0 and int(run.full[node.name].shape[dim]) == size:
+        return node  # all of it, however long it is: a dimension merged with the batch has no size of its own
     if node.base == "narrow":
         return replace(node, args=(x, dim, lengths.before(x.name, dim, start), new), kwargs={})
     step = int(node.arg(4, "step", 1))

@@ -155,7 +155,12 @@ def complete(
         plan=plan_section(plan, subject.minimum),
         tune=tune_section(tuned, config.tune),
         verification=proof_section(proof),
-        onnx={"opset": checked.opset, "max_error": checked.max_error, "comparisons": checked.comparisons},
+        onnx={
+            "opset": checked.opset,
+            "max_error": checked.max_error,
+            "rounding": checked.rounding,
+            "comparisons": checked.comparisons,
+        },
         native=native_section(native),
         seed=config.seed,
         seconds=time.perf_counter() - start + ready.seconds,

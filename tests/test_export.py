@@ -24,6 +24,7 @@ from graph.program import ProgramModule
 from models_zoo import registry
 from prune import export
 from prune.export import (
+    ONNX_TOLERANCE,
     OnnxCheck,
     OnnxModel,
     check_onnx,
@@ -225,10 +226,37 @@ def test_an_exporter_that_goes_wrong_leaves_no_file(
 def test_outputs_that_are_not_finite_are_no_agreement(net: Net, tmp_path: Path) -> None:
     with torch.no_grad():
         net.head.bias.fill_(float("nan"))
-    with pytest.raises(ExportError, match="by nan") as caught:
+    with pytest.raises(ExportError, match="by inf") as caught:
         export_onnx(net, EXAMPLE, tmp_path / "m.onnx")
     assert "finite" in caught.value.hint
     assert os.listdir(tmp_path) == []
+
+
+class Ranked(nn.Module):
+    """The best three of eight values by scores that float32 cannot tell apart."""
+
+    def __init__(self, base: float) -> None:
+        super().__init__()
+        self.scores, self.values, self.base = nn.Linear(16, 8), nn.Linear(16, 8), base
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = (self.base + 1e-7 * self.scores(x)) + (1 - self.base)
+        return self.values(x).gather(1, scores.topk(3).indices)
+
+
+def test_what_float32_does_not_determine_is_told_as_rounding(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ranked, same = Ranked(0.5), Ranked(0.0)
+    same.load_state_dict(ranked.state_dict())
+    example = [torch.randn(2, 16)]
+    export_onnx(ProgramModule(capture(same, example)), example, tmp_path / "m.onnx")
+    found = check_onnx(tmp_path / "m.onnx", ProgramModule(capture(ranked, example)), example)
+    assert found.max_error > ONNX_TOLERANCE and found.rounding >= found.max_error / 2
+    assert "own rounding" in found.told
+    with torch.no_grad():
+        ranked.values.weight.add_(10)
+    with pytest.raises(ExportError, match="differs from the model"):
+        check_onnx(tmp_path / "m.onnx", ProgramModule(capture(ranked, example)), example)
 
 
 def test_another_opset_than_asked_for_is_an_error(net: Net, tmp_path: Path) -> None:

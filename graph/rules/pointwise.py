@@ -48,10 +48,10 @@ def number(run: Pass, node: Node) -> None:
 def elementwise(run: Pass, node: Node) -> None:
     """Broadcasting: where two operands are both longer than 1, index i of one is index i of the other."""
     operands = run.operands(node)
+    if not operands:  # numbers: sizes, and what is computed from them
+        return
     if node.base in ("max", "min") and not node.op.endswith(".other"):
         return largest(run, node)
-    if not operands:
-        return
     if not isinstance(run.full[node.name], Tensor):
         return pin_operands(run, node, f"becomes positions in {node.op}")
     rank = len(run.full[node.name].shape)
