@@ -216,10 +216,34 @@ OPERATORS: dict[str, Case] = {
     "quantile of the pixels": Case(one, lambda m, x: m.h(m.a(x).flatten(2).quantile(0.5, dim=2)), {"a": 8}),
     "sorted pixels": Case(one, lambda m, x: m.h(m.a(x).flatten(2).sort(2)[0][..., :3].sum(2)), {"a": 8}),
     "sorted channels": Case(one, lambda m, x: m.h(pool(m.a(x)).sort(1)[0]), {}, {"a.weight": "sorted over"}),
+    "the larger of two counts": Case(
+        one,
+        lambda m, x: (
+            m.h(pool(m.a(x)))
+            * torch.sym_max((x[:, 0] > 0).nonzero().shape[0], (x[:, 1] > 0).nonzero().shape[0])
+        ),
+        {"a": 8},
+    ),
     "norm over the channels": Case(
         one,
         lambda m, x: m.h(pool((y := m.a(x)) / torch.linalg.vector_norm(y, dim=1, keepdim=True))),
         {"a": 8},
+    ),
+    "norm by its general name": Case(
+        one,
+        lambda m, x: m.h(pool((y := m.a(x)) / torch.linalg.norm(y, dim=1, keepdim=True))),
+        {"a": 8},
+    ),
+    "Frobenius norm of matrices": Case(
+        one,
+        lambda m, x: m.h(pool((y := m.a(x)) / torch.linalg.matrix_norm(y, dim=(1, 2), keepdim=True))),
+        {"a": 8},
+    ),
+    "largest sum of a matrix' columns": Case(
+        one,
+        lambda m, x: m.h(pool((y := m.a(x)) / torch.linalg.norm(y, ord=1, dim=(1, 2), keepdim=True))),
+        {},
+        {"a.weight": "the norm of a matrix of order 1"},
     ),
     "smallest magnitude": Case(
         one,

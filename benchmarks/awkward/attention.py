@@ -336,6 +336,32 @@ class Swin(nn.Module):
         return result
 
 
+class Sam(nn.Module):
+    """Heads folded into the batch, relative positions of rows and columns added by indexing with None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.n, self.qkv = conv(3, C), nn.LayerNorm(C), nn.Linear(C, 3 * C)
+        self.out, self.h = nn.Linear(C, C), _h(C)
+        self.rows, self.columns = parameter(4, 4, D), parameter(4, 4, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        y = self.n(x).view(b, h // 4, 4, w // 4, 4, c).transpose(2, 3).reshape(-1, 16, c)
+        q, k, v = self.qkv(y).reshape(-1, 16, 3, H, D).permute(2, 0, 3, 1, 4).reshape(3, -1, 16, D).unbind(0)
+        square = q.reshape(-1, 4, 4, D)
+        rows = torch.einsum("bhwc,hkc->bhwk", square, self.rows)
+        columns = torch.einsum("bhwc,wkc->bhwk", square, self.columns)
+        scores = (q * D**-0.5 @ k.transpose(-2, -1)).view(-1, 4, 4, 4, 4)
+        scores = scores + rows[:, :, :, :, None] + columns[:, :, :, None, :]
+        y = scores.view(-1, 16, 16).softmax(-1) @ v
+        y = self.out(y.view(-1, H, 16, D).transpose(1, 2).reshape(-1, 16, c))
+        y = y.view(b, h // 4, w // 4, 4, 4, c).transpose(2, 3).reshape(b, h, w, c)
+        result: Tensor = self.h((x + y).mean((1, 2)))
+        return result
+
+
 class ViT(nn.Module):
     """Patches, a class token and positions as bare parameters, layer scale; the class token is read."""
 
@@ -525,6 +551,7 @@ ENTRIES = [
         _spatial_reduction, q=_lin(C, C), shrink=nn.Conv2d(C, C, (2, 1), (2, 1)), n=nn.LayerNorm(C),
         kv=_lin(C, 24), out=_lin(C, C)), tokens, note=_STREAM),
     Awkward("swin", "windows: roll, partition, relative positions (TP#258)", Swin, image),
+    Awkward("sam", "heads folded into the batch, decomposed relative positions", Sam, image),
     Awkward("vit", "class token, positions and layer scale are bare parameters (TP#167, #298)", ViT, image),
     Awkward("modulated", "DiT: one layer in six chunks modulates the norms (TP#300)", Modulated, _timed),
     Awkward("tied-embeddings", "the head's weight is the embedding's", Gpt, words),

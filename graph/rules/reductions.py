@@ -28,26 +28,35 @@ def along_one(run: Pass, node: Node) -> None:
 
 
 _FILLS = {"sum": 0.0, "nansum": 0.0, "prod": 1.0, "amax": -math.inf, "amin": math.inf, "any": 0.0, "all": 1.0,
-          "logsumexp": -math.inf, "linalg_vector_norm": 0.0, "norm": 0.0,
-          "count_nonzero": 0.0}  # fmt: skip
+          "logsumexp": -math.inf, "count_nonzero": 0.0}  # fmt: skip
+_NORMS = {"norm": "p", "linalg_norm": "ord", "linalg_vector_norm": "ord", "linalg_matrix_norm": "ord"}
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "nansum", "logsumexp", "linalg_vector_norm",
-      "norm", "any", "all", "var_mean", "std_mean", "count_nonzero")  # fmt: skip
+@rule("mean", "sum", "amax", "amin", "var", "std", "prod", "nansum", "logsumexp", "any", "all", "var_mean",
+      "std_mean", "count_nonzero", *_NORMS)  # fmt: skip
 def reduction(run: Pass, node: Node) -> None:
     """Reduced dimensions go; over channels, those that remain are reduced."""
     x = node.args[0]
-    position = 2 if node.base in ("linalg_vector_norm", "norm") else 1
-    given: Any = node.arg(position, "dim")
+    given: Any = node.arg(2 if node.base in _NORMS else 1, "dim")
     if isinstance(given, bool):  # var(x, unbiased)
         given = None
     fills = _FILLS.get(node.base)
-    if node.base in ("linalg_vector_norm", "norm"):
-        order = node.arg(1, "ord" if node.base == "linalg_vector_norm" else "p", 2)
+    if node.base in _NORMS:
+        order = node.arg(1, _NORMS[node.base])
+        if node.base == "linalg_matrix_norm" and given is None:
+            given = (-2, -1)
+        if _of_matrices(node, x, run, given) and order not in (None, "fro"):
+            return pin_operands(run, node, f"the norm of a matrix of order {order}")
         fills = math.inf if isinstance(order, (int, float)) and order < 0 else 0.0
     _reduce(run, node, x, given, fills)
     if node.base.startswith(("var", "std")):
         _leave_several(run, node, x, given)
+
+
+def _of_matrices(node: Node, x: Ref, run: Pass, given: Any) -> bool:
+    """Whether a norm is one of matrices, which is another one than that of all their elements in a row."""
+    count = len(run.size(x)) if given is None else 1 if isinstance(given, int) else len(given)
+    return node.base.startswith(("linalg_norm", "linalg_matrix")) and count == 2
 
 
 def _leave_several(run: Pass, node: Node, x: Ref, given: Any) -> None:
