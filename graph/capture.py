@@ -21,6 +21,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import config as fx_config
 
 from graph.adapter import INNER, Adapter
 from graph.blame import not_captured
@@ -43,9 +44,17 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
         CaptureError: ``torch.export`` cannot trace the model; names the user's line where it is known.
     """
     with _evaluating(module), _unmoved(), _silent(), _uncollected():
-        program = _captured(module, tuple(example), free=True)
-        if program.dynamic_batch and not _any_batch(program):  # a size of the example slipped in as a number
-            program = _captured(module, tuple(example), free=False)
+        try:
+            with _untraced():
+                return _in_any_batch(module, tuple(example))
+        except CaptureError:
+            return _in_any_batch(module, tuple(example))  # once more, to learn which line it was
+
+
+def _in_any_batch(module: nn.Module, example: tuple[Tensor, ...]) -> Program:
+    program = _captured(module, example, free=True)
+    if program.dynamic_batch and not _any_batch(program):  # a size of the example slipped in as a number
+        return _captured(module, example, free=False)
     return program
 
 
@@ -221,6 +230,17 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """The line of the user's code behind each node is asked for by errors alone, and takes a tenth as well."""
+    before = fx_config.do_not_emit_stack_traces
+    fx_config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        fx_config.do_not_emit_stack_traces = before
 
 
 @contextmanager
