@@ -133,6 +133,14 @@ LimitOption = Annotated[
         "'layer1.*=0.5', fc=64.",
     ),
 ]
+KindsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Prune only groups of these kinds: channel, residual, mlp, head, lane, expert, state; such as "
+        "'head,mlp'.",
+        show_default=False,
+    ),
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust-code", help="Load files that run code when loaded (pickled modules, .pt2).")
 ]
@@ -302,10 +310,13 @@ def _source(
     )
 
 
-def _selection(exclude: list[str] | None, only: list[str] | None, limit: list[str] | None) -> Selection:
-    from prune.selection import Selection, parse_limit
+def _selection(
+    exclude: list[str] | None, only: list[str] | None, limit: list[str] | None, kinds: str | None
+) -> Selection:
+    from prune.selection import Selection, parse_kinds, parse_limit
 
-    return Selection(tuple(exclude or ()), tuple(only or ()), tuple(parse_limit(t) for t in limit or ()))
+    limits = tuple(parse_limit(t) for t in limit or ())
+    return Selection(tuple(exclude or ()), tuple(only or ()), limits, parse_kinds(kinds) if kinds else ())
 
 
 @app.command()
@@ -382,6 +393,7 @@ def compress(
     exclude: ExcludeOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
+    kinds: KindsOption = None,
     round_to: Annotated[
         int | None,
         typer.Option(min=1, help="Keep multiples of this many channels.", show_default="1; with --latency 4"),
@@ -443,7 +455,7 @@ def compress(
             data=data,
             planner=planner,
             importance=importance,  # type: ignore[arg-type]
-            selection=_selection(exclude, only, limit),
+            selection=_selection(exclude, only, limit, kinds),
             round_to=round_to,
             tune=TuneConfig(epochs=epochs if tune else 0, lr=lr, batch_size=batch_size, seed=seed),
             seed=seed,
@@ -538,6 +550,7 @@ def inspect(
     exclude: ExcludeOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
+    kinds: KindsOption = None,
     ops: Annotated[bool, typer.Option("--ops", help="List the cost of every operator.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     trust_code: TrustOption = False,
@@ -551,7 +564,7 @@ def inspect(
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            found = run(open_model(source, _selection(exclude, only, limit)))
+            found = run(open_model(source, _selection(exclude, only, limit, kinds)))
         if as_json:
             typer.echo(json.dumps(found.to_json(), indent=2))
             return

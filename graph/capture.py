@@ -234,7 +234,7 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def _untraced() -> Iterator[None]:
-    """The line of the user's code behind each node is asked for by errors alone, and takes a tenth as well."""
+    """The line of the user's code behind each node is asked for by errors alone, and takes a tenth, too."""
     before = fx_config.do_not_emit_stack_traces
     fx_config.do_not_emit_stack_traces = True
     try:

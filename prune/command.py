@@ -55,6 +55,7 @@ def _of_selection(config: CompressConfig) -> list[str]:
         ("--exclude", selection.exclude),
         ("--only", selection.only),
         ("--limit", [limit.text for limit in selection.limits]),
+        ("--kinds", [",".join(selection.kinds)] if selection.kinds else []),
     ):
         for pattern in patterns:
             words += [name, pattern]

@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import get_args
 
 from graph.axes import infer
 from graph.channels import Axes
 from graph.errors import UsageError
-from graph.groups import Group
+from graph.groups import Group, Kind
 from graph.program import Program
 
 
@@ -50,11 +51,29 @@ class Selection:
         exclude: patterns of modules whose channels stay.
         only: patterns of modules that alone may lose channels; all when empty.
         limits: the least that layers keep.
+        kinds: of the groups that alone may be pruned; all when empty.
     """
 
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+
+
+def parse_kinds(text: str) -> tuple[Kind, ...]:
+    """Read ``head,mlp``.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    words = [word.strip() for word in text.split(",")]
+    known: tuple[Kind, ...] = get_args(Kind)
+    for word in words:
+        if word not in known:
+            near = get_close_matches(word, known, 1, 0.5)
+            hint = f"did you mean {near[0]}? The kinds are" if near else "the kinds are"
+            raise UsageError(f"--kinds {text}: no kind {word!r}", hint=f"{hint} {', '.join(known)}")
+    return tuple(kind for kind in known if kind in words)
 
 
 def parse_limit(text: str) -> Limit:
@@ -104,10 +123,12 @@ def select(program: Program, selection: Selection) -> tuple[Axes, Mapping[str, i
         found = next((why for name, why in excluded.items() if name in makers), None)
         if found is None and selection.only and not _made_first_by(group, only):
             return "not named by --only"
+        if found is None and selection.kinds and group.kind not in selection.kinds:
+            return f"of kind {group.kind}, not named by --kinds"
         return found
 
     axes = infer(program)
-    if excluded or only:
+    if excluded or only or selection.kinds:
         # Told to inference, so that what stays is no decision at all. A tensor that makes channels of
         # both kinds cannot be told: the least number of units sees to these.
         why = {g.name: reason(g, makers) for g, makers in _makers(axes)}

@@ -10,7 +10,7 @@ from graph.capture import capture
 from graph.errors import TargetError, UsageError
 from graph.program import Program
 from prune.budget import Budget
-from prune.selection import Selection, parse_limit, select
+from prune.selection import Selection, parse_kinds, parse_limit, select
 from prune.widths import WidthSpace
 
 
@@ -80,6 +80,38 @@ def test_excluded_modules_keep_their_channels(program: Program, pattern: str, fr
 def test_only_what_is_named_is_pruned(program: Program, patterns: tuple[str, ...], free: set[str]) -> None:
     widths = lowest(program, only=patterns)
     assert {name for name, width in widths.items() if width == 1} == free
+
+
+class Block(nn.Module):
+    """Attention of four heads of three lanes, and a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+        self.up, self.down = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(x.shape[0], x.shape[1], 3, 4, 3).permute(2, 0, 3, 1, 4).unbind(0)
+        y = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + self.out(y)
+        return x + self.down(self.up(x).relu())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "free"), [("head", {"head"}), ("mlp,lane", {"lane", "mlp"}), ("lane , head", {"lane", "head"})]
+)
+def test_only_groups_of_the_kinds_that_are_named_are_pruned(kinds: str, free: set[str]) -> None:
+    program = capture(Block().eval(), [torch.randn(2, 5, 12)])
+    axes, minimum = select(program, Selection(kinds=parse_kinds(kinds)))
+    space = WidthSpace(axes, minimum=minimum)
+    least = space.widths(torch.zeros(space.bundles, dtype=torch.int64).numpy())
+    assert {g.kind for g, n in zip(axes.groups, least, strict=True) if n < len(g.units)} == free
+
+
+def test_a_kind_that_does_not_exist() -> None:
+    with pytest.raises(UsageError, match="no kind 'heads'") as caught:
+        parse_kinds("mlp,heads")
+    assert "did you mean head?" in caught.value.hint and "residual" in caught.value.hint
 
 
 def test_limits_hold_in_the_layers_that_make_the_channels(program: Program) -> None:
