@@ -1,6 +1,6 @@
 """Predicted against measured latency: random plans, run in onnxruntime in turn with the original.
 
-    python -m benchmarks.latency_model [--networks resnet20,vgg16] [--plans 5] [--output FILE.json]
+    python benchmarks/latency_model.py [--networks resnet20,vgg16] [--plans 5] [--output FILE.json]
 
 The prediction is the table's, and the same with a slope that one uniform plan of half of the MACs has set, as
 `prune compress --latency` does. Every measured ratio is the median of several paired measurements; the noise
@@ -11,28 +11,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+ROOT = Path(__file__).resolve().parent.parent
+# Not benchmarks/ itself, where this file would hide a module of its name.
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
 
-from graph.axes import infer
-from graph.capture import capture
-from graph.program import Program, ProgramModule
-from models_zoo import registry
-from profilers.latency import environment, onnx_call, paired_ratio
-from profilers.latency_model import LatencyModel
-from profilers.op_latency import OpTable
-from prune.budget import Budget
-from prune.export import export_onnx
-from prune.importance import magnitude
-from prune.plan import make_plan
-from prune.surgery import prune_program
-from prune.widths import WidthSpace
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from graph.axes import infer  # noqa: E402
+from graph.capture import capture  # noqa: E402
+from graph.program import Program, ProgramModule  # noqa: E402
+from models_zoo import registry  # noqa: E402
+from profilers.latency import environment, onnx_call, paired_ratio  # noqa: E402
+from profilers.latency_model import LatencyModel  # noqa: E402
+from profilers.op_latency import OpTable  # noqa: E402
+from prune.budget import Budget  # noqa: E402
+from prune.export import export_onnx  # noqa: E402
+from prune.importance import magnitude  # noqa: E402
+from prune.plan import make_plan  # noqa: E402
+from prune.surgery import prune_program  # noqa: E402
+from prune.widths import WidthSpace  # noqa: E402
 
 NETWORKS = ("resnet20", "resnet56", "mobilenet_v2", "vgg16")
 
