@@ -339,6 +339,13 @@ def compress(
             "5ms. Predicted from timed operators, then measured on the pruned model."
         ),
     ] = None,
+    states: Annotated[
+        str | None,
+        typer.Option(
+            help="Of Mambas: the share of the states of every layer that stays (0.5, 50%), or their number "
+            "(8); alone, or beside other limits."
+        ),
+    ] = None,
     pareto: Annotated[
         str | None,
         typer.Option(help="Several shares of the FLOPs in one run, such as 0.3,0.5,0.7, and their curve."),
@@ -390,6 +397,28 @@ def compress(
     importance: Annotated[
         str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
     ] = "magnitude",
+    state_criterion: Annotated[
+        str | None,
+        typer.Option(
+            help="Ranks states on calibration text: output, elimination, observability, contribution, "
+            "moment, taylor, delta; or without text magnitude, random.",
+            show_default="output; magnitude without text",
+        ),
+    ] = None,
+    state_scope: Annotated[
+        str,
+        typer.Option(
+            help="layer: the same number of states in each, which transformers and mamba_ssm load; global: "
+            "one threshold over all layers."
+        ),
+    ] = "layer",
+    compensate: Annotated[
+        bool,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="With --states alone: fit what remains to the original in closed form.",
+        ),
+    ] = True,
     exclude: ExcludeOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
@@ -401,9 +430,19 @@ def compress(
     tune: Annotated[
         bool, typer.Option("--tune/--no-tune", help="Fine-tune the pruned model, where there is data.")
     ] = True,
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 10,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of fine-tuning.")] = 0.02,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per step of fine-tuning.")] = 128,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Epochs of fine-tuning; 0: none.", show_default="10; of text 1")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate of fine-tuning.", show_default="0.02; of text 0.001"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Images, or windows of text, per step of fine-tuning.", show_default="128; of text 16"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove equality with the masked original in float64.")
@@ -413,9 +452,10 @@ def compress(
 ) -> None:
     """Prune a trained model until all limits hold, fine-tune it and export it.
 
-    Limits go together: --flops or --macs, --params, --memory, --latency. Writes model.onnx, model.pt2,
-    model.safetensors, graph.json, plan.json and report.json, native.safetensors too if the model's own class
-    runs with the pruned weights; with --pareto these for each point, and the curve.
+    Limits go together: --flops or --macs, --params, --memory, --latency, --states. Writes model.onnx,
+    model.pt2, model.safetensors, graph.json, plan.json and report.json, native.safetensors too if the model's
+    own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto these for each
+    point, and the curve.
     """
     with _errors():
         from prune.demands import parse_demands
@@ -427,12 +467,16 @@ def compress(
             "--memory": memory,
             "--latency": latency,
         }
-        demands = () if pareto and not any(given.values()) else parse_demands(given)
+        alone = pareto is not None or states is not None
+        demands = () if alone and not any(given.values()) else parse_demands(given)
+        from dataclasses import replace
+
         from prune.config import CompressConfig
         from prune.pareto import pareto as run_pareto
         from prune.pareto import parse_shares
         from prune.pipeline import compress as run
-        from prune.tune import TuneConfig
+        from prune.states import StateConfig
+        from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
         from rl import search as agent
         from rl.workers import cores
 
@@ -440,7 +484,8 @@ def compress(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
         points = parse_shares(pareto) if pareto is not None else ()
-        named = "-".join(d.text for d in (*points, *demands)).replace("%", "pct").replace("/", "_")
+        shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
+        named = "-".join(shares).replace("%", "pct").replace("/", "_")
         search = agent.SearchConfig(
             agent=method,
             episodes=episodes,
@@ -448,6 +493,8 @@ def compress(
             reward=reward,  # type: ignore[arg-type]
             policy=policy,
         )
+        training: dict[str, Any] = {"epochs": epochs if tune else 0, "lr": lr, "batch_size": batch_size}
+        told = {"seed": seed} | {name: value for name, value in training.items() if value is not None}
         config = CompressConfig(
             source=source,
             demands=demands,
@@ -457,14 +504,21 @@ def compress(
             importance=importance,  # type: ignore[arg-type]
             selection=_selection(exclude, only, limit, kinds),
             round_to=round_to,
-            tune=TuneConfig(epochs=epochs if tune else 0, lr=lr, batch_size=batch_size, seed=seed),
+            states=StateConfig(
+                text=states,
+                criterion=state_criterion,  # type: ignore[arg-type]
+                scope=state_scope,  # type: ignore[arg-type]
+                compensate=compensate,
+            ),
+            tune=replace(FINE_TUNE, **told),
+            tune_text=replace(FINE_TUNE_TEXT, **told),
             seed=seed,
             search=agent.command_words(search, images=images),
             force=force,
             verify=verify,
         )
         neighbours = 1 if points else 0  # plans of the point before
-        screen = _Screen(trials=search.trials + neighbours, epochs=epochs)
+        screen = _Screen(trials=search.trials + neighbours)
         planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
         with planning as planned, screen.running():
             if points:
@@ -488,7 +542,7 @@ def _print_report(report: Any) -> None:
     console.print(table)
     if report.search["best"]:
         _print_search(report)
-    for line in report.limit_lines():
+    for line in (*report.limit_lines(), *report.state_lines()):
         console.print(escape(line), soft_wrap=True)
     console.print(report.verdict())
     proof = report.verification

@@ -21,6 +21,9 @@ def repeated(config: CompressConfig) -> list[str]:
         "--planner": config.planner,
         "--importance": config.importance,
         "--round-to": config.round_to,
+        "--states": config.states.text,
+        "--state-criterion": config.states.criterion,
+        "--state-scope": config.states.scope if config.states.scope != "layer" else None,
         "--epochs": config.tune.epochs,
         "--lr": config.tune.lr,
         "--batch-size": config.tune.batch_size,
@@ -59,4 +62,5 @@ def _of_selection(config: CompressConfig) -> list[str]:
     ):
         for pattern in patterns:
             words += [name, pattern]
-    return words + ([] if config.verify else ["--no-verify"])
+    flags = {"--no-verify": not config.verify, "--no-compensate": not config.states.compensate}
+    return words + [name for name, given in flags.items() if given]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from graph.errors import UsageError
+from models_zoo.data import DataSet
 from prune.demands import Demand
 from prune.importance import CRITERIA, Criterion
 from prune.load import ModelSource
 from prune.selection import Selection
+from prune.states import StateConfig
 from prune.trials import Trial
 from prune.tune import EpochResult, TuneConfig
 
@@ -42,7 +44,8 @@ class CompressConfig:
 
     Attributes:
         source: the model.
-        demands: the limits, one for each limited quantity; see ``prune.demands``.
+        demands: the limits, one for each limited quantity; see ``prune.demands``. There may be none where
+            ``states`` says how many of these stay.
         output: folder of the results.
         data: name of the data set, or ``none``; the model file's own when left out.
         planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
@@ -50,7 +53,9 @@ class CompressConfig:
         importance: criterion that ranks the channels of a group.
         selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
+        states: how many and which states of a Mamba stay.
         tune: how to fine-tune; 0 epochs leave it out.
+        tune_text: the same for language models; as ``tune`` when left out.
         seed: of everything random.
         search: words of the command line that say how the planner searches, for the report.
         force: replace files of an earlier run.
@@ -65,7 +70,9 @@ class CompressConfig:
     importance: Criterion = "magnitude"
     selection: Selection = field(default_factory=Selection)
     round_to: int | None = None
+    states: StateConfig = field(default_factory=StateConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
+    tune_text: TuneConfig | None = None
     seed: int = 0
     search: tuple[str, ...] = ()
     force: bool = False
@@ -78,6 +85,10 @@ class CompressConfig:
             raise UsageError(f"--round-to {self.round_to}: must be at least 1")
         if not self.source.is_named and self.output.resolve() == self.source.path.resolve():
             raise UsageError(f"the output {self.output} is the model itself", hint="name another folder")
+
+    def tuning(self, data: DataSet | None) -> TuneConfig:
+        """How to fine-tune on a data set."""
+        return self.tune_text if data is not None and data.is_text and self.tune_text else self.tune
 
     @property
     def limits_latency(self) -> bool:

@@ -108,14 +108,15 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
 
     Args:
         axes: of the whole program.
-        batches: normalised inputs (B, ...) and class labels (B,).
+        batches: normalised inputs (B, ...) and labels (B,); of text tokens and those after them, (B, L).
     """
     module = ProgramModule(axes.program)
     parameters: Mapping[str, torch.nn.Parameter] = dict(module.named_parameters())
     scores = np.zeros(axes.classes)
     for inputs, targets in batches:
         module.zero_grad()
-        torch.autograd.backward(F.cross_entropy(module(inputs), targets))
+        logits = module(inputs)  # (B, K), or of text (B, L, K)
+        torch.autograd.backward(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
         for name, field in _weight_fields(axes):
             parameter = parameters[name]
             if parameter.grad is not None:

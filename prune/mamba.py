@@ -76,6 +76,11 @@ def is_mamba(folder: Path) -> bool:
     return _is_reference(settings) or settings.get("model_type") in _CLASSES
 
 
+def layout_of(folder: Path) -> Layout:
+    """The layout of a Mamba checkpoint's folder."""
+    return "mamba_ssm" if _is_reference(read_settings(folder)) else "transformers"
+
+
 def load_mamba(folder: Path) -> tuple[MambaLM, tuple[Path, ...]]:
     """Load a Mamba language model from a folder in either layout, in float32 and eval mode.
 

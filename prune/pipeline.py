@@ -17,10 +17,12 @@ from graph.channels import Axes
 from graph.cost import costs
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
+from models_zoo.mamba_lm import MambaLM
 from profilers.latency import Latency, compare, environment, onnx_call, torch_call
 from prune.baselines import baseline_plan
 from prune.budget import Budget
 from prune.command import repeated
+from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
 from prune.files import OutputFolder, write_json
@@ -40,8 +42,12 @@ from prune.sections import (
     plan_section,
     proof_section,
     search_section,
+    states_section,
     tune_section,
 )
+from prune.smaller_mamba import write_checkpoint
+from prune.states import calibration, kept_states
+from prune.student import Student, student_of
 from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
@@ -52,6 +58,7 @@ _CALIBRATION_IMAGES = 2048
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
+STATES = "states"  # the method of plans that take states alone
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -99,8 +106,11 @@ def complete(
     subject, space, data, scores = ready.subject, ready.space, ready.data, ready.scores
     budget = ready.budget(config.demands)
 
-    listener.stage("searching" if ready.method == SEARCH else "planning")
-    if ready.method == SEARCH and data is not None:
+    searches = ready.method == SEARCH and bool(config.demands)
+    listener.stage("searching" if searches else "planning")
+    if not config.demands:  # nothing but the states go, and which is decided
+        found = _planned(make_plan(space, space.widest, scores, STATES))
+    elif searches and data is not None:
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
@@ -113,36 +123,47 @@ def complete(
 
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
+    if data is not None:
+        pruned = _recalibrate(pruned, data)
+    student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
     if data is not None:
-        pruned = _recalibrate(pruned, data)
-        before = evaluate(ProgramModule(pruned), data.test)
-        uniform = _uniform_accuracy(ready, budget, data)
+        before = evaluate(student.module, data.test)
+        uniform = _uniform_accuracy(ready, budget, data) if config.demands else None
+    cut = before
+    if data is not None and not config.demands and config.states.compensate:
+        before = _compensated(ready, plan, student, data, listener) or before
 
-    student = ProgramModule(pruned)
     tuned: TuneResult | None = None
+    tuning = config.tuning(data)
     after = before
-    if config.tune.epochs and data is not None:
+    if tuning.epochs and data is not None:
         listener.stage("fine-tuning")
         tuned = fit(
-            student, data, config.tune, teacher=ready.original, on_epoch=listener.epoch, on_step=listener.step
+            student.module,
+            data,
+            tuning,
+            teacher=ready.reference,
+            on_epoch=listener.epoch,
+            on_step=listener.step,
         )
-        after = evaluate(student, data.test)
+        after = evaluate(student.module, data.test)
 
     listener.stage("exporting")
     final = student.updated()
     write_results(folder, final, plan, subject.loaded)
-    checked = export_all(folder, student, final)
+    checked = export_all(folder, ProgramModule(final), final)
+    checkpoint = write_checkpoint(subject.loaded, final, folder)
 
     listener.stage("trying the model's own class")
     native = _native(subject, final, folder / NATIVE_FILE)
 
     listener.stage("measuring latency")
-    figures = _measure(ready, student, final, (before, after), folder)
+    figures = _measure(ready, student.module, final, (before, after), folder)
     used = _used(ready, budget, plan, figures)
     report = Report(
-        command=repeated(config),
+        command=repeated(replace(config, tune=tuning)),
         environment=environment(),
         model=model_section(subject.loaded),
         data=data_section(data),
@@ -153,7 +174,8 @@ def complete(
         accuracy=accuracy_section(ready.base, uniform, before, after),
         search=search_section(found),
         plan=plan_section(plan, subject.minimum),
-        tune=tune_section(tuned, config.tune),
+        states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
+        tune=tune_section(tuned, tuning),
         verification=proof_section(proof),
         onnx={
             "opset": checked.opset,
@@ -208,6 +230,19 @@ def _recalibrate(program: Program, data: DataSet) -> Program:
     return replace(program, tensors=recalibrated(program, program.tensors, images))
 
 
+def _compensated(
+    ready: Prepared, plan: Plan, student: Student, data: DataSet, listener: Listener
+) -> Evaluation | None:
+    """Fit what remains to the original, where it can be; how good the student is then."""
+    own, axes = ready.subject.loaded.module, ready.subject.axes
+    if ready.states is None or not isinstance(own, MambaLM) or isinstance(student.module, ProgramModule):
+        return None
+    kept = kept_states(ready.states.layers, plan.keep_mask(axes))
+    listener.stage("compensating")
+    compensate(own, student.module, kept, calibration(data))
+    return evaluate(student.module, data.test)
+
+
 def _latency(found: Latency) -> dict[str, float]:
     return {"median": found.median_ms, "p10": found.p10_ms, "p90": found.p90_ms}
 
@@ -217,7 +252,7 @@ def _uniform_accuracy(ready: Prepared, budget: Budget, data: DataSet) -> float:
     axes = ready.subject.axes
     plan = make_plan(ready.space, budget.project([1.0] * ready.space.bundles), ready.scores, "uniform")
     pruned, _ = _operate(axes, plan, verify_result=False)
-    return evaluate(ProgramModule(_recalibrate(pruned, data)), data.test).accuracy
+    return evaluate(student_of(ready.subject, _recalibrate(pruned, data)).module, data.test).accuracy
 
 
 def _native(subject: Subject, final: Program, path: Path) -> NativeResult:
@@ -251,7 +286,7 @@ def _used(
 
 def _measure(
     ready: Prepared,
-    student: ProgramModule,
+    student: nn.Module,
     final: Program,
     accuracies: tuple[Evaluation | None, Evaluation | None],
     folder: Path,
@@ -260,7 +295,7 @@ def _measure(
     one = ready.subject.program.random_inputs(1)
     files = {"original": ready.original_onnx(), "pruned": folder / "model.onnx"}
     # Apart from each other: onnxruntime's threads spin on for a while and would slow torch's next call.
-    modules: dict[str, nn.Module] = {"original": ready.original, "pruned": student}
+    modules: dict[str, nn.Module] = {"original": ready.reference, "pruned": student}
     in_torch = compare({name: torch_call(module, *one) for name, module in modules.items()})
     in_onnx = compare({name: onnx_call(path, *map(Tensor.numpy, one)) for name, path in files.items()})
     counts = {"original": ready.subject.costs, "pruned": costs(final)}

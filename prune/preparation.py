@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from graph.channels import Axes
 from graph.errors import ModelFileError, UsageError
 from graph.program import ProgramModule
@@ -19,6 +21,8 @@ from prune.export import export_onnx
 from prune.importance import Criterion, Scores, score
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
+from prune.states import StateChoice, choose_states, state_layers
+from prune.student import runs_itself
 from prune.subject import NO_DATA, Subject, check_batch, find_data, open_model
 from prune.tune import Evaluation, evaluate
 from prune.widths import WidthSpace
@@ -37,8 +41,10 @@ class Prepared:
         data: what it is measured and tuned on, if anything.
         method: who makes the plan.
         original: the whole program as a module.
+        reference: the original as it is evaluated and teaches: its own class where that is much faster.
         base: how good it is on the test split; None without data.
         scores: importance of each class of channels.
+        states: which states are to stay; None where nothing is said about them.
         clock: predicts and measures latencies, where they are limited.
         folder: for files that the whole run shares.
         seconds: how long the preparation took.
@@ -49,8 +55,10 @@ class Prepared:
     data: DataSet | None
     method: str
     original: ProgramModule
+    reference: nn.Module
     base: Evaluation | None
     scores: Scores
+    states: StateChoice | None
     clock: Clock | None
     folder: Path
     seconds: float
@@ -96,17 +104,30 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     space = subject.space(round_to=config.multiple)
     exact = [d for d in config.demands if d.name != "latency"]
     Budget.from_demands(space, exact).check_reachable()  # before anything takes long
+    if config.states.is_given:
+        layers = state_layers(subject.axes, subject.loaded)
+        if config.states.text is not None:
+            for layer in layers:
+                config.states.kept(layer.units.shape[1])
     data = find_data(config.data, subject.loaded)
     check_batch(subject.program, data, config.source.model)
     method = _method(config, data)
     for note in (*subject.notes, *_data_notes(config, data)):
         listener.note(note)
     original = ProgramModule(subject.program)
+    reference = subject.loaded.module if runs_itself(subject.loaded.module) else original
     base: Evaluation | None = None
     if data is not None:
         listener.stage("measuring the original")
-        base = _sound(evaluate(original, data.test), subject.loaded)
+        base = _sound(evaluate(reference, data.test), subject.loaded)
     scores = _scores(subject.axes, config.importance, data)
+    states = None
+    if config.states.is_given:
+        listener.stage("judging the states")
+        states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
+        scores = states.scores
+        space = subject.space(round_to=config.multiple, fixed=states.fixed(subject.axes))
+        Budget.from_demands(space, exact).check_reachable()
     clock = None
     if config.limits_latency:
         listener.stage("timing operators")
@@ -116,7 +137,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
             named = ", ".join(f"{op} ({count} times)" for op, count in clock.guessed.items())
             listener.note(f"priced as a pass over their elements, for want of a kernel: {named}")
     seconds = time.perf_counter() - start
-    return Prepared(subject, space, data, method, original, base, scores, clock, folder, seconds)
+    return Prepared(
+        subject, space, data, method, original, reference, base, scores, states, clock, folder, seconds
+    )
 
 
 def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> Path:

@@ -60,6 +60,7 @@ class Report:
     accuracy: Mapping[str, Any]
     search: Mapping[str, Any]
     plan: Mapping[str, Any]
+    states: Mapping[str, Any] | None
     tune: Mapping[str, Any]
     verification: Mapping[str, Any]
     onnx: Mapping[str, Any]
@@ -98,11 +99,42 @@ class Report:
             ("latency, onnxruntime", _ms(a.onnx_ms), _ms(b.onnx_ms), f"{r['speedup_onnx']:.2f} x speed-up"),
             ("latency, torch", _ms(a.torch_ms), _ms(b.torch_ms), f"{r['speedup_torch']:.2f} x speed-up"),
         ]
+        if self.data.get("unit") not in (None, "images"):
+            return rows + self._text_rows()
         after = "accuracy after fine-tuning" if self.tune["epochs"] else "accuracy (not fine-tuned)"
         for name, value in (("accuracy before fine-tuning", b.accuracy_before_tuning), (after, b.accuracy)):
             if a.accuracy is not None and value is not None:
                 rows.append((name, f"{a.accuracy:.2%}", f"{value:.2%}", _points(value - a.accuracy)))
         return rows
+
+    def _text_rows(self) -> list[tuple[str, str, str, str]]:
+        """The bits of a language model, before and after fine-tuning."""
+        bits = self.accuracy["bits"]
+        label = f"bits per {self.accuracy['each']}"
+        after = f"{label} after fine-tuning" if self.tune["epochs"] else f"{label} (not fine-tuned)"
+        found = [(f"{label} before fine-tuning", bits["before_tuning"]), (after, bits["after_tuning"])]
+        return [
+            (name, f"{bits['original']:.4f}", f"{value:.4f}", f"{value / bits['original'] - 1:+.2%}")
+            for name, value in found
+        ]
+
+    def state_lines(self) -> list[str]:
+        """What was done about states, and where the checkpoint is."""
+        found = self.states
+        if found is None:
+            return []
+        lines = []
+        if found.get("asked") is not None:
+            counts = [f"{len(layer['kept'][0])} of {layer['states']}" for layer in found["layers"]]
+            kept = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
+            lines.append(f"states kept in each layer: {kept}, by {found['criterion']}")
+        checkpoint = found["checkpoint"]
+        if checkpoint is not None and checkpoint["layout"]:
+            reason = f"; {checkpoint['reason']}" if checkpoint["reason"] else ""
+            lines.append(f"the folder checkpoint holds it in the layout of {checkpoint['layout']}{reason}")
+        elif checkpoint is not None:
+            lines.append(f"there is no checkpoint in the layout of another library: {checkpoint['reason']}")
+        return lines
 
     def own_class(self) -> str:
         """One sentence on whether the user's own class runs with the pruned weights."""
@@ -134,7 +166,8 @@ class Report:
         """One sentence on what the search was worth."""
         best, gain = self.search["best"], self.search["gain_over_uniform"]
         if not best:
-            text = f"the plan {self.search['winner']!r} follows from the weights; nothing was searched for"
+            origin = "the calibration text" if (self.states or {}).get("tokens") else "the weights"
+            text = f"the plan {self.search['winner']!r} follows from {origin}; nothing was searched for"
             return text if self.data["name"] else f"{text}, and nothing was measured for accuracy: no data"
         agent = best.get("ppo")
         text = (

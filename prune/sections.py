@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.budget import Budget
 from prune.load import LoadedModel
 from prune.native import NativeResult
 from prune.plan import Plan, kept_widths
 from prune.pruned import NATIVE_FILE
+from prune.smaller_mamba import Checkpoint
+from prune.states import StateChoice, kept_states
 from prune.trials import SearchResult
 from prune.tune import Evaluation, TuneConfig, TuneResult
 from prune.verify import Verification
@@ -36,6 +39,7 @@ def data_section(data: DataSet | None) -> dict[str, Any]:
         return {"name": None, "notes": ["no data: nothing was measured for accuracy"]}
     return {
         "name": data.name,
+        "unit": data.unit,
         "notes": list(data.notes),
         "train": len(data.train),
         "search": len(data.search),
@@ -76,6 +80,11 @@ def accuracy_section(
     return {
         "split": "test" if base else None,
         "records": base.records if base else 0,
+        "each": base.each if base else None,
+        "bits": {
+            name: e.bits if e and e.is_text else None
+            for name, e in (("original", base), ("before_tuning", before), ("after_tuning", after))
+        },
         "original": base.accuracy if base else None,
         "uniform_before_tuning": uniform,
         "before_tuning": before.accuracy if before else None,
@@ -109,6 +118,25 @@ def plan_section(plan: Plan, minimum: Mapping[str, int]) -> dict[str, Any]:
     """What each group keeps."""
     groups = {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()}
     return {"method": plan.method, "ratio": plan.ratio, "groups": groups, "minimum": dict(minimum)}
+
+
+def states_section(
+    choice: StateChoice | None, plan: Plan, axes: Axes, cut: Evaluation | None, checkpoint: Checkpoint | None
+) -> dict[str, Any] | None:
+    """Which states stay and what became of the checkpoint; None for models that have neither."""
+    if choice is None and checkpoint is None:
+        return None
+    section: dict[str, Any] = {"checkpoint": None, "bits_when_cut": cut.bits if cut and cut.is_text else None}
+    if checkpoint is not None:
+        section["checkpoint"] = {"layout": checkpoint.layout, "reason": checkpoint.reason}
+    if choice is not None:
+        keep = plan.keep_mask(axes)
+        section |= choice.to_json()
+        section["layers"] = [
+            {"name": layer.name, "states": int(layer.units.shape[1]), "kept": kept.tolist()}
+            for layer, kept in zip(choice.layers, kept_states(choice.layers, keep), strict=True)
+        ]
+    return section
 
 
 def tune_section(tuned: TuneResult | None, config: TuneConfig) -> dict[str, Any]:

@@ -56,11 +56,9 @@ class Subject:
         ]
         return (*self.loaded.notes, *self.program.notes, *unknown, *stuck)
 
-    def space(self, *, round_to: int = 1) -> WidthSpace:
-        """The widths that it can have."""
-        if not self.minimum:
-            return WidthSpace(self.axes, round_to=round_to)
-        return WidthSpace(self.axes, round_to=round_to, minimum=self.minimum)
+    def space(self, *, round_to: int = 1, fixed: Mapping[str, int] | None = None) -> WidthSpace:
+        """The widths that it can have; of groups in ``fixed`` only one."""
+        return WidthSpace(self.axes, round_to=round_to, minimum=self.minimum, fixed=fixed)
 
 
 def program_of(loaded: LoadedModel) -> Program:

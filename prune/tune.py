@@ -87,6 +87,7 @@ class TuneConfig:
 SCRATCH = TuneConfig(epochs=20, lr=0.1)
 SCRATCH_TEXT = TuneConfig(epochs=1, lr=4e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 FINE_TUNE = TuneConfig()
+FINE_TUNE_TEXT = TuneConfig(epochs=1, lr=1e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,11 @@ class Evaluation:
     bytes_per_token: float | None = None
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is of a language model."""
+        return self.unit != "images"
+
+    @property
     def bits(self) -> float:
         """The loss in bits: for each byte of a text where that is known, else for each label."""
         return self.loss / math.log(2) / (self.bytes_per_token or 1.0)
@@ -120,15 +126,19 @@ class Evaluation:
     @property
     def rank(self) -> tuple[float, float]:
         """The greater, the better: by accuracy, of equal ones by loss; text by loss alone."""
-        return (self.accuracy, -self.loss) if self.unit == "images" else (-self.loss, 0.0)
+        return (self.accuracy, -self.loss) if not self.is_text else (-self.loss, 0.0)
 
     def told(self) -> str:
         """The figures that count, in words."""
-        if self.unit == "images":
+        if not self.is_text:
             return f"accuracy {self.accuracy:.2%}"
         label = "byte" if self.unit == "bytes" else "token"
-        each = "byte" if self.bytes_per_token else label
-        return f"{self.bits:.4f} bits per {each}, perplexity {self.perplexity:.3f} per {label}"
+        return f"{self.bits:.4f} bits per {self.each}, perplexity {self.perplexity:.3f} per {label}"
+
+    @property
+    def each(self) -> str:
+        """What ``bits`` are counted for: byte, token or image."""
+        return "byte" if self.bytes_per_token else self.unit.removesuffix("s")
 
 
 @dataclass(frozen=True, slots=True)

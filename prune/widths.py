@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from graph.channels import Axes
 from graph.cost_model import CostModel
+from graph.errors import PlanError
 
 Widths = NDArray[np.int64]  # (..., groups): kept units
 Levels = NDArray[np.int64]  # (..., bundles): positions among the widths of each bundle
@@ -27,15 +28,23 @@ class WidthSpace:
         axes: of the whole program.
         round_to: kept counts are multiples of this where a group has at least that many units.
         minimum: for groups by name, the least number of units that they keep.
+        fixed: for groups by name, the number of units that they keep, which is no choice any more.
 
     Attributes:
         bundles: how many decisions there are.
         level_counts: for each bundle how many widths it can have.
-        sizes: for each bundle the number of units in the whole program.
+        sizes: for each bundle the number of units at its widest.
         base_macs: MACs of the whole program for one record.
     """
 
-    def __init__(self, axes: Axes, *, round_to: int = 1, minimum: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        axes: Axes,
+        *,
+        round_to: int = 1,
+        minimum: Mapping[str, int] | None = None,
+        fixed: Mapping[str, int] | None = None,
+    ) -> None:
         self.axes = axes
         self.round_to = round_to
         self.cost = CostModel(axes)
@@ -48,6 +57,8 @@ class WidthSpace:
                 _at_least(layout, least[list(b.groups)])
                 for b, layout in zip(axes.bundles, layouts, strict=True)
             ]
+        for group, count in (fixed or {}).items():
+            layouts = _fixed(axes, layouts, group, count)
         self._totals = [layout.sum(axis=1) for layout in layouts]
         self.bundles = len(layouts)
         self.level_counts = [len(t) for t in self._totals]
@@ -89,7 +100,7 @@ class WidthSpace:
 
     @cached_property
     def widest(self) -> Levels:
-        """The highest level of each bundle, which is the whole program: (bundles,)."""
+        """The highest level of each bundle, which is the whole program where nothing is fixed: (bundles,)."""
         return np.array(self.level_counts, dtype=np.int64) - 1
 
     def macs(self, levels: Levels) -> int:
@@ -114,3 +125,20 @@ def _at_least(layouts: NDArray[np.int64], least: NDArray[np.int64]) -> NDArray[n
     good = [bool((row >= least).all()) for row in layouts[:-1]] + [True]
     result: NDArray[np.int64] = layouts[np.array(good)]
     return result
+
+
+def _fixed(axes: Axes, layouts: list[NDArray[np.int64]], name: str, count: int) -> list[NDArray[np.int64]]:
+    """The layouts, of one bundle only those that keep so many units of a group.
+
+    Raises:
+        PlanError: there is none: what is tied to the group leaves no such width.
+    """
+    group = next(i for i, g in enumerate(axes.groups) if g.name == name)
+    index = next(i for i, b in enumerate(axes.bundles) if group in b.groups)
+    bundle = axes.bundles[index]
+    column = bundle.groups.index(group)
+    # Of all widths: a rounding may have left out the one that is wanted.
+    found = np.array([row for row in bundle.layouts if row[column] == count], dtype=np.int64)
+    if not len(found):
+        raise PlanError(f"{name} cannot keep {count} units: the channels that are tied to it do not fit")
+    return [*layouts[:index], found, *layouts[index + 1 :]]

@@ -27,6 +27,7 @@ from prune.slicing import Slicer
 Keep = NDArray[np.bool_]
 _CHUNK_BYTES = 1 << 30  # activations that may be alive at one time
 _FEWEST = 32  # images of a chunk, however large they are: statistics need some
+_TOKENS = 8192  # of text that a plan is scored on at most
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Chunk:
     """Images that go through the network together.
 
     Attributes:
-        images: (B, C, H, W), normalised.
-        labels: int64 (B,).
+        images: (B, C, H, W), normalised; of text tokens (B, L).
+        labels: int64 (B,), or (B, L).
     """
 
     images: Tensor
@@ -69,12 +70,15 @@ def chunks(axes: Axes, data: DataSet, images: int) -> tuple[Chunk, ...]:
     Args:
         axes: of the whole program.
         data: where they come from.
-        images: at most how many.
+        images: at most how many; windows of text, of 8,192 tokens together at most.
     """
     count = min(images, len(data.search))
+    if data.is_text:
+        count = min(count, max(1, _TOKENS // data.input_shape[0]))
     batches = list(data.search.batches(count, limit=count))
     scored, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    most = max(_FEWEST, _CHUNK_BYTES // max(1, costs(axes.program).peak_activation_bytes))
+    fewest = 1 if data.is_text else _FEWEST
+    most = max(fewest, _CHUNK_BYTES // max(1, costs(axes.program).peak_activation_bytes))
     parts = -(-count // most)
     return tuple(
         Chunk(_pixelwise(x), y)
@@ -102,8 +106,8 @@ class Scorer:
 
     @property
     def images(self) -> int:
-        """How many images a score is taken on."""
-        return sum(len(c.labels) for c in self.chunks)
+        """How many images, or tokens, a score is taken on."""
+        return sum(c.labels.numel() for c in self.chunks)
 
     def __call__(self, keep: Keep) -> Score:
         """Score the program without the classes that ``keep`` leaves out (shape: classes).
@@ -116,8 +120,9 @@ class Scorer:
         with _one_thread(), torch.inference_mode():
             for chunk in self.chunks:
                 logits = run(program, program.tensors, [chunk.images], overrides=self._overrides)
-                correct += int((logits.argmax(1) == chunk.labels).sum())
-                loss += float(F.cross_entropy(logits, chunk.labels, reduction="sum"))
+                logits, labels = logits.flatten(0, -2), chunk.labels.flatten()  # every token is a record
+                correct += int((logits.argmax(1) == labels).sum())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         return Score(correct / self.images, loss / self.images)
 
 

@@ -1,0 +1,55 @@
+"""The student: the module that is measured and tuned in place of a pruned program.
+
+For most networks it is the program itself. A Mamba's program writes its scan out, with all states in memory;
+its own class runs it in blocks, forward and backward, and is the student where it runs with the pruned
+weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from graph.program import Program, ProgramModule
+from models_zoo.mamba_lm import MambaLM
+from prune.native import native_module
+from prune.subject import Subject
+
+_SECONDS = 60.0  # for finding the attributes of the class
+
+
+def runs_itself(module: nn.Module) -> bool:
+    """Whether a module's own class is much faster than its program."""
+    return isinstance(module, MambaLM)
+
+
+@dataclass(frozen=True)
+class Student:
+    """A module that computes what a program computes.
+
+    Attributes:
+        module: in eval mode.
+        program: with the weights that the module began with.
+    """
+
+    module: nn.Module
+    program: Program
+
+    def updated(self) -> Program:
+        """The program with the module's present weights."""
+        if isinstance(self.module, ProgramModule):
+            return self.module.updated()
+        state = self.module.state_dict()
+        tensors = {k: state[k].detach().clone() if k in state else t for k, t in self.program.tensors.items()}
+        return replace(self.program, tensors=tensors)
+
+
+def student_of(subject: Subject, program: Program) -> Student:
+    """The student for a program that was cut out of a subject."""
+    own = subject.loaded.module
+    if runs_itself(own):
+        found = native_module(own, subject.program, program, seconds=_SECONDS)
+        if found.module is not None:
+            return Student(found.module.eval(), program)
+    return Student(ProgramModule(program), program)
