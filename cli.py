@@ -400,9 +400,9 @@ def compress(
     state_criterion: Annotated[
         str | None,
         typer.Option(
-            help="Ranks states on calibration text: output, elimination, observability, contribution, "
+            help="Ranks states on calibration text: elimination, output, observability, contribution, "
             "moment, taylor, delta; or without text magnitude, random.",
-            show_default="output; magnitude without text",
+            show_default="elimination; magnitude without text",
         ),
     ] = None,
     state_scope: Annotated[

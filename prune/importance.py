@@ -6,7 +6,7 @@ reads it, not by the one layer where it happens to start.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,13 @@ from torch.nn import functional as F
 from graph.channels import Axes
 from graph.labels import Field
 from graph.program import ProgramModule
+from models_zoo.data import DataSet
+from models_zoo.text import LENGTH
 
 Criterion = Literal["magnitude", "bn-scale", "taylor"]
 CRITERIA: tuple[Criterion, ...] = ("magnitude", "bn-scale", "taylor")
 Scores = NDArray[np.float64]
+_TOKENS = 2048  # of text at once
 _PIECE = 1 << 16  # elements of a weight that are squared at once: 768 KiB of squares
 
 
@@ -123,6 +126,21 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
                 product = (parameter.detach() * parameter.grad).float()
                 scores += _by_class(product, field, axes.classes) ** 2
     return axes.spread(scores)
+
+
+def sampled(data: DataSet, records: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the train split, drawn with a fixed seed.
+
+    Args:
+        data: images, or text.
+        records: images, 128 at once; or windows of ``LENGTH`` tokens, of others as many as hold the same
+            number of tokens, 2,048 at once, since a program may hold all states of a sequence in memory.
+    """
+    at_once = 128
+    if data.is_text:
+        length = data.input_shape[0]
+        records, at_once = max(1, records * LENGTH // length), max(1, _TOKENS // length)
+    yield from data.train.batches(at_once, shuffle=True, limit=min(records, len(data.train)))
 
 
 def score(axes: Axes, criterion: Criterion, batches: Iterable[tuple[Tensor, Tensor]] = ()) -> Scores:

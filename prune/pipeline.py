@@ -26,6 +26,7 @@ from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
 from prune.files import OutputFolder, write_json
+from prune.importance import sampled
 from prune.load import LoadedModel
 from prune.native import NativeResult, native_module
 from prune.plan import Plan, kept_widths, make_plan
@@ -46,7 +47,7 @@ from prune.sections import (
     tune_section,
 )
 from prune.smaller_mamba import write_checkpoint
-from prune.states import calibration, kept_states
+from prune.states import CALIBRATION, kept_states
 from prune.student import Student, student_of
 from prune.subject import Subject
 from prune.surgery import prune_program
@@ -239,7 +240,7 @@ def _compensated(
         return None
     kept = kept_states(ready.states.layers, plan.keep_mask(axes))
     listener.stage("compensating")
-    compensate(own, student.module, kept, calibration(data))
+    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)))
     return evaluate(student.module, data.test)
 
 

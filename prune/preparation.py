@@ -18,7 +18,7 @@ from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
 from prune.export import export_onnx
-from prune.importance import Criterion, Scores, score
+from prune.importance import Criterion, Scores, sampled, score
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
 from prune.states import StateChoice, choose_states, state_layers
@@ -29,6 +29,7 @@ from prune.widths import WidthSpace
 
 SEARCH = "search"
 _TAYLOR_IMAGES = 1024
+_TAYLOR_WINDOWS = 32
 
 
 @dataclass(frozen=True)
@@ -194,5 +195,4 @@ def _sound(found: Evaluation, loaded: LoadedModel) -> Evaluation:
 def _scores(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
     if criterion != "taylor" or data is None:
         return score(axes, criterion, ())
-    limit = min(_TAYLOR_IMAGES, len(data.train))
-    return score(axes, criterion, data.train.batches(128, shuffle=True, limit=limit))
+    return score(axes, criterion, sampled(data, _TAYLOR_WINDOWS if data.is_text else _TAYLOR_IMAGES))

@@ -18,15 +18,14 @@ from graph.channels import Axes
 from graph.errors import TargetError, UsageError
 from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
-from prune.importance import Scores, magnitude
+from prune.importance import Scores, magnitude, sampled
 from prune.load import LoadedModel
 from prune.state_scores import BLIND, STATE_CRITERIA, StateCriterion, StateScores, state_scores
 
 Scope = Literal["layer", "global"]
 SCOPES: tuple[Scope, ...] = ("layer", "global")
-_TOKENS = 16384  # of the training text that states are judged on
-_AT_ONCE = 2048  # of them
-DEFAULT: StateCriterion = "output"
+CALIBRATION = 64  # windows of 256 tokens that states are judged on, or as many tokens in others
+DEFAULT: StateCriterion = "elimination"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class StateConfig:
     Attributes:
         text: the share of the states of every layer that stays, or their number, as the user gave it; None
             where the limits alone decide how many.
-        criterion: which of them stay; left out, ``output``, or ``magnitude`` without text.
+        criterion: which of them stay; left out, ``elimination``, or ``magnitude`` without text.
         scope: ``layer``, the same number in each, or ``global``, one threshold over all layers.
         compensate: fit what remains to the original on calibration text, in closed form.
 
@@ -185,7 +184,7 @@ def choose_states(
                 hint="name it: --data pystdlib, text:PATH or tokens:FILE; or --state-criterion magnitude",
             )
         else:
-            batches = calibration(data)
+            batches = list(sampled(data, CALIBRATION))
             tokens = sum(x.numel() for x, _ in batches)
             judged = state_scores(own, criterion, batches, seed=seed)
     elif criterion not in BLIND:
@@ -225,14 +224,6 @@ def state_layers(axes: Axes, loaded: LoadedModel) -> tuple[StateLayer, ...]:
     return layers
 
 
-def calibration(data: DataSet) -> list[tuple[Any, Any]]:
-    """Windows of the train split, drawn with a fixed seed: tokens and the tokens after them."""
-    length = data.input_shape[0]
-    return list(
-        data.train.batches(max(1, _AT_ONCE // length), shuffle=True, seed=0, limit=max(1, _TOKENS // length))
-    )
-
-
 def own_layers(axes: Axes, model: MambaLM) -> tuple[StateLayer, ...]:
     """The states of our own class, by the places of their rows in its weights, in the order of the layers.
 
@@ -240,6 +231,8 @@ def own_layers(axes: Axes, model: MambaLM) -> tuple[StateLayer, ...]:
         UsageError: some states are pinned.
     """
     sizes, found = model.sizes, []
+    lane_of = np.arange(axes.classes)  # a state of one of several groups may be that group's lane
+    lane_of[axes.derived[:, 0]] = axes.derived[:, 2]
     for index, count in enumerate(sizes.states):
         mixer = f"backbone.layers.{index}.mixer"
         if sizes.version == 1:
@@ -247,10 +240,12 @@ def own_layers(axes: Axes, model: MambaLM) -> tuple[StateLayer, ...]:
         else:
             rows = axes.weights[f"{mixer}.conv1d.weight"][0].labels.ravel()
             units = rows[sizes.d_inner :][: sizes.ngroups * count].reshape(sizes.ngroups, count)
+        units = lane_of[units]
         groups = axes.group_of_class()[units]
         if (groups < 0).any() or (groups != groups[:, :1]).any():
             raise UsageError(
-                f"the states of {mixer} have to stay", hint="leave out --exclude and --only, or --states"
+                f"the states of {mixer} have to stay",
+                hint="`prune inspect` says what is pinned and why; --exclude and --only pin, too",
             )
         found.append(StateLayer(axes.groups[groups[0, 0]].name, units.astype(np.int64)))
     return tuple(found)

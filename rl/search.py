@@ -18,7 +18,7 @@ from graph import topology
 from graph.errors import UsageError
 from graph.topology import Topology
 from prune.baselines import global_ratios
-from prune.importance import magnitude, taylor
+from prune.importance import magnitude, sampled, taylor
 from prune.plan import make_plan
 from prune.trials import Planner, Problem, SearchResult
 from rl import policy
@@ -34,6 +34,7 @@ METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
 BASELINES = ("uniform", "global-magnitude", "global-taylor")
 REFINED = "refinement"
 _TAYLOR_IMAGES = 512
+_TAYLOR_WINDOWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +185,7 @@ def score_baselines(problem: Problem, book: Book) -> None:
 def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
     """The wish of each baseline; which channels stay, ``problem.scores`` says for all of them."""
     space, budget = problem.space, problem.budget
-    limit = min(_TAYLOR_IMAGES, len(problem.data.train))
-    batches = problem.data.train.batches(128, shuffle=True, limit=limit)
+    batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
     return {
         "uniform": np.ones(space.bundles),
         "global-magnitude": global_ratios(space, magnitude(problem.axes), budget),

@@ -1,0 +1,371 @@
+"""States of Mamba-1 and Mamba-2, unpruned against pruned in one run: accuracy, speed and memory.
+
+    python benchmarks/mamba.py -o out                       # trains both tiny models first, in minutes
+    python benchmarks/mamba.py --models m1.pt m2.pt -o out  # files of `prune zoo train`
+
+Accuracy: bits per byte on the test files of the standard library after cutting to each number of states, by
+every criterion, with random and magnitude beside; the same after compensation; and for one criterion after a
+short fine-tune. Each cut goes through the plan and the surgery of `prune compress --states`.
+
+Speed and memory: the same pruned weights in our own classes and in transformers' stock classes (from the
+directory that prune writes), forward over one sequence at each length, against the unpruned model. Times are
+processor time of one thread, the models in turn, the least of the repeats. Peak memory is the most that is
+alive at one time in storages that operators make: activations, weights not counted.
+
+Writes `mamba.json`, `mamba.md` and `mamba.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# Not benchmarks/ itself, where graph.py would hide the package of its name.
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
+
+import torch  # noqa: E402
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from graph.axes import infer  # noqa: E402
+from graph.capture import capture  # noqa: E402
+from models_zoo.data import DataSet  # noqa: E402
+from models_zoo.mamba_lm import MambaLM  # noqa: E402
+from models_zoo.text import TokenSplit  # noqa: E402
+from profilers.memory import memory_meter  # noqa: E402
+from prune.compensation import compensate  # noqa: E402
+from prune.data import load_data  # noqa: E402
+from prune.importance import magnitude, sampled  # noqa: E402
+from prune.load import LoadedModel, load_model  # noqa: E402
+from prune.mamba import save_mamba  # noqa: E402
+from prune.plan import make_plan  # noqa: E402
+from prune.smaller_mamba import smaller_mamba  # noqa: E402
+from prune.state_scores import STATE_CRITERIA, StateCriterion, StateScores, state_scores  # noqa: E402
+from prune.states import CALIBRATION, StateChoice, StateConfig, kept_states, own_layers  # noqa: E402
+from prune.surgery import prune_program  # noqa: E402
+from prune.train import train  # noqa: E402
+from prune.tune import FINE_TUNE_TEXT, SCRATCH_TEXT, evaluate, fit  # noqa: E402
+from prune.widths import WidthSpace  # noqa: E402
+
+Row = dict[str, Any]
+Forward = Callable[[Tensor], Tensor]
+_CAPTURED = 32  # tokens of the captured graph: the weights that a cut takes do not depend on it
+
+
+class Pruner:
+    """Cuts one model in many ways.
+
+    Args:
+        loaded: a Mamba of the zoo.
+        data: text.
+    """
+
+    def __init__(self, loaded: LoadedModel, data: DataSet) -> None:
+        assert isinstance(loaded.module, MambaLM)
+        self.loaded, self.data, self.model = loaded, data, loaded.module
+        self.axes = infer(capture(self.model, [torch.zeros(2, _CAPTURED, dtype=torch.int64)]))
+        self.before = magnitude(self.axes)
+        self.text = list(sampled(data, CALIBRATION))
+
+    def judged(self, criterion: StateCriterion, seed: int) -> StateScores:
+        """What each state is worth."""
+        return state_scores(self.model, criterion, self.text, seed=seed)
+
+    def cut(self, judged: StateScores, kept: int) -> tuple[MambaLM, MambaLM]:
+        """The model with so many states in each layer: cut, and compensated as well."""
+        layers, scores = own_layers(self.axes, self.model), self.before.copy()
+        for layer, own in zip(layers, judged, strict=True):
+            scores[layer.units] = own
+        asked = StateConfig(text=str(kept))
+        choice = StateChoice(asked, "output", layers, (kept,) * len(layers), scores, 0)
+        space = WidthSpace(self.axes, fixed=choice.fixed(self.axes))
+        plan = make_plan(space, space.widest, scores, "states")
+        program = prune_program(self.axes, plan)
+        plain, fitted = (smaller_mamba(self.model.sizes, program.tensors) for _ in range(2))
+        compensate(self.model, fitted, kept_states(layers, plan.keep_mask(self.axes)), self.text)
+        return plain, fitted
+
+
+def accuracy(
+    pruner: Pruner, args: argparse.Namespace, tell: Callable[[str], None]
+) -> tuple[list[Row], dict[int, MambaLM]]:
+    """Bits per byte for every criterion and number of states, and the tuned models by that number."""
+    data, rows, tuned = pruner.data, [], {}
+    version, whole = pruner.model.sizes.version, pruner.model.sizes.states[0]
+
+    def bits(model: nn.Module) -> float:
+        return evaluate(model, data.test, limit=args.windows).bits
+
+    base = bits(pruner.model)
+    rows.append({"version": version, "criterion": "none", "kept": whole, "of": whole, "cut": base})
+    short = replace(data, train=_head(data.train, args.tune_steps * FINE_TUNE_TEXT.batch_size))
+    for criterion in STATE_CRITERIA:
+        for seed in range(args.seeds if criterion == "random" else 1):
+            judged = pruner.judged(criterion, seed)
+            for kept in (max(1, int(share * whole)) for share in args.shares):
+                plain, fitted = pruner.cut(judged, kept)
+                row: Row = {
+                    "version": version,
+                    "criterion": criterion,
+                    "seed": seed,
+                    "kept": kept,
+                    "of": whole,
+                }
+                row |= {"cut": bits(plain), "compensated": bits(fitted)}
+                if criterion == args.tuned:
+                    fit(fitted, short, FINE_TUNE_TEXT, teacher=pruner.model)
+                    row["tuned"], tuned[kept] = bits(fitted), fitted
+                rows.append(row)
+                tell(f"Mamba-{version}, {kept} of {whole} states by {criterion}: {_changes(row, base)}")
+    # The original with as much training is what tuning has to be compared with.
+    again = smaller_mamba(pruner.model.sizes, pruner.model.state_dict())
+    fit(again, short, FINE_TUNE_TEXT, teacher=pruner.model)
+    rows[0]["tuned"] = bits(again)
+    tell(f"Mamba-{version}, all states, tuned as well: {100 * (rows[0]['tuned'] / base - 1):+.2f}%")
+    return rows, tuned
+
+
+def _changes(row: Row, base: float) -> str:
+    names = [k for k in ("cut", "compensated", "tuned") if k in row]
+    return ", ".join(f"{k} {100 * (row[k] / base - 1):+.2f}%" for k in names)
+
+
+def _head(split: Any, windows: int) -> TokenSplit:
+    assert isinstance(split, TokenSplit)
+    tokens = split.tokens[: windows * split.length + 1]
+    return TokenSplit(tokens, split.length, bytes_per_token=split.bytes_per_token)
+
+
+def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Callable[[str], None]) -> list[Row]:
+    """Time and peak memory over length of models by their number of states, in both codes."""
+    version = next(iter(models.values())).sizes.version
+    codes: dict[str, dict[int, Forward]] = {"ours": {k: m.__call__ for k, m in models.items()}}
+    with tempfile.TemporaryDirectory() as folder:
+        stock = {k: _stock(m, Path(folder) / str(k)) for k, m in models.items()} if args.stock else {}
+    if all(f is not None for f in stock.values()) and stock:
+        codes["transformers"] = {k: f for k, f in stock.items() if f is not None}
+    rows = []
+    for code, forwards in codes.items():
+        most = max(args.lengths) if code == "ours" else args.stock_most
+        sizes = [(b, n) for b in args.batches for n in args.lengths if n <= most and b * n <= args.tokens]
+        for batch, length in sizes:
+            ids = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(length))
+            with torch.no_grad():
+                peaks = {k: _peak_bytes(f, ids) for k, f in forwards.items()}
+                times: dict[int, float] = dict.fromkeys(forwards, float("inf"))
+                for _ in range(args.repeats):
+                    for k, f in forwards.items():
+                        start = time.process_time()
+                        f(ids)
+                        times[k] = min(times[k], time.process_time() - start)
+            whole = max(models)
+            for k in forwards:
+                rows.append({
+                    "version": version, "code": code, "batch": batch, "length": length, "kept": k,
+                    "of": whole, "cpu_ms": 1e3 * times[k], "peak_bytes": peaks[k],
+                    "speedup": times[whole] / times[k], "memory": peaks[k] / peaks[whole],
+                })  # fmt: skip
+            told = ", ".join(
+                f"{k} states {times[whole] / times[k]:.2f} x, {peaks[k] / peaks[whole] - 1:+.1%} memory"
+                for k in forwards
+                if k != whole
+            )
+            tell(f"Mamba-{version}, {code}, {batch} x {length} tokens, {1e3 * times[whole]:.1f} ms: {told}")
+    return rows
+
+
+def _peak_bytes(forward: Forward, ids: Tensor) -> int:
+    with memory_meter(torch.device("cpu")) as meter:
+        forward(ids)
+        return int(meter.take_peak_bytes())
+
+
+def _stock(model: MambaLM, folder: Path) -> Forward | None:
+    """The stock class of transformers with these weights, read from the directory that we write."""
+    try:
+        import transformers
+    except ImportError:
+        return None
+    transformers.logging.set_verbosity_error()
+    save_mamba(folder, model)
+    kind = transformers.MambaForCausalLM if model.sizes.version == 1 else transformers.Mamba2ForCausalLM
+    other = kind.from_pretrained(folder).eval()
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(other(ids, use_cache=False).logits, model(ids), rtol=1e-3, atol=1e-3)
+    return lambda x: other(x, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def tables(bits: list[Row], times: list[Row]) -> str:
+    """Both results as Markdown."""
+    lines = []
+    for version in sorted({r["version"] for r in bits}):
+        own = [r for r in bits if r["version"] == version]
+        base, whole = own[0]["cut"], own[0]["of"]
+        counts = sorted({r["kept"] for r in own[1:]}, reverse=True)
+        title = f"**Mamba-{version}**, {base:.4f} bits per byte with all {whole} states"
+        lines += [f"{title}; change when cut / compensated", ""]
+        lines += [
+            "| criterion | " + " | ".join(f"{k} states" for k in counts) + " |",
+            "|---|" + "---|" * len(counts),
+        ]
+        for name in STATE_CRITERIA:
+            cells = []
+            for kept in counts:
+                found = [r for r in own if r["criterion"] == name and r["kept"] == kept]
+                cells.append(
+                    " / ".join(
+                        _spread([100 * (r[k] / base - 1) for r in found]) for k in ("cut", "compensated")
+                    )
+                )
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        tuned = {r["kept"]: r for r in own if "tuned" in r}
+        cells = [f"{100 * (tuned[k]['tuned'] / base - 1):+.2f} %" if k in tuned else "" for k in counts]
+        name = next((r["criterion"] for r in own[1:] if "tuned" in r), "")
+        lines.append(f"| {name}, tuned shortly | " + " | ".join(cells) + " |")
+        lines += ["", f"The original, tuned as well: {100 * (own[0]['tuned'] / base - 1):+.2f} %.", ""]
+    for version, code, batch in sorted({(r["version"], r["code"], r["batch"]) for r in times}):
+        own = [r for r in times if (r["version"], r["code"], r["batch"]) == (version, code, batch)]
+        counts = sorted({r["kept"] for r in own}, reverse=True)
+        title = f"**Mamba-{version}, {code}, batch {batch}**: speed-up and peak activation memory"
+        lines += [f"{title}, against {counts[0]} states", ""]
+        lines += [f"| tokens | {counts[0]} states | " + " | ".join(f"{k} states" for k in counts[1:]) + " |"]
+        lines += ["|---|" + "---|" * len(counts)]
+        for length in sorted({r["length"] for r in own}):
+            by = {r["kept"]: r for r in own if r["length"] == length}
+            first = by[counts[0]]
+            cells = [f"{first['cpu_ms']:.1f} ms, {first['peak_bytes'] / 1e6:.1f} MB"]
+            cells += [f"{by[k]['speedup']:.2f} x, {100 * (by[k]['memory'] - 1):+.0f} %" for k in counts[1:]]
+            lines.append(f"| {length} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:+.2f} %"
+    return f"{min(values):+.1f} to {max(values):+.1f} %"
+
+
+def draw(bits: list[Row], times: list[Row]) -> Figure:
+    """Bits over kept states, and speed-up over length."""
+    versions = sorted({r["version"] for r in bits})
+    figure = Figure(figsize=(9, 3.4 * len(versions)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(versions), 2, squeeze=False)
+    for (left, right), version in zip(axes, versions, strict=True):
+        own = [r for r in bits if r["version"] == version]
+        base = own[0]["cut"]
+        for index, name in enumerate(STATE_CRITERIA):
+            found = [r for r in own if r["criterion"] == name and r.get("seed", 0) == 0]
+            style = "--" if name in ("random", "magnitude") else "-"
+            left.plot(
+                [r["kept"] for r in found], [100 * (r["compensated"] / base - 1) for r in found],
+                style, marker=".", color=f"C{index}", label=name,
+            )  # fmt: skip
+        tuned = [r for r in own[1:] if "tuned" in r]
+        left.plot(
+            [r["kept"] for r in tuned],
+            [100 * (r["tuned"] / base - 1) for r in tuned],
+            "k-o",
+            label="tuned shortly",
+        )
+        left.axhline(1, color="grey", lw=0.8)
+        left.set(
+            title=f"Mamba-{version}: compensated",
+            xlabel="states kept",
+            ylabel="bits per byte, %",
+            yscale="symlog",
+        )
+        left.legend(fontsize=7)
+        for r_code, style in (("ours", "-"), ("transformers", "--")):
+            for kept in sorted({r["kept"] for r in times if r["version"] == version}, reverse=True)[1:]:
+                wanted = (version, r_code, kept, max(r["batch"] for r in times))
+                line = [r for r in times if (r["version"], r["code"], r["kept"], r["batch"]) == wanted]
+                if line:
+                    label = f"{r_code}, {kept} of {line[0]['of']}"
+                    right.plot(
+                        [r["length"] for r in line],
+                        [r["speedup"] for r in line],
+                        style,
+                        marker=".",
+                        label=label,
+                    )
+        right.axhline(1.3, color="grey", lw=0.8)
+        right.set(title=f"Mamba-{version}: speed-up", xlabel="tokens", ylabel="times", xscale="log")
+        right.legend(fontsize=7)
+    return figure
+
+
+def main() -> None:
+    """Train or load, measure, and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--models", type=Path, nargs="*", help="files of `prune zoo train`; trained when left out"
+    )
+    parser.add_argument("--epochs", type=int, default=1, help="of training, where nothing is given")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5, 0.25])
+    parser.add_argument(
+        "--windows", type=int, default=160, help="of 256 test bytes that bits are measured on"
+    )
+    parser.add_argument("--seeds", type=int, default=2, help="of random selection")
+    parser.add_argument(
+        "--tuned", default="elimination", choices=STATE_CRITERIA, help="criterion that is tuned"
+    )
+    parser.add_argument("--tune-steps", type=int, default=100)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="sequences at once")
+    parser.add_argument("--tokens", type=int, default=16384, help="most tokens at once")
+    parser.add_argument("--stock-most", type=int, default=4096, help="longest sequence for transformers")
+    parser.add_argument("--no-stock", dest="stock", action="store_false", help="leave transformers out")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("-o", "--output", type=Path, default=Path("mamba-states"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    args.output.mkdir(parents=True, exist_ok=True)
+    data, start = load_data("pystdlib"), time.perf_counter()
+
+    def tell(text: str) -> None:
+        print(f"{time.perf_counter() - start:6.0f} s  {text}", flush=True)
+
+    files = args.models
+    if not files:
+        files = [args.output / f"mamba{version}-tiny.pt" for version in (1, 2)]
+        for file in files:
+            config = replace(SCRATCH_TEXT, epochs=args.epochs)
+            tell(f"{file.stem}: {train(file.stem, data, config, file, force=True).told()}")
+    bits: list[Row] = []
+    times: list[Row] = []
+    for file in files:
+        loaded = load_model(file)
+        pruner = Pruner(loaded, data)
+        found, tuned = accuracy(pruner, args, tell)
+        bits += found
+        times += speed({pruner.model.sizes.states[0]: pruner.model, **tuned}, args, tell)
+        about = {
+            "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
+            "torch": torch.__version__,
+            "command": " ".join(["python", *map(str, sys.argv)]),
+            "seconds": round(time.perf_counter() - start),
+        }
+        text = json.dumps({"about": about, "accuracy": bits, "speed": times}, indent=2) + "\n"
+        (args.output / "mamba.json").write_text(text)
+        (args.output / "mamba.md").write_text(tables(bits, times))
+    draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
+    print(tables(bits, times))
+
+
+if __name__ == "__main__":
+    main()
