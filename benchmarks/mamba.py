@@ -7,12 +7,14 @@ Accuracy: bits per byte on the test files of the standard library after cutting 
 every criterion, with random and magnitude beside; the same after compensation; and for one criterion after a
 short fine-tune. Each cut goes through the plan and the surgery of `prune compress --states`.
 
-Speed and memory: the same pruned weights in our own classes and in transformers' stock classes (from the
-directory that prune writes), forward over one sequence at each length, against the unpruned model. Times are
+Speed and memory, against the unpruned model at each length: the pruned weights in our own classes, forward,
+and forward with backward, and in transformers' stock classes, from the directory that prune writes. Times are
 processor time of one thread, the models in turn, the least of the repeats. Peak memory is the most that is
-alive at one time in storages that operators make: activations, weights not counted.
+alive at one time in storages that operators make: activations, weights not counted. Of the graph that is
+exported to ONNX the memory is counted.
 
-Writes `mamba.json`, `mamba.md` and `mamba.png`.
+Writes `mamba.json`, `mamba.md` and `mamba.png`. `--only accuracy`, then `--only speed` into one folder, is the
+same in two parts.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from graph.axes import infer  # noqa: E402
 from graph.capture import capture  # noqa: E402
+from graph.cost import costs  # noqa: E402
 from models_zoo.data import DataSet  # noqa: E402
 from models_zoo.mamba_lm import MambaLM  # noqa: E402
 from models_zoo.text import TokenSplit  # noqa: E402
@@ -60,6 +63,7 @@ from prune.widths import WidthSpace  # noqa: E402
 
 Row = dict[str, Any]
 Forward = Callable[[Tensor], Tensor]
+_GRAPH_MOST = 1024  # tokens of the graphs that are counted
 _CAPTURED = 32  # tokens of the captured graph: the weights that a cut takes do not depend on it
 
 
@@ -150,18 +154,21 @@ def _head(split: Any, windows: int) -> TokenSplit:
 def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Callable[[str], None]) -> list[Row]:
     """Time and peak memory over length of models by their number of states, in both codes."""
     version = next(iter(models.values())).sizes.version
-    codes: dict[str, dict[int, Forward]] = {"ours": {k: m.__call__ for k, m in models.items()}}
+    codes: dict[str, dict[int, Forward]] = {
+        "ours": {k: m.__call__ for k, m in models.items()},
+        "ours, training": {k: _training(m) for k, m in models.items()},
+    }
     with tempfile.TemporaryDirectory() as folder:
         stock = {k: _stock(m, Path(folder) / str(k)) for k, m in models.items()} if args.stock else {}
     if all(f is not None for f in stock.values()) and stock:
         codes["transformers"] = {k: f for k, f in stock.items() if f is not None}
     rows = []
     for code, forwards in codes.items():
-        most = max(args.lengths) if code == "ours" else args.stock_most
+        most = max(args.lengths) if code == "ours" else args.others_most
         sizes = [(b, n) for b in args.batches for n in args.lengths if n <= most and b * n <= args.tokens]
         for batch, length in sizes:
             ids = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(length))
-            with torch.no_grad():
+            with torch.set_grad_enabled(code == "ours, training"):
                 peaks = {k: _peak_bytes(f, ids) for k, f in forwards.items()}
                 times: dict[int, float] = dict.fromkeys(forwards, float("inf"))
                 for _ in range(args.repeats):
@@ -182,6 +189,36 @@ def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Callable[[
                 if k != whole
             )
             tell(f"Mamba-{version}, {code}, {batch} x {length} tokens, {1e3 * times[whole]:.1f} ms: {told}")
+    return rows
+
+
+def _training(model: MambaLM) -> Forward:
+    """Forward and backward; gradients are made anew each time."""
+
+    def step(ids: Tensor) -> Tensor:
+        model.zero_grad()
+        loss = model(ids).square().mean()
+        loss.backward()
+        return loss
+
+    return step
+
+
+def graphs(models: dict[int, MambaLM], args: argparse.Namespace) -> list[Row]:
+    """Counted peak of the activations of the exported graph, for one sequence of a length."""
+    rows = []
+    for length in (n for n in args.lengths if n <= _GRAPH_MOST):
+        peaks = {
+            k: costs(capture(m, [torch.zeros(2, length, dtype=torch.int64)])).peak_activation_bytes
+            for k, m in models.items()
+        }
+        whole = max(models)
+        for k, peak in peaks.items():
+            version = models[k].sizes.version
+            rows.append({
+                "version": version, "code": "graph", "batch": 1, "length": length, "kept": k, "of": whole,
+                "peak_bytes": peak, "memory": peak / peaks[whole],
+            })  # fmt: skip
     return rows
 
 
@@ -245,11 +282,16 @@ def tables(bits: list[Row], times: list[Row]) -> str:
         for length in sorted({r["length"] for r in own}):
             by = {r["kept"]: r for r in own if r["length"] == length}
             first = by[counts[0]]
-            cells = [f"{first['cpu_ms']:.1f} ms, {first['peak_bytes'] / 1e6:.1f} MB"]
-            cells += [f"{by[k]['speedup']:.2f} x, {100 * (by[k]['memory'] - 1):+.0f} %" for k in counts[1:]]
+            cells = [_cell(first, f"{first['peak_bytes'] / 1e6:.1f} MB", "cpu_ms", "ms", 1)]
+            for k in counts[1:]:
+                cells.append(_cell(by[k], f"{100 * (by[k]['memory'] - 1):+.0f} %", "speedup", "x", 2))
             lines.append(f"| {length} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _cell(row: Row, memory: str, key: str, unit: str, digits: int) -> str:
+    return f"{row[key]:.{digits}f} {unit}, {memory}" if key in row else memory
 
 
 def _spread(values: list[float]) -> str:
@@ -327,7 +369,8 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="sequences at once")
     parser.add_argument("--tokens", type=int, default=16384, help="most tokens at once")
-    parser.add_argument("--stock-most", type=int, default=4096, help="longest sequence for transformers")
+    parser.add_argument("--others-most", type=int, default=4096, help="longest of transformers and training")
+    parser.add_argument("--only", choices=["accuracy", "speed"], help="one half; both when left out")
     parser.add_argument("--no-stock", dest="stock", action="store_false", help="leave transformers out")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, default=Path("mamba-states"))
@@ -348,22 +391,35 @@ def main() -> None:
             tell(f"{file.stem}: {train(file.stem, data, config, file, force=True).told()}")
     bits: list[Row] = []
     times: list[Row] = []
+    commands: list[str] = []
+    if args.only is not None and (args.output / "mamba.json").is_file():  # the other half, of an earlier run
+        earlier = json.loads((args.output / "mamba.json").read_text())
+        bits, times = (earlier[k] if args.only != k else [] for k in ("accuracy", "speed"))
+        commands = earlier["about"]["commands"][-1:]
     for file in files:
         loaded = load_model(file)
         pruner = Pruner(loaded, data)
-        found, tuned = accuracy(pruner, args, tell)
-        bits += found
-        times += speed({pruner.model.sizes.states[0]: pruner.model, **tuned}, args, tell)
+        whole = pruner.model.sizes.states[0]
+        if args.only != "speed":
+            found, cuts = accuracy(pruner, args, tell)
+            bits += found
+        else:  # which states stay makes no difference
+            judged = pruner.judged("magnitude", 0)
+            cuts = {k: pruner.cut(judged, k)[0] for k in (max(1, int(s * whole)) for s in args.shares)}
+        if args.only != "accuracy":
+            times += speed({whole: pruner.model, **cuts}, args, tell)
+            times += graphs({whole: pruner.model, **cuts}, args)
         about = {
             "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
             "torch": torch.__version__,
-            "command": " ".join(["python", *map(str, sys.argv)]),
+            "commands": [*commands, " ".join(["python", *sys.argv])],
             "seconds": round(time.perf_counter() - start),
         }
         text = json.dumps({"about": about, "accuracy": bits, "speed": times}, indent=2) + "\n"
         (args.output / "mamba.json").write_text(text)
         (args.output / "mamba.md").write_text(tables(bits, times))
-    draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
+    if bits and times:
+        draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
     print(tables(bits, times))
 
 
