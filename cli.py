@@ -224,7 +224,7 @@ class _Screen:
             self.task = None
         if self.best is not None:
             best = self.best
-            console.print(f"  best plan: {best.accuracy:.2%} on the search images, by {best.method}")
+            console.print(f"  best plan: {best.accuracy:.2%} on the search split, by {best.method}")
             self.best = None
 
     def note(self, text: str) -> None:

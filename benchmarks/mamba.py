@@ -13,8 +13,8 @@ processor time of one thread, the models in turn, the least of the repeats. Peak
 alive at one time in storages that operators make: activations, weights not counted. Of the graph that is
 exported to ONNX the memory is counted.
 
-Writes `mamba.json`, `mamba.md` and `mamba.png`. `--only accuracy`, then `--only speed` into one folder, is the
-same in two parts.
+Writes `mamba.json`, `mamba.md` and `mamba.png`. On a busy machine parts can run apart (`--only`), to be
+joined with `--merge`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def accuracy(
     base = bits(pruner.model)
     rows.append({"version": version, "criterion": "none", "kept": whole, "of": whole, "cut": base})
     short = replace(data, train=_head(data.train, args.tune_steps * FINE_TUNE_TEXT.batch_size))
-    for criterion in STATE_CRITERIA:
+    for criterion in args.criteria:
         for seed in range(args.seeds if criterion == "random" else 1):
             judged = pruner.judged(criterion, seed)
             for kept in (max(1, int(share * whole)) for share in args.shares):
@@ -127,11 +127,13 @@ def accuracy(
                     "of": whole,
                 }
                 row |= {"cut": bits(plain), "compensated": bits(fitted)}
-                if criterion == args.tuned:
+                if criterion == args.tuned and args.tune_steps:
                     fit(fitted, short, FINE_TUNE_TEXT, teacher=pruner.model)
                     row["tuned"], tuned[kept] = bits(fitted), fitted
                 rows.append(row)
                 tell(f"Mamba-{version}, {kept} of {whole} states by {criterion}: {_changes(row, base)}")
+    if not args.tune_steps:
+        return rows, tuned
     # The original with as much training is what tuning has to be compared with.
     again = smaller_mamba(pruner.model.sizes, pruner.model.state_dict())
     fit(again, short, FINE_TUNE_TEXT, teacher=pruner.model)
@@ -248,9 +250,9 @@ def tables(bits: list[Row], times: list[Row]) -> str:
     """Both results as Markdown."""
     lines = []
     for version in sorted({r["version"] for r in bits}):
-        own = [r for r in bits if r["version"] == version]
-        base, whole = own[0]["cut"], own[0]["of"]
-        counts = sorted({r["kept"] for r in own[1:]}, reverse=True)
+        first, own = _parted(bits, version)
+        base, whole = first["cut"], first["of"]
+        counts = sorted({r["kept"] for r in own}, reverse=True)
         title = f"**Mamba-{version}**, {base:.4f} bits per byte with all {whole} states"
         lines += [f"{title}; change when cut / compensated", ""]
         lines += [
@@ -269,9 +271,11 @@ def tables(bits: list[Row], times: list[Row]) -> str:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         tuned = {r["kept"]: r for r in own if "tuned" in r}
         cells = [f"{100 * (tuned[k]['tuned'] / base - 1):+.2f} %" if k in tuned else "" for k in counts]
-        name = next((r["criterion"] for r in own[1:] if "tuned" in r), "")
-        lines.append(f"| {name}, tuned shortly | " + " | ".join(cells) + " |")
-        lines += ["", f"The original, tuned as well: {100 * (own[0]['tuned'] / base - 1):+.2f} %.", ""]
+        if tuned:
+            name = next(iter(tuned.values()))["criterion"]
+            lines.append(f"| {name}, tuned shortly | " + " | ".join(cells) + " |")
+            lines += ["", f"The original, tuned as well: {100 * (first['tuned'] / base - 1):+.2f} %."]
+        lines.append("")
     for version, code, batch in sorted({(r["version"], r["code"], r["batch"]) for r in times}):
         own = [r for r in times if (r["version"], r["code"], r["batch"]) == (version, code, batch)]
         counts = sorted({r["kept"] for r in own}, reverse=True)
@@ -288,6 +292,18 @@ def tables(bits: list[Row], times: list[Row]) -> str:
             lines.append(f"| {length} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _parted(bits: list[Row], version: int) -> tuple[Row, list[Row]]:
+    """The row of the original, and those of what was cut; of rows measured twice the one that knows more."""
+    own = [r for r in bits if r["version"] == version]
+    originals = [r for r in own if r["criterion"] == "none"]
+    best: dict[tuple[Any, ...], Row] = {}
+    for r in own:
+        if r["criterion"] != "none":
+            key = (r["criterion"], r["kept"], r["seed"])
+            best[key] = max(best.get(key, r), r, key=len)
+    return max(originals, key=len), list(best.values())
 
 
 def _cell(row: Row, memory: str, key: str, unit: str, digits: int) -> str:
@@ -307,8 +323,8 @@ def draw(bits: list[Row], times: list[Row]) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(versions), 2, squeeze=False)
     for (left, right), version in zip(axes, versions, strict=True):
-        own = [r for r in bits if r["version"] == version]
-        base = own[0]["cut"]
+        first, own = _parted(bits, version)
+        base = first["cut"]
         for index, name in enumerate(STATE_CRITERIA):
             found = [r for r in own if r["criterion"] == name and r.get("seed", 0) == 0]
             style = "--" if name in ("random", "magnitude") else "-"
@@ -316,7 +332,7 @@ def draw(bits: list[Row], times: list[Row]) -> Figure:
                 [r["kept"] for r in found], [100 * (r["compensated"] / base - 1) for r in found],
                 style, marker=".", color=f"C{index}", label=name,
             )  # fmt: skip
-        tuned = [r for r in own[1:] if "tuned" in r]
+        tuned = [r for r in own if "tuned" in r]
         left.plot(
             [r["kept"] for r in tuned],
             [100 * (r["tuned"] / base - 1) for r in tuned],
@@ -350,6 +366,17 @@ def draw(bits: list[Row], times: list[Row]) -> Figure:
     return figure
 
 
+def _write(folder: Path, bits: list[Row], times: list[Row], commands: list[str]) -> None:
+    about = {
+        "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
+        "torch": torch.__version__,
+        "commands": commands,
+    }
+    text = json.dumps({"about": about, "accuracy": bits, "speed": times}, indent=2) + "\n"
+    (folder / "mamba.json").write_text(text)
+    (folder / "mamba.md").write_text(tables(bits, times))
+
+
 def main() -> None:
     """Train or load, measure, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -361,6 +388,7 @@ def main() -> None:
     parser.add_argument(
         "--windows", type=int, default=160, help="of 256 test bytes that bits are measured on"
     )
+    parser.add_argument("--criteria", nargs="+", default=list(STATE_CRITERIA), choices=STATE_CRITERIA)
     parser.add_argument("--seeds", type=int, default=2, help="of random selection")
     parser.add_argument(
         "--tuned", default="elimination", choices=STATE_CRITERIA, help="criterion that is tuned"
@@ -373,6 +401,13 @@ def main() -> None:
     parser.add_argument("--only", choices=["accuracy", "speed"], help="one half; both when left out")
     parser.add_argument("--no-stock", dest="stock", action="store_false", help="leave transformers out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--merge",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders of runs in parts: measure nothing, join them",
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("mamba-states"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -384,7 +419,7 @@ def main() -> None:
         print(f"{time.perf_counter() - start:6.0f} s  {text}", flush=True)
 
     files = args.models
-    if not files:
+    if not files and not args.merge:
         files = [args.output / f"mamba{version}-tiny.pt" for version in (1, 2)]
         for file in files:
             config = replace(SCRATCH_TEXT, epochs=args.epochs)
@@ -392,11 +427,12 @@ def main() -> None:
     bits: list[Row] = []
     times: list[Row] = []
     commands: list[str] = []
-    if args.only is not None and (args.output / "mamba.json").is_file():  # the other half, of an earlier run
-        earlier = json.loads((args.output / "mamba.json").read_text())
-        bits, times = (earlier[k] if args.only != k else [] for k in ("accuracy", "speed"))
-        commands = earlier["about"]["commands"][-1:]
-    for file in files:
+    for folder in args.merge:
+        earlier = json.loads((folder / "mamba.json").read_text())
+        bits += earlier["accuracy"]
+        times += earlier["speed"]
+        commands += earlier["about"]["commands"]
+    for file in files if not args.merge else []:
         loaded = load_model(file)
         pruner = Pruner(loaded, data)
         whole = pruner.model.sizes.states[0]
@@ -409,15 +445,9 @@ def main() -> None:
         if args.only != "accuracy":
             times += speed({whole: pruner.model, **cuts}, args, tell)
             times += graphs({whole: pruner.model, **cuts}, args)
-        about = {
-            "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
-            "torch": torch.__version__,
-            "commands": [*commands, " ".join(["python", *sys.argv])],
-            "seconds": round(time.perf_counter() - start),
-        }
-        text = json.dumps({"about": about, "accuracy": bits, "speed": times}, indent=2) + "\n"
-        (args.output / "mamba.json").write_text(text)
-        (args.output / "mamba.md").write_text(tables(bits, times))
+        _write(args.output, bits, times, [*commands, " ".join(["python", *sys.argv])])
+    if args.merge:
+        _write(args.output, bits, times, commands)
     if bits and times:
         draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
     print(tables(bits, times))

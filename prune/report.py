@@ -172,7 +172,7 @@ class Report:
         agent = best.get("ppo")
         text = (
             f"the plan of {self.search['winner']!r} won with {best[self.search['winner']]['accuracy']:.2%} "
-            f"on {self.search['images']} search images before fine-tuning, "
+            f"on {self.search['images']} search {self.data['unit']} before fine-tuning, "
             f"{100 * gain:+.2f} points against uniform ({best['uniform']['accuracy']:.2%})"
         )
         if agent and self.search["winner"] != "ppo":
