@@ -28,16 +28,18 @@ class Replay(Pass):
     Args:
         axes: of the whole program.
         keep: for each class whether it stays, completed by ``Axes.closed``.
-        orders: for layers that make their channels in another order than the old one, that order.
+        orders: for dimensions of tensors whose channels stand in another order than the old one, that order.
     """
 
-    def __init__(self, axes: Axes, keep: NDArray[np.bool_], orders: Mapping[str, Labels]) -> None:
+    def __init__(
+        self, axes: Axes, keep: NDArray[np.bool_], orders: Mapping[tuple[str, int], Labels]
+    ) -> None:
         super().__init__(axes.program, axes.shapes)
         self.axes = axes
         self.keep = keep
         self.orders = orders
-        self.sources: dict[str, Labels] = {}
-        self.conflict: tuple[str, Labels] | None = None
+        self.sources: dict[tuple[str, int], Labels] = {}
+        self.conflict: tuple[tuple[str, int], Labels] | None = None
         self._remaining: dict[tuple[str, int], Labels] = {}
 
     def remaining(self, value: str, dim: int) -> Labels:
@@ -83,10 +85,8 @@ class Replay(Pass):
     @override
     def source(self, tensor: Node, dim: int) -> Labels:
         labels: Labels = self.axes.fields[tensor.name][dim].rows[0]
-        kept: Labels = labels[self.keep[labels]]
-        if dim == 0:
-            kept = self.orders.get(tensor.name, kept)
-            self.sources[tensor.name] = kept
+        kept = self.orders.get((tensor.name, dim), labels[self.keep[labels]])
+        self.sources[tensor.name, dim] = kept
         return kept
 
     @override
@@ -101,12 +101,12 @@ class Replay(Pass):
             self.conflict = self._reordered(b.ravel(), a.ravel()) or self._reordered(a.ravel(), b.ravel())
             raise ValueError("channels meet in different orders")
 
-    def _reordered(self, labels: Labels, wanted: Labels) -> tuple[str, Labels] | None:
-        """The latest layer that makes these labels and could make them in the wanted order instead."""
+    def _reordered(self, labels: Labels, wanted: Labels) -> tuple[tuple[str, int], Labels] | None:
+        """The latest tensor that makes these labels and could make them in the wanted order instead."""
         if np.array_equal(np.sort(labels), np.sort(wanted)):
-            for name, made in reversed(self.sources.items()):
-                if name not in self.orders and np.array_equal(made, labels):
-                    return name, wanted
+            for place, made in reversed(self.sources.items()):
+                if place not in self.orders and np.array_equal(made, labels):
+                    return place, wanted
         return None
 
     @override
@@ -181,8 +181,8 @@ class Replay(Pass):
 def replay(axes: Axes, keep: NDArray[np.bool_]) -> tuple[Replay, tuple[Node, ...]]:
     """Run the rules over the smaller program.
 
-    A layer makes its kept channels in their old order. Where they meet channels that a shuffle has put into
-    another one, the layer is told to make them in that order, and the pass starts again.
+    A tensor keeps its channels in their old order. Where they meet channels that a shuffle has put into another
+    one, the tensor that came last is told to hold them in that order, and the pass starts again.
 
     Args:
         axes: of the whole program.
@@ -194,7 +194,7 @@ def replay(axes: Axes, keep: NDArray[np.bool_]) -> tuple[Replay, tuple[Node, ...
     Raises:
         SizeError: channels meet in different orders, and no layer can be told otherwise.
     """
-    orders: dict[str, Labels] = {}
+    orders: dict[tuple[str, int], Labels] = {}
     keep = axes.closed(keep)
     while True:
         run = Replay(axes, keep, orders)
@@ -203,5 +203,5 @@ def replay(axes: Axes, keep: NDArray[np.bool_]) -> tuple[Replay, tuple[Node, ...
         except SizeError:
             if run.conflict is None:
                 raise
-            name, order = run.conflict
-            orders = {**orders, name: order}
+            place, order = run.conflict
+            orders = {**orders, place: order}

@@ -240,6 +240,20 @@ def _pad(node: Node, run: Pass, lengths: Lengths) -> Node:
     return replace(node, args=(node.args[0], amounts, *node.args[2:]))
 
 
+def _roll(node: Node, run: Pass, lengths: Lengths) -> Node:
+    """roll(x, shifts, dims): as many channels as remain of those that come to the front."""
+    x, shifts = node.args[0], node.arg(1, "shifts")
+    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
+    dims = node.arg(2, "dims") or []
+    size = run.size(x)
+    for i, given in enumerate([dims] if isinstance(dims, int) else dims):
+        dim = int(given) % len(size)
+        if run.field(x, dim) is not None and isinstance(shifts[i], int):
+            start = -shifts[i] % size[dim]
+            shifts[i] = -lengths.before(x.name, dim, start)
+    return replace(node, args=(x, shifts, dims), kwargs={})
+
+
 def _convolution(node: Node, run: Pass, lengths: Lengths) -> Node:
     """conv(x, weight, bias, stride, padding, dilation, groups): one group per channel if depthwise."""
     x, weight = node.args[0], node.args[1]
@@ -273,6 +287,7 @@ _REWRITES = {
     **dict.fromkeys(("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"), _split),
     **dict.fromkeys(("slice", "narrow"), _slice),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    "roll": _roll,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _convolution),
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalised),
