@@ -31,9 +31,7 @@ class Replay(Pass):
         orders: for dimensions of tensors whose channels stand in another order than the old one, that order.
     """
 
-    def __init__(
-        self, axes: Axes, keep: NDArray[np.bool_], orders: Mapping[tuple[str, int], Labels]
-    ) -> None:
+    def __init__(self, axes: Axes, keep: NDArray[np.bool_], orders: Mapping[tuple[str, int], Labels]) -> None:
         super().__init__(axes.program, axes.shapes)
         self.axes = axes
         self.keep = keep
@@ -105,9 +103,24 @@ class Replay(Pass):
         """The latest tensor that makes these labels and could make them in the wanted order instead."""
         if np.array_equal(np.sort(labels), np.sort(wanted)):
             for place, made in reversed(self.sources.items()):
-                if place not in self.orders and np.array_equal(made, labels):
+                if (
+                    place not in self.orders
+                    and np.array_equal(made, labels)
+                    and self._may(*place, made, wanted)
+                ):
                     return place, wanted
         return None
+
+    def _may(self, name: str, dim: int, made: Labels, wanted: Labels) -> bool:
+        """Whether a tensor can hold its channels in another order: those of a group stay within that group."""
+        fields = self.axes.fields[name]
+        own = fields[dim].rows[0]
+        for other, found in fields.items():
+            if other != dim and found.labels.shape[dim] > 1:
+                group = {int(label): row.tobytes() for label, row in zip(own, found.rows, strict=True)}
+                if any(group[int(a)] != group[int(b)] for a, b in zip(made, wanted, strict=True)):
+                    return False
+        return True
 
     @override
     def pin(self, labels: Labels, reason: str, node: Node) -> None:
