@@ -1,8 +1,8 @@
 """Costs of an ONNX file, counted from its graph: nothing of it is run, and no external data is opened.
 
-The convention is that of ``graph.cost``: convolutions and matrix products count, one multiply-add is one MAC,
-all for one record. Shapes are inferred anew, for those that a file says of itself may be wrong. What cannot be
-counted is named, never taken for zero.
+The convention is that of ``graph.cost``: convolutions and matrix products count, one multiply-add is one
+MAC, all for one record. Shapes are inferred anew, for those that a file says of itself may be wrong. What
+cannot be counted is named, never taken for zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Shapes = Mapping[str, Shape]
 _STANDARD = ("", "ai.onnx")
 # Operators that came to the standard later have not been looked at: they have no rule, whatever they do.
 _REVIEWED_OPSET = 28
-_UNCOUNTED = frozenset({"Attention", "LinearAttention", "CausalConvWithState", "DFT", "STFT", "MelWeightMatrix"})
+_UNCOUNTED = frozenset(
+    {"Attention", "LinearAttention", "CausalConvWithState", "DFT", "STFT", "MelWeightMatrix"}
+)
 _NO_PARAMETERS = (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)  # shapes, indices, masks, words
 _SMALL = 1024  # elements; sizes that shapes are computed from have fewer
 _MAX_DIMS = 32
@@ -62,7 +64,9 @@ def count_onnx(path: Path) -> OnnxCosts:
         ModelFileError: it is malformed, or takes more memory or time than such a file needs.
     """
     found = confined("profilers.onnx_cost:count_here", path)
-    return OnnxCosts(found["macs"], found["params"], found["widths"], tuple(found["uncounted"]), tuple(found["external"]))
+    return OnnxCosts(
+        found["macs"], found["params"], found["widths"], tuple(found["uncounted"]), tuple(found["external"])
+    )
 
 
 def count_here(path: Path) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def count_here(path: Path) -> dict[str, Any]:
 
 
 def _for_one_record(model: ModelProto) -> int:
-    """Prepare a model for inference: one record where the batch is free, no weights, no shapes but the inputs'.
+    """Prepare a model for inference: one record where the batch is free, no weights, shapes of inputs alone.
 
     Returns:
         How many records its shapes hold: more than one where the batch is fixed.
@@ -128,7 +132,7 @@ def _for_one_record(model: ModelProto) -> int:
     graph.initializer.extend(kept)
     del graph.value_info[:]
     batches = {dims[0].dim_value for dims in inputs if dims}
-    return batches.pop() if len(batches) == 1 and min(batches) > 0 else 1
+    return int(batches.pop()) if len(batches) == 1 and min(batches) > 0 else 1
 
 
 def _graphs(attribute: AttributeProto) -> list[GraphProto]:
@@ -138,8 +142,10 @@ def _graphs(attribute: AttributeProto) -> list[GraphProto]:
 def _elements(path: Path, tensor: TensorProto) -> int:
     """The elements of a tensor; its bytes must be as many as its shape says."""
     if len(tensor.dims) > _MAX_DIMS or any(not 0 <= n < _MAX_SIZE for n in tensor.dims):
-        raise ModelFileError(f"{path} has a tensor of shape {list(tensor.dims)[:8]}", hint="do not use this file")
-    count = math.prod(tensor.dims)
+        raise ModelFileError(
+            f"{path} has a tensor of shape {list(tensor.dims)[:8]}", hint="do not use this file"
+        )
+    count: int = math.prod(tensor.dims)
     given = len(tensor.raw_data)
     if given:
         size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize

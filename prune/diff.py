@@ -12,6 +12,7 @@ from prune.figures import FIGURES, Figures, read_figures
 
 FORMATS = ("table", "json", "markdown")
 Row = tuple[str, ...]
+Table = tuple[str, Row, list[Row]]
 _FIGURES_HEADER = ("", "A", "B", "B / A")
 _WIDTHS_HEADER = ("channels of", "A", "B", "B / A")
 
@@ -32,9 +33,7 @@ class Difference:
     def widths(self) -> dict[str, tuple[int, int]]:
         """The widths of layers, or of a report's groups, that both have and that differ."""
         both = [n for n in self.a.widths if n in self.b.widths]
-        return {
-            n: (self.a.widths[n], self.b.widths[n]) for n in both if self.a.widths[n] != self.b.widths[n]
-        }
+        return {n: (self.a.widths[n], self.b.widths[n]) for n in both if self.a.widths[n] != self.b.widths[n]}
 
     @property
     def alone(self) -> tuple[list[str], list[str]]:
@@ -58,9 +57,9 @@ class Difference:
         """A row for each width that differs."""
         return [(plain(n), str(a), str(b), _quotient(a, b)) for n, (a, b) in self.widths.items()]
 
-    def tables(self) -> list[tuple[str, Row, list[Row]]]:
+    def tables(self) -> list[Table]:
         """Title, header and rows of each table."""
-        found = [("figures", _FIGURES_HEADER, self.figure_rows())]
+        found: list[Table] = [("figures", _FIGURES_HEADER, self.figure_rows())]
         return [*found, ("widths that differ", _WIDTHS_HEADER, self.width_rows())] if self.widths else found
 
     def lines(self) -> list[str]:
@@ -103,6 +102,11 @@ def compare(a: str, b: str, *, trust_code: bool = False) -> Difference:
         PruneError: one of them cannot be read.
     """
     return Difference(read_figures(a, trust_code=trust_code), read_figures(b, trust_code=trust_code))
+
+
+def written(found: Difference, form: str) -> str:
+    """The difference in one of ``FORMATS`` but the table, which is drawn elsewhere."""
+    return as_json(found) if form == "json" else as_markdown(found)
 
 
 def as_json(found: Difference) -> str:

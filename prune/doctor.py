@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -23,7 +23,9 @@ State = Literal["ok", "missing", "broken"]
 _DEVELOPERS = ("dev", "bench")  # extras of whoever works on prune itself
 # Libraries that no extra brings, for each has its own builds: what they are for.
 _OPTIONAL = {"timm": "models timm:NAME", "torchvision": "models torchvision:NAME"}
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^]]*\])?\s*(?:>=\s*([\d.]+))?.*?(?:extra\s*==\s*[\"']([^\"']+)[\"'])?$")
+_REQUIREMENT = re.compile(
+    r"([\w.-]+)(?:\[[^]]*\])?\s*(?:>=\s*([\d.]+))?.*?(?:extra\s*==\s*[\"']([^\"']+)[\"'])?$"
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,7 @@ class Diagnosis:
 def examine() -> Diagnosis:
     """Look at the machine, import each package, and export a small network."""
     packages = list(_packages())
-    tried = [_tried("capture, surgery and ONNX round trip", _round_trip), _tried("cache folder", _cache)]
-    return Diagnosis(_machine(), (*packages, *tried))
+    return Diagnosis(_machine(), (*packages, _round_trip(), _cache()))
 
 
 def _machine() -> dict[str, str]:
@@ -154,40 +155,42 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in match[0].split(".")) if match else ()
 
 
-def _tried(name: str, trial: Callable[[], str]) -> Finding:
+def _round_trip() -> Finding:
+    """Capture a small network, export it and compare it with onnxruntime."""
+    name = "capture and ONNX export"
     try:
-        return Finding(name, "ok", trial())
+        import torch
+
+        from graph.capture import capture
+        from graph.program import ProgramModule
+        from prune.export import export_onnx
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+            ).eval()
+            example = torch.randn(2, 3, 8, 8)
+        with tempfile.TemporaryDirectory() as folder:
+            module = ProgramModule(capture(net, [example]))
+            found = export_onnx(module, example, Path(folder) / "tiny.onnx")
     except Exception as err:  # noqa: BLE001 - whatever goes wrong here is the finding
-        hint = err.hint if isinstance(err, PruneError) else "prune doctor --debug shows no more; report it"
-        return Finding(name, "broken", f"{type(err).__name__}: {_first_line(err)}", hint)
+        hint = err.hint if isinstance(err, PruneError) else ""
+        told = f"{type(err).__name__}: {_first_line(err)}"
+        return Finding(name, "broken", told, hint or "install the versions of constraints.txt")
+    return Finding(name, "ok", f"opset {found.opset}; {found.told}")
 
 
-def _round_trip() -> str:
-    """Capture a small network, remove a channel, export it and compare it with onnxruntime."""
-    import torch
-
-    from graph.capture import capture
-    from graph.program import ProgramModule
-    from prune.export import export_onnx
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
-            torch.nn.Linear(4 * 36, 2),
-        ).eval()  # fmt: skip
-        example = torch.randn(2, 3, 8, 8)
-    program = capture(net, example)
-    with tempfile.TemporaryDirectory() as folder:
-        found = export_onnx(ProgramModule(program), example, Path(folder) / "tiny.onnx")
-    return f"opset {found.opset}, agrees to {found.max_error:.1e} in {found.comparisons} comparisons"
-
-
-def _cache() -> str:
-    folder = Path.home() / ".cache" / "prune"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        return f"{folder} can be written"
+def _cache() -> Finding:
+    """Whether anything can be remembered between runs; they only take longer where it cannot."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return Finding("cache", "ok", str(folder))
+    except OSError as err:
+        hint = "set XDG_CACHE_HOME to a folder that can be written; without it some runs take longer"
+        return Finding("cache", "missing", f"{folder}: {err.strerror}", hint)
 
 
 def _first_line(err: BaseException) -> str:

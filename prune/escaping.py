@@ -10,7 +10,7 @@ def plain(text: object) -> str:
     """One line of printable characters and of a sensible length.
 
     Line breaks, escape sequences, marks that turn the direction of writing, and what cannot be encoded are
-    written as Python writes them: ``\\n``, ``\\x1b``, ``\\u202e``.
+    written as Python writes them, with a backslash.
     """
     words = str(text)
     cut = words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
@@ -23,7 +23,8 @@ def markdown(text: object) -> str:
     Entities, not backslashes: a pipe after an escaped backslash would still end the cell.
     """
     return "".join(
-        c if c.isalnum() or c in _PLAIN_IN_MARKDOWN or not c.isascii() else f"&#{ord(c)};" for c in plain(text)
+        c if c.isalnum() or c in _PLAIN_IN_MARKDOWN or not c.isascii() else f"&#{ord(c)};"
+        for c in plain(text)
     )
 
 

@@ -1,7 +1,7 @@
 """External data: the files beside an ONNX file that hold its weights, and no others.
 
-A model from elsewhere could name any file of this machine as its weights and so give it away with its outputs.
-onnxruntime itself followed a hard link.
+A model from elsewhere could name any file of this machine as its weights and so give it away with its
+outputs. onnxruntime itself followed a hard link.
 """
 
 from __future__ import annotations

@@ -210,7 +210,5 @@ def _of_model(path: Path, trust_code: bool) -> Figures:
         missing["macs"] = plain(f"{', '.join(cost.unknown)} has no cost rule")
     else:
         values["macs"] = cost.macs
-    widths = {
-        name.removesuffix(".weight"): t.shape[0] for name, t in program.tensors.items() if t.dim() > 1
-    }
+    widths = {name.removesuffix(".weight"): t.shape[0] for name, t in program.tensors.items() if t.dim() > 1}
     return Figures(str(path), "model file", values, {}, missing, widths)

@@ -17,6 +17,7 @@ from graph.errors import PruneError, UsageError
 from prune.demands import BYTES, COUNTS, number_and_unit
 from prune.escaping import plain
 from prune.figures import FIGURES, Figures, read_figures
+from prune.settings import read_settings
 from prune.suggest import suggestion
 
 Status = Literal["pass", "broken", "unjudged"]
@@ -97,6 +98,8 @@ class Check:
         value: what was found; empty where nothing was.
         status: whether it is kept.
         told: one sentence.
+        bound: the limit as a number, in the unit of the figure.
+        found: the figure as a number; None where it is not known.
     """
 
     budget: str
@@ -104,6 +107,8 @@ class Check:
     value: str
     status: Status
     told: str
+    bound: float | None = None
+    found: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,14 @@ class Judged:
         path: the file, as it was named.
         kind: what it is; ``unreadable`` where that could not be told.
         checks: the budgets in their order; one that cannot be judged where the file cannot be read.
-        hint: what to do about a file that cannot be read.
+        error: why the file cannot be read; empty where it can.
+        hint: what to do about that.
     """
 
     path: str
     kind: str
     checks: tuple[Check, ...]
+    error: str = ""
     hint: str = ""
 
     @property
@@ -150,39 +157,60 @@ class Budgets:
     max_regression: float = 0.0
 
 
-def parse_budgets(given: Mapping[str, Any], origin: str = "", folder: Path | None = None) -> Budgets:
+def read_budgets(given: Mapping[str, Any], config: Path | None) -> Budgets:
+    """The budgets of the command line and of a file; the command line wins.
+
+    Args:
+        given: values by name; None where an option is not given.
+        config: the file; ``prune.toml`` or ``pyproject.toml`` of the working directory when left out.
+
+    Raises:
+        UsageError: as ``read_settings`` and ``parse_budgets``.
+    """
+    typed = {name: value for name, value in given.items() if value is not None}
+    settings = read_settings("gate", config)
+    values = dict(settings.values)
+    if isinstance(values.get(BASELINE), str) and settings.folder is not None:
+        values[BASELINE] = str(settings.folder / values[BASELINE])
+    if not typed and not values and settings.path is not None:
+        raise UsageError(
+            f"{settings.path}: there is no budget in its table", hint="such as max-macs-ratio = 0.5"
+        )
+    origins = {name: f"--{name}" for name in typed}
+    origins = {name: f"{settings.path}: {name}" for name in values} | origins
+    return parse_budgets(values | typed, origins)
+
+
+def parse_budgets(given: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Budgets:
     """Read budgets.
 
     Args:
-        given: by name, texts or numbers; None where one is not given.
-        origin: where they are from, for messages; the names are those of options when left out.
-        folder: what the path of a baseline is relative to; the working directory when left out.
+        given: by name, texts or numbers.
+        origins: how to call each in messages; the names alone when left out.
 
     Raises:
         UsageError: an unknown name, a value that is no limit, no budget at all, or ``max-regression`` alone.
     """
+    told = {name: (origins or {}).get(name, name) for name in (*given, *KEYS)}
     for name in given:
         if name not in KEYS:
-            raise UsageError(
-                f"{origin}: unknown budget {plain(name)}", hint=suggestion(name, KEYS)
-            )
-    told = {name: f"{origin}: {name} =" if origin else f"--{name}" for name in KEYS}
-    values = {name: value for name, value in given.items() if value is not None}
-    limits = {n: _limit(told[n], values[n], budget) for n, budget in BUDGETS.items() if n in values}
-    baseline = values.get(BASELINE)
-    if baseline is not None and not (isinstance(baseline, str | Path) and str(baseline)):
+            raise UsageError(f"{plain(told[name])}: unknown budget", hint=suggestion(name, KEYS))
+    limits = {n: _limit(told[n], given[n], budget) for n, budget in BUDGETS.items() if n in given}
+    baseline = given.get(BASELINE)
+    if baseline is not None and not (isinstance(baseline, str) and baseline):
         raise UsageError(f"{told[BASELINE]} {plain(baseline)}: no file", hint="name a report or a model")
-    if baseline is None and MAX_REGRESSION in values:
-        raise UsageError(f"{told[MAX_REGRESSION]} needs a baseline", hint="name one: baseline = FILE")
+    if baseline is None and MAX_REGRESSION in given:
+        raise UsageError(
+            f"{told[MAX_REGRESSION]}: needs a baseline", hint="name a report or a model: baseline"
+        )
     if not limits and baseline is None:
         raise UsageError(
             "there is no budget to judge by",
             hint="such as --max-macs-ratio 0.5; or [gate] in prune.toml, [tool.prune.gate] in pyproject.toml",
         )
     share = _Budget("accuracy", "", _SHARE, "0.02", zero=True)
-    allowed = _limit(told[MAX_REGRESSION], values.get(MAX_REGRESSION, 0), share)
-    path = None if baseline is None else (folder or Path()) / baseline
-    return Budgets(limits, path, allowed)
+    allowed = _limit(told[MAX_REGRESSION], given.get(MAX_REGRESSION, 0), share)
+    return Budgets(limits, None if baseline is None else Path(baseline), allowed)
 
 
 def _limit(told: str, value: Any, budget: _Budget) -> float:
@@ -212,7 +240,9 @@ def judge(name: str, budgets: Budgets, *, trust_code: bool = False) -> Judged:
     try:
         figures = read_figures(name, trust_code=trust_code)
     except PruneError as err:
-        return Judged(name, "unreadable", (Check("readable", "", "", "unjudged", str(err)),), err.hint)
+        return Judged(
+            name, "unreadable", (Check("readable", "", "", "unjudged", str(err)),), str(err), err.hint
+        )
     checks = [_judged(n, BUDGETS[n], limit, figures) for n, limit in budgets.limits.items()]
     if budgets.baseline is not None:
         try:
@@ -229,21 +259,21 @@ def _judged(name: str, budget: _Budget, limit: float, figures: Figures) -> Check
     asked = f"{sign} {budget.shown(limit)}"
     value = figures.values.get(budget.figure)
     if value is None:
-        return Check(name, asked, "", "unjudged", f"not known: {figures.why_missing(budget.figure)}")
+        return Check(name, asked, "", "unjudged", f"not known: {figures.why_missing(budget.figure)}", limit)
     if budget.of_original is not None:
         original = figures.original.get(budget.figure)
         if original is None:
             told = "that of the original is not known; only the report of a run has it"
-            return Check(name, asked, "", "unjudged", told)
+            return Check(name, asked, "", "unjudged", told, limit)
         try:
             value = budget.of_original(value, original)
         except ZeroDivisionError:
-            return Check(name, asked, "", "unjudged", "not known: a figure is zero")
+            return Check(name, asked, "", "unjudged", "not known: a figure is zero", limit)
     shown = budget.shown(value)
     kept = _within(limit, value) if budget.at_least else _within(value, limit)
     off = f", {abs(value - limit) / limit:.2%} {'less' if budget.at_least else 'more'}" if limit else ""
     told = f"{budget.told}: {shown}, {asked}" + ("" if kept else off)
-    return Check(name, asked, shown, "pass" if kept else "broken", told)
+    return Check(name, asked, shown, "pass" if kept else "broken", told, limit, value)
 
 
 def _within(value: float, limit: float) -> bool:
@@ -261,12 +291,13 @@ def _regressions(figures: Figures, base: Figures, allowed: float) -> list[Check]
         asked = f"{'at least' if kind.more_is_better else 'at most'} {kind.told(limit)}"
         if value is None:
             told = f"the baseline has it, but it is not known: {figures.why_missing(name)}"
-            checks.append(Check(budget, asked, "", "unjudged", told))
+            checks.append(Check(budget, asked, "", "unjudged", told, limit))
             continue
         kept = _within(limit, value) if kind.more_is_better else _within(value, limit)
         change = f", {value / before - 1:+.2%}" if before else ""
         told = f"{kind.label}: {kind.told(value)}, the baseline has {kind.told(before)}{change}"
-        checks.append(Check(budget, asked, kind.told(value), "pass" if kept else "broken", told))
+        status: Status = "pass" if kept else "broken"
+        checks.append(Check(budget, asked, kind.told(value), status, told, limit, value))
     if not checks:
         checks.append(Check(BASELINE, "", "", "unjudged", "the baseline has no figure to compare"))
     return checks

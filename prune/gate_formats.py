@@ -16,6 +16,7 @@ from graph.errors import OutputError
 from prune.escaping import code, markdown, plain, workflow_message, workflow_property
 from prune.gate import Judged, Status, worst
 
+FORMATS = ("table", "json", "markdown", "junit", "github")
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 _MARKS: dict[Status, str] = {"pass": "✅ kept", "broken": "❌ broken", "unjudged": "⚠️ not judged"}
 
@@ -37,7 +38,13 @@ def as_json(judged: Sequence[Judged]) -> str:
                 "kind": j.kind,
                 "result": j.status,
                 "checks": [
-                    {"budget": c.budget, "limit": c.limit, "value": c.value, "result": c.status, "told": c.told}
+                    {
+                        "budget": c.budget,
+                        "result": c.status,
+                        "limit": c.bound,
+                        "value": c.found,
+                        "told": c.told,
+                    }
                     for c in j.checks
                 ],
             }
@@ -65,19 +72,22 @@ def as_junit(judged: Sequence[Judged]) -> str:
     """XML as JUnit writes it: a suite for each file, a case for each budget; unjudged ones are errors."""
     root = ElementTree.Element("testsuites", name="prune gate")
     for found in judged:
-        counts = {"failures": "broken", "errors": "unjudged"}
-        totals = {k: str(sum(c.status == s for c in found.checks)) for k, s in counts.items()}
         name = plain(found.path)
-        suite = ElementTree.SubElement(
-            root, "testsuite", name=name, tests=str(len(found.checks)), skipped="0", **totals
-        )
+        counts = {
+            "tests": len(found.checks),
+            "failures": sum(c.status == "broken" for c in found.checks),
+            "errors": sum(c.status == "unjudged" for c in found.checks),
+        }
+        attributes = {"name": name, **{key: str(count) for key, count in counts.items()}}
+        suite = ElementTree.SubElement(root, "testsuite", attributes)
         for c in found.checks:
             case = ElementTree.SubElement(suite, "testcase", classname=name, name=plain(c.budget))
             if c.status != "pass":
                 tag = "failure" if c.status == "broken" else "error"
                 ElementTree.SubElement(case, tag, message=plain(c.told))
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode()
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text.decode()
 
 
 def as_github(judged: Sequence[Judged]) -> str:
@@ -93,6 +103,12 @@ def as_github(judged: Sequence[Judged]) -> str:
                 title = workflow_property(f"{c.budget} {'broken' if c.status == 'broken' else 'not judged'}")
                 lines.append(f"::error {where},title={title}::{workflow_message(c.told)}")
     return "\n".join(lines)
+
+
+def written(judged: Sequence[Judged], form: str) -> str:
+    """The verdict in one of ``FORMATS`` but the table, which is drawn elsewhere."""
+    forms = {"json": as_json, "markdown": as_markdown, "junit": as_junit, "github": as_github}
+    return forms[form](judged)
 
 
 def append_summary(judged: Sequence[Judged]) -> None:

@@ -1,7 +1,7 @@
 """Settings: ``prune.toml``, or the table ``[tool.prune]`` of ``pyproject.toml``, for commands that read them.
 
-A file that is merely found in the working directory runs no code: a checkout of somebody else's must not decide
-that. What would do so is accepted from a file that the user names with ``--config``, or as a flag.
+A file that is merely found in the working directory runs no code: a checkout of somebody else's must not
+decide that. What would do so is accepted from a file that the user names with ``--config``, or as a flag.
 """
 
 from __future__ import annotations
