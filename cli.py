@@ -60,12 +60,18 @@ class _Configured(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing and "--help" not in args:
             with _errors():
-                args = [*_file_words(str(self.name), self.params, args), *args]
+                found, words = _file_words(str(self.name), self.params, args)
+            try:
+                return super().parse_args(ctx, [*words, *args])
+            except typer.BadParameter as err:
+                if words:
+                    err.message += f" ({found} has options, too)"
+                raise
         return super().parse_args(ctx, args)
 
 
-def _file_words(section: str, params: list[Any], args: list[str]) -> list[str]:
-    """The words of the command line that a file stands for."""
+def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path | None, list[str]]:
+    """A file, and the words of the command line that it stands for."""
     from prune.config_words import Option, config_words, named_file
     from prune.settings import read_settings
 
@@ -77,9 +83,9 @@ def _file_words(section: str, params: list[Any], args: list[str]) -> list[str]:
     }
     found = read_settings(section, named_file(args))
     words = config_words(found, options, args)
-    if words and _state["verbose"]:
+    if words and not console.quiet:
         stderr.print(f"options of {found.path}: {escape(shlex.join(words))}", soft_wrap=True)
-    return words
+    return found.path, words
 
 
 app = typer.Typer(
@@ -200,7 +206,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="File with options: prune.toml, or pyproject.toml with [tool.prune].",
+        help="File with options: prune.toml, or pyproject.toml with a table tool.prune.",
         show_default="the one in the working directory",
     ),
 ]
@@ -218,7 +224,7 @@ def _show_version(wanted: bool) -> None:
 def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell every plan, epoch and option of a file.")
+        bool, typer.Option("--verbose", "-v", help="Tell every plan and every epoch.")
     ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing but errors, notes and --json.")
@@ -1008,9 +1014,9 @@ def gate(
 ) -> None:
     """Judge reports or models by budgets: exit code 0 kept, 1 one is broken, 2 could not be judged.
 
-    Budgets are options, or stand under the same names in [gate] of prune.toml or [tool.prune.gate] of
-    pyproject.toml; options win. A figure that is missing never passes. A broken budget decides, whatever else
-    is missing.
+    Budgets are options, or stand under the same names in the table gate of prune.toml, or tool.prune.gate
+    of pyproject.toml; options win. A figure that is missing never passes. A broken budget decides, whatever
+    else is missing.
     """
     with _errors():
         from prune.gate import EXIT_CODES, judge, read_budgets
@@ -1042,7 +1048,7 @@ def gate(
 
 
 def _format(name: str, known: tuple[str, ...]) -> str:
-    from prune.suggest import suggestion
+    from graph.suggest import suggestion
 
     if name not in known:
         raise UsageError(f"--format {name}: unknown", hint=suggestion(name, known))
@@ -1066,7 +1072,7 @@ def _print_judged(judged: list[Judged]) -> None:
             table.add_row(*(escape(plain(t)) for t in (c.budget, c.limit, c.value or c.told)), mark)
         console.print(table)
         mark = f"[{colours[found.status]}]{words[found.status]}[/]"
-        console.print(f"{escape(plain(found.path))}: {len(found.checks)} budgets, {mark}", soft_wrap=True)
+        console.print(f"{escape(plain(found.path))}: budgets: {mark}", soft_wrap=True)
 
 
 @app.command()
@@ -1285,7 +1291,7 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")  # third-party deprecations are not the user's business
-    sys.exit(app())
+    sys.exit(app(prog_name="prune"))
 
 
 if __name__ == "__main__":

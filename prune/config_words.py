@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from prune.escaping import plain
 from prune.settings import Settings
-from prune.suggest import suggestion
 
 # One of these on the command line replaces the others of a file: they say the same thing in other ways.
 _SAME = (frozenset({"flops", "macs", "pareto"}),)

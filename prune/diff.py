@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prune.escaping import code, markdown, plain
-from prune.figures import FIGURES, Figures, read_figures
+from prune.figures import FIGURES, REPORT, Figures, read_figures
 
 FORMATS = ("table", "json", "markdown")
 Row = tuple[str, ...]
@@ -32,13 +32,18 @@ class Difference:
     @property
     def widths(self) -> dict[str, tuple[int, int]]:
         """The widths of layers, or of a report's groups, that both have and that differ."""
-        both = [n for n in self.a.widths if n in self.b.widths]
+        both = [n for n in self.a.widths if n in self.b.widths] if self.same_parts else []
         return {n: (self.a.widths[n], self.b.widths[n]) for n in both if self.a.widths[n] != self.b.widths[n]}
+
+    @property
+    def same_parts(self) -> bool:
+        """Whether the widths are of the same: a report has those of groups, a model those of layers."""
+        return (self.a.kind == REPORT) == (self.b.kind == REPORT)
 
     @property
     def alone(self) -> tuple[list[str], list[str]]:
         """The layers that only the first has, and those that only the second has."""
-        a, b = self.a.widths, self.b.widths
+        a, b = (self.a.widths, self.b.widths) if self.same_parts else ({}, {})
         return [n for n in a if n not in b], [n for n in b if n not in a]
 
     def figure_rows(self) -> list[Row]:
@@ -66,6 +71,11 @@ class Difference:
         """What belongs under the tables."""
         kinds = f"A is the {self.a.kind} {plain(self.a.path)}, B the {self.b.kind} {plain(self.b.path)}"
         lines = [kinds]
+        if not self.same_parts:
+            return [
+                *lines,
+                "widths are not compared: a report has those of groups, a model those of layers",
+            ]
         both = self.a.widths.keys() & self.b.widths.keys()
         if both and not self.widths:
             lines.append(f"all {len(both)} widths that both have are the same")

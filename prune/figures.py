@@ -22,6 +22,7 @@ from prune.external_data import plain_file
 from prune.files import read_json
 from prune.report import SCHEMA, count, size
 
+REPORT = "report"
 REPORT_FILE = "report.json"
 _LARGEST_REPORT = 16 << 20  # bytes; a run with a thousand plans has less than a tenth
 _LARGEST = 10**18
@@ -123,7 +124,7 @@ def _of_report(path: Path) -> Figures:
         )
     values, original = (_values(path, data, name) for name in ("pruned", "original"))
     missing = {"accuracy": "nothing was measured on data"} if "accuracy" not in values else {}
-    return Figures(str(path), "report", values, original, missing, _groups(path, data))
+    return Figures(str(path), REPORT, values, original, missing, _groups(path, data))
 
 
 def _values(path: Path, data: Mapping[str, Any], name: str) -> dict[str, float]:

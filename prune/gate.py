@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graph.errors import PruneError, UsageError
+from graph.suggest import suggestion
 from prune.demands import BYTES, COUNTS, number_and_unit
 from prune.escaping import plain
 from prune.figures import FIGURES, Figures, read_figures
 from prune.settings import read_settings
-from prune.suggest import suggestion
 
 Status = Literal["pass", "broken", "unjudged"]
 EXIT_CODES: Mapping[Status, int] = {"pass": 0, "broken": 1, "unjudged": 2}

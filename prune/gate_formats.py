@@ -96,7 +96,7 @@ def as_github(judged: Sequence[Judged]) -> str:
     for found in judged:
         where = f"file={workflow_property(found.path)}"
         if found.status == "pass":
-            told = f"{len(found.checks)} budgets are kept"
+            told = "kept: " + ", ".join(c.budget for c in found.checks)
             lines.append(f"::notice {where},title=prune gate::{workflow_message(told)}")
         for c in found.checks:
             if c.status != "pass":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graph.errors import DataError, UsageError
 from graph.program import ProgramModule
+from graph.suggest import suggestion
 from models_zoo.data import DataSet, Split
 from models_zoo.mamba_lm import MambaAnyLength, MambaLM, MambaStep
 from prune.data import load_data
@@ -232,7 +233,7 @@ def export_model(
     if output.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{output}: unknown kind of file", hint="name a .onnx or .pt2 file")
     if form not in _FORMS:
-        raise UsageError(f"--form {form}: unknown", hint=f"one of {', '.join(_FORMS)}")
+        raise UsageError(f"--form {form}: unknown", hint=suggestion(form, _FORMS))
     check_output_file(output, force)
     loaded = load(source)
     if form != "graph":

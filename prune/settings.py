@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from prune.escaping import plain
-from prune.suggest import suggestion
 
 OWN, SHARED = "prune.toml", "pyproject.toml"
 SECTIONS = ("compress", "gate")
