@@ -17,7 +17,7 @@ from typing import Any
 
 from graph.errors import ModelFileError
 
-_MEMORY = 2 << 30  # bytes of address space: Python, its libraries, and room to work
+_MEMORY = 1 << 30  # bytes of address space: Python, its libraries, and room to work
 _COPIES = 4  # of the file
 _SECONDS = 10
 _BYTES_PER_SECOND = 1 << 25  # by which a long file has more time

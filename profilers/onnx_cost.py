@@ -76,7 +76,7 @@ def count_here(path: Path) -> dict[str, Any]:
         ModelFileError: the file is malformed.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)  # whatever its name
         params = sum(_elements(path, t) for t in tensors(model) if t.data_type not in _NO_PARAMETERS)
         weights = {t.name for t in model.graph.initializer}
         external = locations(model)

@@ -91,9 +91,9 @@ def read_figures(name: str | Path, *, trust_code: bool = False) -> Figures:
         PruneError: the other failures of loading a model.
     """
     path = Path(name)
-    if path.is_dir():
-        path = path / REPORT_FILE
     try:
+        if path.is_dir():
+            path = path / REPORT_FILE
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise ModelFileError(f"{plain(path)} is no regular file", hint="name a file")
