@@ -1072,7 +1072,7 @@ def _print_judged(judged: list[Judged]) -> None:
             table.add_row(*(escape(plain(t)) for t in (c.budget, c.limit, c.value or c.told)), mark)
         console.print(table)
         mark = f"[{colours[found.status]}]{words[found.status]}[/]"
-        console.print(f"{escape(plain(found.path))}: budgets: {mark}", soft_wrap=True)
+        console.print(f"{escape(plain(found.path))}: {mark}", soft_wrap=True)
 
 
 @app.command()

@@ -14,12 +14,15 @@ from prune.settings import Settings
 
 pytestmark = pytest.mark.smoke
 
-PLAIN, FLAG, LIST = Option(False, False), Option(True, False, ("--no-tune",)), Option(False, True)
+PLAIN, FLAG, LIST = Option(False, False), Option(True, False), Option(False, True)
 OPTIONS = {
-    "flops": PLAIN, "macs": PLAIN, "epochs": PLAIN, "lr": PLAIN, "data": PLAIN, "arch": PLAIN, "arch-args": PLAIN,
-    "workers": PLAIN, "tune": FLAG, "force": Option(True, False), "limit": LIST, "trust-code": Option(True, False),
-    "config": PLAIN, "json": Option(True, False),
-}  # fmt: skip
+    **dict.fromkeys(
+        ("flops", "macs", "epochs", "lr", "data", "arch", "arch-args", "workers", "config"), PLAIN
+    ),
+    **dict.fromkeys(("force", "trust-code", "json"), FLAG),
+    "tune": Option(True, False, ("--no-tune",)),
+    "limit": LIST,
+}
 
 
 def words(values: dict[str, Any], *args: str, named: bool = False) -> list[str]:

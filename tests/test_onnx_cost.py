@@ -60,8 +60,9 @@ def counted(path: Path) -> OnnxCosts:
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.ConvTranspose2d(8, 4, 2, 2),
-        nn.Flatten(), nn.Linear(4 * 12 * 12, 10), nn.LayerNorm(10), nn.Linear(10, 5),
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4),
+        nn.ConvTranspose2d(8, 4, 2, 2), nn.Flatten(), nn.Linear(4 * 12 * 12, 10), nn.LayerNorm(10),
+        nn.Linear(10, 5),
     ).eval()  # fmt: skip
 
 
