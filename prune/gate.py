@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,11 +150,13 @@ class Budgets:
         limits: by name, in the unit of the figure, in the order of ``BUDGETS``.
         baseline: a report or a model that nothing may be worse than.
         max_regression: by which share it may be worse after all.
+        baseline_is_named: by the user, rather than by a file that was only found: it may be trusted, too.
     """
 
     limits: Mapping[str, float]
     baseline: Path | None = None
     max_regression: float = 0.0
+    baseline_is_named: bool = True
 
 
 def read_budgets(given: Mapping[str, Any], config: Path | None) -> Budgets:
@@ -178,7 +180,8 @@ def read_budgets(given: Mapping[str, Any], config: Path | None) -> Budgets:
         )
     origins = {name: f"--{name}" for name in typed}
     origins = {name: f"{settings.path}: {name}" for name in values} | origins
-    return parse_budgets(values | typed, origins)
+    found = parse_budgets(values | typed, origins)
+    return replace(found, baseline_is_named=settings.named or BASELINE in typed)
 
 
 def parse_budgets(given: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Budgets:
@@ -246,7 +249,8 @@ def judge(name: str, budgets: Budgets, *, trust_code: bool = False) -> Judged:
     checks = [_judged(n, BUDGETS[n], limit, figures) for n, limit in budgets.limits.items()]
     if budgets.baseline is not None:
         try:
-            base = read_figures(budgets.baseline, trust_code=trust_code)
+            trusted = trust_code and budgets.baseline_is_named
+            base = read_figures(budgets.baseline, trust_code=trusted)
         except PruneError as err:
             checks.append(Check(BASELINE, "", "", "unjudged", f"the baseline: {err}"))
         else:

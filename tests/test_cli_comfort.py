@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from prune.trials import Trial
 from tests.reports import write_report
 
 ROOT = Path(__file__).parents[1]
@@ -150,13 +151,17 @@ def test_quiet_is_quiet_before_and_behind_the_command(tmp_path: Path) -> None:
     assert "error:" in run("gate", tmp_path / "absent", "--max-macs", "1", "--quiet")[2]
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize(("verbose", "lines"), [(False, 2), (True, 4)])
 def test_verbose_tells_every_plan(
-    trained: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verbose: bool, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["compress", trained[0], "--flops", 0.6, "--no-tune", "--images", 32, "--workers", 1]
-    args += ["--agent", "random", "--episodes", 3]
-    plain, told = (run(*args, "-o", tmp_path / flag, flag)[2] for flag in ("--no-verify", "-v"))
-    assert told.count("MFLOPs") >= 6 > plain.count("MFLOPs")
+    monkeypatch.setitem(cli._state, "verbose", verbose)
+    screen = cli._Screen(trials=4, as_json=True)
+    for index, accuracy in enumerate((0.5, 0.4, 0.6, 0.3)):
+        screen.trial(Trial("random", index, 1000, accuracy, 1.0, 0.0, (), accuracy))
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("MFLOPs") == lines
 
 
 @pytest.mark.smoke

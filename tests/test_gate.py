@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,22 @@ def test_a_slip_is_told(given: dict[str, Any], told: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_budgets(given)
     assert told in str(caught.value) and hint in caught.value.hint
+
+
+def test_a_file_that_was_only_found_names_no_code(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("evil.pt2", "w") as archive:
+        archive.writestr("evil/archive_format", "pt2")
+    Path("prune.toml").write_text('[gate]\nbaseline = "evil.pt2"\n')
+    for budgets, told in (
+        (read_budgets({}, None), "is a .pt2 program"),
+        (read_budgets({}, Path("prune.toml")), "cannot be loaded"),
+        (read_budgets({"baseline": "evil.pt2"}, None), "cannot be loaded"),
+    ):
+        found = judge(str(file), budgets, trust_code=True)
+        assert found.status == "unjudged" and told in found.checks[0].told
 
 
 def test_budgets_of_a_file_and_of_the_command_line(
