@@ -1019,7 +1019,8 @@ def gate(
     else is missing.
     """
     with _errors():
-        from prune.gate import EXIT_CODES, judge, read_budgets
+        from prune.gate import EXIT_CODES, judge
+        from prune.gate_budgets import read_budgets
         from prune.gate_formats import FORMATS, append_summary, verdict, written
 
         given = {

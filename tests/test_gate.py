@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from graph.errors import UsageError
-from prune.gate import BUDGETS, Budgets, judge, parse_budgets, read_budgets, worst
+from prune.gate import judge, worst
+from prune.gate_budgets import BUDGETS, Budgets, parse_budgets, read_budgets
 from tests.reports import write_report
 
 pytestmark = pytest.mark.smoke

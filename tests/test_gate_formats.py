@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import pytest
 
 from graph.errors import OutputError
-from prune.gate import Check, Judged, parse_budgets
+from prune.gate import Check, Judged
 from prune.gate import judge as judge_file
+from prune.gate_budgets import parse_budgets
 from prune.gate_formats import append_summary, as_github, as_json, as_junit, as_markdown, verdict
 from tests.reports import write_report
 
