@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from graph.errors import UsageError
 from prune.gate import judge, worst
 from prune.gate_budgets import BUDGETS, Budgets, parse_budgets, read_budgets
 from tests.reports import write_report
@@ -132,32 +131,6 @@ def test_latency_is_not_compared_with_another_day(file: Path, tmp_path: Path) ->
     assert status(file, baseline=str(base)) == "pass"
 
 
-@pytest.mark.parametrize(
-    ("given", "told", "hint"),
-    [
-        ({"max-mac": 1}, "unknown budget", "max-macs"),
-        ({"max-macs": "many"}, "no limit", "60M"),
-        ({"max-macs": float("nan")}, "no limit", "60M"),
-        ({"max-macs": float("inf")}, "no limit", "60M"),
-        ({"max-macs": "infinity"}, "no limit", "60M"),
-        ({"max-macs": True}, "no limit", "60M"),
-        ({"max-macs": [1]}, "no limit", "60M"),
-        ({"max-macs": "1MB"}, "no limit", "60M"),
-        ({"max-macs": 0}, "greater than 0", "60M"),
-        ({"max-size": "-1MB"}, "greater than 0", "1.5MB"),
-        ({"min-accuracy": 90}, "is a share", "0.9 or 90%"),
-        ({"max-accuracy-drop": 1}, "is a share", "0.01 or 1%"),
-        ({"max-regression": "1%"}, "needs a baseline", "baseline"),
-        ({"baseline": 3}, "no file", "name"),
-        ({}, "no budget", "max-macs-ratio"),
-    ],
-)
-def test_a_slip_is_told(given: dict[str, Any], told: str, hint: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_budgets(given)
-    assert told in str(caught.value) and hint in caught.value.hint
-
-
 def test_a_file_that_was_only_found_names_no_code(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,20 +145,3 @@ def test_a_file_that_was_only_found_names_no_code(
     ):
         found = judge(str(file), budgets, trust_code=True)
         assert found.status == "unjudged" and told in found.checks[0].told
-
-
-def test_budgets_of_a_file_and_of_the_command_line(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_report(tmp_path / "ci" / "base.json")
-    (tmp_path / "ci" / "prune.toml").write_text('[gate]\nmax-macs = "2M"\nbaseline = "base.json"\n')
-    found = read_budgets({"max-macs": "3M", "max-params": None}, Path("ci/prune.toml"))
-    assert found.limits == {"max-macs": 3e6}
-    assert found.baseline == Path("ci/base.json")
-    (tmp_path / "pyproject.toml").write_text('[tool.prune.gate]\nmin-speedup = "1.1x"\n')
-    assert read_budgets({}, None).limits == {"min-speedup": 1.1}
-    (tmp_path / "prune.toml").write_text("[gate]\nmin-sped = 2\n")
-    with pytest.raises(UsageError, match=r"prune.toml: min-sped: unknown budget") as caught:
-        read_budgets({}, None)
-    assert "min-speedup" in caught.value.hint
