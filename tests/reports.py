@@ -36,6 +36,7 @@ def report(original: ModelFigures, pruned: ModelFigures, **changed: Any) -> dict
         "accuracy": {},
         "search": {"best": {}, "winner": "uniform", "gain_over_uniform": None},
         "plan": {"method": "uniform", "groups": {"conv1": [8, 16], "conv2": [16, 32]}},
+        "states": None,
         "tune": {"epochs": 0},
         "verification": {"ran": False},
         "onnx": {},
