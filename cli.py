@@ -27,12 +27,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from graph.errors import PruneError, UsageError
 
 if TYPE_CHECKING:
     from profilers.profile import Profile
+    from prune.gate import Judged
     from prune.load import ModelSource
     from prune.selection import Selection
     from prune.trials import Trial
@@ -40,12 +41,60 @@ if TYPE_CHECKING:
 
 console = Console()
 stderr = Console(stderr=True)
+_state = {"debug": False, "verbose": False}
+
+
+class _Anywhere(TyperGroup):
+    """Takes the options of every command before its name or behind it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        common = {"-v", "--verbose", "-q", "--quiet", "--debug"}
+        first = [a for a in args[:end] if a in common]
+        return super().parse_args(ctx, [*first, *(a for a in args[:end] if a not in common), *args[end:]])
+
+
+class _Configured(TyperCommand):
+    """Reads options from a file, too; those of the command line win."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing and "--help" not in args:
+            with _errors():
+                found, words = _file_words(str(self.name), self.params, args)
+            try:
+                return super().parse_args(ctx, [*words, *args])
+            except typer.BadParameter as err:
+                if words:
+                    err.message += f" ({found} has options, too)"
+                raise
+        return super().parse_args(ctx, args)
+
+
+def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path | None, list[str]]:
+    """A file, and the words of the command line that it stands for."""
+    from prune.config_words import Option, config_words, named_file
+    from prune.settings import read_settings
+
+    options = {
+        name.removeprefix("--"): Option(p.is_flag, p.multiple, tuple(p.secondary_opts))
+        for p in params
+        for name in p.opts
+        if name.startswith("--")
+    }
+    found = read_settings(section, named_file(args))
+    words = config_words(found, options, args)
+    if words and not console.quiet:
+        stderr.print(f"options of {found.path}: {escape(shlex.join(words))}", soft_wrap=True)
+    return found.path, words
+
+
 app = typer.Typer(
+    cls=_Anywhere,
     help="Make trained PyTorch networks smaller: prune channels under limits of FLOPs, parameters, memory or "
     "latency by a search that sees the network as a graph, fine-tune, export ONNX, and prove the result.",
-    epilog="FLOPs = 2 x MACs; convolutions and matrix products count, as in torch's own counter.",
+    epilog="FLOPs = 2 x MACs; convolutions and matrix products count, as in torch's own counter. -v, -q and "
+    "--debug may also be given behind a command.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 zoo = typer.Typer(help="The networks of the papers: list them, train one.", no_args_is_help=True)
@@ -72,8 +121,6 @@ profiles = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(profiles, name="profile")
-
-_state = {"debug": False}
 
 MODEL = (
     "FILE (.safetensors, .pt, .pth, .pt2), folder of a run, hf:DIR (transformers checkpoint), timm:NAME, "
@@ -154,6 +201,15 @@ DataOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files of an earlier run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="File with options: prune.toml, or pyproject.toml with a table tool.prune.",
+        show_default="the one in the working directory",
+    ),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -167,11 +223,18 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell every plan and every epoch.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors, notes and --json.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    _state["debug"] = debug
+    _state.update(debug=debug, verbose=verbose)
+    console.quiet = quiet
 
 
 @contextmanager
@@ -182,19 +245,25 @@ def _errors() -> Iterator[None]:
     except PruneError as err:
         if _state["debug"]:
             traceback.print_exc()
-        stderr.print(f"[red]error:[/red] {escape(str(err))}", soft_wrap=True)
-        if err.hint:
-            stderr.print(f"[dim]hint:[/dim] {escape(err.hint)}", soft_wrap=True)
+        _print_error(str(err), err.hint)
         raise typer.Exit(2) from err
     except KeyboardInterrupt as err:
         stderr.print("interrupted; nothing was written")
         raise typer.Exit(130) from err
 
 
+def _print_error(message: str, hint: str) -> None:
+    stderr.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+    if hint:
+        stderr.print(f"[dim]hint:[/dim] {escape(hint)}", soft_wrap=True)
+
+
 class _Screen:
     """Shows a run: a line for each stage, a bar for what takes long."""
 
-    def __init__(self, *, trials: int = 0, epochs: int = 0) -> None:
+    def __init__(self, *, trials: int = 0, epochs: int = 0, as_json: bool = False) -> None:
+        # With --json, stdout is for the result alone.
+        self.console = Console(stderr=True, quiet=console.quiet) if as_json else console
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -203,7 +272,7 @@ class _Screen:
             TextColumn("{task.fields[told]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
+            console=self.console,
             transient=True,
         )
         self.trials, self.epochs = trials, epochs
@@ -215,7 +284,7 @@ class _Screen:
         """A stage begins."""
         self._finish()
         total = {"searching": self.trials, "training the policy": self.trials}.get(title)
-        console.print(f"[bold]{title}[/bold]")
+        self.console.print(f"[bold]{title}[/bold]")
         self.task = self.progress.add_task(title, total=total, told="")
 
     def _finish(self) -> None:
@@ -224,18 +293,20 @@ class _Screen:
             self.task = None
         if self.best is not None:
             best = self.best
-            console.print(f"  best plan: {best.accuracy:.2%} on the search split, by {best.method}")
+            self.console.print(f"  best plan: {best.accuracy:.2%} on the search split, by {best.method}")
             self.best = None
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        console.print(f"  [yellow]note:[/yellow] {escape(text)}")
+        out = stderr if self.console.quiet else self.console
+        out.print(f"  [yellow]note:[/yellow] {escape(text)}")
 
     def trial(self, trial: Trial) -> None:
         """A plan was scored."""
-        if self.best is None or trial.rank > self.best.rank:
-            self.best = trial
-            console.print(
+        better = self.best is None or trial.rank > self.best.rank
+        self.best = trial if better or self.best is None else self.best
+        if better or _state["verbose"]:
+            self.console.print(
                 f"  {trial.method} {trial.index}: {trial.accuracy:.2%}, {2 * trial.macs / 1e6:.2f} MFLOPs"
             )
         if self.task is not None:
@@ -246,8 +317,8 @@ class _Screen:
         """An epoch of training ended."""
         found = result.found.told()
         self.last_epoch = f"loss {result.loss:.3f}, search {found}"
-        if result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
-            console.print(
+        if _state["verbose"] or result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
+            self.console.print(
                 f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
                 f"search {found}, {result.seconds:.1f} s"
             )
@@ -319,7 +390,7 @@ def _selection(
     return Selection(tuple(exclude or ()), tuple(only or ()), limits, parse_kinds(kinds) if kinds else ())
 
 
-@app.command()
+@app.command(cls=_Configured)
 def compress(
     model: ModelArgument,
     flops: Annotated[
@@ -449,13 +520,15 @@ def compress(
     ] = True,
     force: ForceOption = False,
     trust_code: TrustOption = False,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Prune a trained model until all limits hold, fine-tune it and export it.
 
     Limits go together: --flops or --macs, --params, --memory, --latency, --states. Writes model.onnx,
     model.pt2, model.safetensors, graph.json, plan.json and report.json, native.safetensors too if the model's
     own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto these for each
-    point, and the curve.
+    point, and the curve. The table compress of prune.toml holds options under their names.
     """
     with _errors():
         from prune.demands import parse_demands
@@ -518,13 +591,15 @@ def compress(
             verify=verify,
         )
         neighbours = 1 if points else 0  # plans of the point before
-        screen = _Screen(trials=search.trials + neighbours)
+        screen = _Screen(trials=search.trials + neighbours, as_json=as_json)
         planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
         with planning as planned, screen.running():
             if points:
                 curve = run_pareto(config, points, planned, screen)
             else:
                 report = run(config, planned, screen)
+        if as_json:
+            return _print_json({"points": curve.rows()} if points else report.to_json())
         if points:
             _print_curve(curve)
         else:
@@ -606,7 +681,7 @@ def inspect(
     limit: LimitOption = None,
     kinds: KindsOption = None,
     ops: Annotated[bool, typer.Option("--ops", help="List the cost of every operator.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     trust_code: TrustOption = False,
 ) -> None:
     """Show what a model costs, which channels can go together, and what is pinned and why."""
@@ -620,8 +695,7 @@ def inspect(
             )
             found = run(open_model(source, _selection(exclude, only, limit, kinds)))
         if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=2))
-            return
+            return _print_json(found.to_json())
         for title, header, rows in found.tables(ops=ops):
             table = Table(*header, title=title, title_justify="left")
             for column, cell in zip(table.columns, rows[0] if rows else header, strict=True):
@@ -638,6 +712,10 @@ def _quiet() -> Iterator[None]:
     yield
 
 
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2))
+
+
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help=f"{MODEL}, or .onnx file.", show_default=False)],
@@ -651,16 +729,19 @@ def evaluate(
     input_dtype: DtypeOption = None,
     input_spec: SpecOption = None,
     trust_code: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure the accuracy of a model, of a pruned run, or of an ONNX file; of text, bits and perplexity."""
     with _errors():
         from prune.inspection import measure
 
-        with console.status(f"evaluating {escape(str(model))}"):
+        with console.status(f"evaluating {escape(str(model))}") if not as_json else _quiet():
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
             found, name = measure(source, data, split)
+        if as_json:
+            return _print_json({"model": model, "data": name, "split": split, **found.to_json()})
         console.print(
             f"{found.told()}, loss {found.loss:.4f} on {found.records} {split} {found.unit} of {escape(name)}"
         )
@@ -688,24 +769,26 @@ def export(
     input_spec: SpecOption = None,
     force: ForceOption = False,
     trust_code: TrustOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Export a pruned run or a model file to ONNX or .pt2, checked against the model."""
     with _errors():
         from prune.inspection import export_model
 
-        with console.status(f"exporting {escape(str(model))}"):
+        with console.status(f"exporting {escape(str(model))}") if not as_json else _quiet():
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            line = export_model(source, output, opset=opset, force=force, form=form)
-        console.print(escape(line))
+            found = export_model(source, output, opset=opset, force=force, form=form)
+        if as_json:
+            return _print_json(found.to_json())
+        console.print(escape(found.told()))
 
 
 ProfileOutput = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder for profile.json, profile.csv and the plots."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LengthsOption = Annotated[
     str | None,
     typer.Option(help="Lengths of the sequence: 64,256,1024, or 64..2048 (doubling).", show_default=False),
@@ -879,8 +962,7 @@ def _show_profile(
 
         names = write_profile(found, view, output, force=force)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-        return
+        return _print_json(found.to_json())
     for title, header, rows in tables(found, view, top):
         table = Table(*header, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in table.columns[1:]:
@@ -895,13 +977,171 @@ def _show_profile(
         console.print(f"written to [bold]{escape(str(output))}[/bold]: " + ", ".join(names))
 
 
+FilesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="report.json, folders of runs, .onnx or .pt2 files.", metavar="FILE...", show_default=False
+    ),
+]
+
+
+@app.command()
+def gate(
+    files: FilesArgument,
+    max_macs: Annotated[str | None, typer.Option(help="Most MACs: 60M.")] = None,
+    max_macs_ratio: Annotated[str | None, typer.Option(help="Of the original's: 0.5 or 50%.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Most parameters: 1.2M.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Largest file: 1.5MB.")] = None,
+    max_latency_ratio: Annotated[
+        str | None, typer.Option(help="Latency in onnxruntime, of the original's: 0.8.")
+    ] = None,
+    max_memory: Annotated[str | None, typer.Option(help="Weights and activations: 8MB.")] = None,
+    min_accuracy: Annotated[str | None, typer.Option(help="Least accuracy: 0.9 or 90%.")] = None,
+    max_accuracy_drop: Annotated[
+        str | None, typer.Option(help="Points lost against the original: 0.01 or 1%.")
+    ] = None,
+    min_speedup: Annotated[str | None, typer.Option(help="Least speed-up in onnxruntime: 1.5.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="FILE that nothing may be worse than: a report or a model.")
+    ] = None,
+    max_regression: Annotated[
+        str | None, typer.Option(help="How much worse than the baseline: 2%.", show_default="0")
+    ] = None,
+    config_file: ConfigOption = None,
+    form: Annotated[str, typer.Option("--format", help="table, json, markdown, junit or github.")] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Judge reports or models by budgets: exit code 0 kept, 1 one is broken, 2 could not be judged.
+
+    Budgets are options, or stand under the same names in the table gate of prune.toml, or tool.prune.gate
+    of pyproject.toml; options win. A figure that is missing never passes. A broken budget decides, whatever
+    else is missing.
+    """
+    with _errors():
+        from prune.gate import EXIT_CODES, judge
+        from prune.gate_budgets import read_budgets
+        from prune.gate_formats import FORMATS, append_summary, verdict, written
+
+        given = {
+            "max-macs": max_macs,
+            "max-macs-ratio": max_macs_ratio,
+            "max-params": max_params,
+            "max-size": max_size,
+            "max-latency-ratio": max_latency_ratio,
+            "max-memory": max_memory,
+            "min-accuracy": min_accuracy,
+            "max-accuracy-drop": max_accuracy_drop,
+            "min-speedup": min_speedup,
+            "baseline": baseline,
+            "max-regression": max_regression,
+        }
+        form = _format("json" if as_json else form, FORMATS)
+        budgets = read_budgets(given, config_file)
+        judged = [judge(name, budgets, trust_code=trust_code) for name in files]
+        if form == "github":
+            append_summary(judged)
+        if form == "table":
+            _print_judged(judged)
+        else:
+            typer.echo(written(judged, form))
+        raise typer.Exit(EXIT_CODES[verdict(judged)])
+
+
+def _format(name: str, known: tuple[str, ...]) -> str:
+    from graph.suggest import suggestion
+
+    if name not in known:
+        raise UsageError(f"--format {name}: unknown", hint=suggestion(name, known))
+    return name
+
+
+def _print_judged(judged: list[Judged]) -> None:
+    from prune.escaping import plain
+
+    colours = {"pass": "green", "broken": "red", "unjudged": "yellow"}
+    words = {"pass": "kept", "broken": "broken", "unjudged": "not judged"}
+    for found in judged:
+        if found.error:
+            _print_error(found.error, found.hint)
+            continue
+        table = Table(
+            "budget", "limit", "found", "", title=f"{escape(plain(found.path))}", title_justify="left"
+        )
+        for c in found.checks:
+            mark = f"[{colours[c.status]}]{words[c.status]}[/]"
+            table.add_row(*(escape(plain(t)) for t in (c.budget, c.limit, c.value or c.told)), mark)
+        console.print(table)
+        mark = f"[{colours[found.status]}]{words[found.status]}[/]"
+        console.print(f"{escape(plain(found.path))}: {mark}", soft_wrap=True)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="Report, folder of a run, .onnx or .pt2.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another one.", show_default=False)],
+    form: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    trust_code: TrustOption = False,
+) -> None:
+    """Compare two runs or two models: figures side by side, and the widths that differ."""
+    with _errors():
+        from prune.diff import FORMATS, compare, written
+
+        form = _format("json" if as_json else form, FORMATS)
+        found = compare(a, b, trust_code=trust_code)
+        if form != "table":
+            typer.echo(written(found, form))
+            return
+        for title, header, rows in found.tables():
+            table = Table(*header, title=title, title_justify="left")
+            for column in table.columns[1:]:
+                column.justify = "right"
+            for row in rows:
+                table.add_row(*(escape(cell) for cell in row))
+            console.print(table)
+        for line in found.lines():
+            console.print(escape(line), soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Look whether this machine has what prune needs: packages, threads, GPU, the exporters.
+
+    Exit code 1 if something that prune needs is broken.
+    """
+    with _errors():
+        from prune.doctor import examine
+
+        with (
+            console.status("importing every package, exporting a small network") if not as_json else _quiet()
+        ):
+            found = examine()
+        if as_json:
+            _print_json(found.to_json())
+        else:
+            for name, value in found.machine.items():
+                console.print(f"{name}: {escape(value)}", soft_wrap=True)
+            colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+            table = Table("", "", "found", "what to do")
+            for f in found.findings:
+                table.add_row(
+                    escape(f.name), f"[{colours[f.state]}]{f.state}[/]", escape(f.found), escape(f.hint)
+                )
+            console.print(table)
+        raise typer.Exit(0 if found.healthy else 1)
+
+
 @zoo.command("list")
-def zoo_list() -> None:
+def zoo_list(as_json: JsonOption = False) -> None:
     """List the networks with their published costs."""
     with _errors():
         from models_zoo.registry import everything
         from prune.report import count
 
+        if as_json:
+            names = ("name", "input_shape", "macs", "params", "summary")
+            return _print_json([{n: getattr(e, n) for n in names} for e in everything().values()])
         table = Table("name", "input", "MACs", "parameters", "what it is")
         for entry in everything().values():
             shape = "x".join(map(str, entry.input_shape)) + " tokens" * entry.is_language_model
@@ -926,6 +1166,7 @@ def zoo_train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a network from scratch and write it with its metadata."""
     with _errors():
@@ -943,7 +1184,7 @@ def zoo_train(
             SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
         )
         path = output or Path(f"{name}.pt")
-        screen = _Screen(epochs=config.epochs)
+        screen = _Screen(epochs=config.epochs, as_json=as_json)
         with screen.running():
             screen.stage(f"loading {spec}")
             loaded = load_data(spec)
@@ -953,6 +1194,8 @@ def zoo_train(
             result = train(
                 name, loaded, config, path, force=force, on_epoch=screen.epoch, on_step=screen.step
             )
+        if as_json:
+            return _print_json({"file": str(path), "arch": name, "data": spec, **result.to_json()})
         console.print(
             f"{name}: {result.told()} on {result.records} test {result.unit} of {escape(spec)}; "
             f"written to [bold]{escape(str(path))}[/bold]"
@@ -982,6 +1225,7 @@ def policy_train(
     start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     force: ForceOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a policy on several networks; it then starts the search on any other."""
     with _errors():
@@ -1001,11 +1245,13 @@ def policy_train(
             seed=seed,
             force=force,
         )
-        screen = _Screen(trials=config.trials, epochs=epochs)
+        screen = _Screen(trials=config.trials, epochs=epochs, as_json=as_json)
         with screen.running():
             found = train_policy(
                 config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)
             )
+        if as_json:
+            return _print_json({"file": str(output), **dict(found.rows())})
         _print_policy(found.rows())
         console.print(f"written to [bold]{escape(str(output))}[/bold]")
 
@@ -1013,12 +1259,16 @@ def policy_train(
 @policies.command("show")
 def policy_show(
     file: Annotated[Path, typer.Argument(help="File of `prune policy train`.", show_default=False)],
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a policy is and what it was trained on."""
     with _errors():
         from rl.policy import load
 
-        _print_policy(load(file).rows())
+        rows = load(file).rows()
+        if as_json:
+            return _print_json({"file": str(file), **dict(rows)})
+        _print_policy(rows)
 
 
 def _print_policy(rows: list[tuple[str, str]]) -> None:
@@ -1042,7 +1292,7 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")  # third-party deprecations are not the user's business
-    sys.exit(app())
+    sys.exit(app(prog_name="prune"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from profilers.latency import cpu_model
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -40,7 +41,7 @@ def find_dtype(name: str) -> torch.dtype:
         UsageError: none of ``DTYPES``.
     """
     if name not in DTYPES:
-        raise UsageError(f"--dtype {name}: unknown", hint="one of " + ", ".join(DTYPES))
+        raise UsageError(f"--dtype {name}: unknown", hint=suggestion(name, DTYPES))
     found: torch.dtype = getattr(torch, name)
     return found
 
@@ -63,7 +64,7 @@ def threads(count: int | None, clock: str, device: torch.device) -> Iterator[Non
         UsageError: an unknown clock, or ``cpu`` where it would not see all that is done.
     """
     if clock not in CLOCKS:
-        raise UsageError(f"--clock {clock}: unknown", hint="one of " + ", ".join(CLOCKS))
+        raise UsageError(f"--clock {clock}: unknown", hint=suggestion(clock, CLOCKS))
     if clock == "cpu" and (device.type != "cpu" or count not in (None, 1)):
         raise UsageError(
             "--clock cpu sees the work of one thread only", hint="go without --threads and --device"

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from models_zoo.mamba_config import MambaConfig, Version
 from models_zoo.mamba_lm import MambaLM
 from profilers.device import find_device, find_dtype, threads
@@ -112,7 +113,7 @@ class MambaProfileConfig:
         """Check the modes and lengths."""
         for mode in self.modes:
             if mode not in MODES:
-                raise UsageError(f"mode {mode}: unknown", hint="one of " + ", ".join(MODES))
+                raise UsageError(f"mode {mode}: unknown", hint=suggestion(mode, MODES))
         if not self.lengths or min(self.lengths) < 1:
             raise UsageError(f"lengths {self.lengths}: none, or not positive", hint="such as 64, 128, 256")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from profilers.growth import Growth
 from profilers.latency import Latency
 from profilers.operators import VIEWS
@@ -46,7 +47,7 @@ def check_view(name: str) -> None:
         UsageError: it is none of ``VIEWS``.
     """
     if name not in VIEWS:
-        raise UsageError(f"--by {name}: unknown", hint="one of " + ", ".join(VIEWS))
+        raise UsageError(f"--by {name}: unknown", hint=suggestion(name, VIEWS))
 
 
 def tables(profile: Profile, view: str, top: int | None = None) -> list[Table]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.demands import Demand
 from prune.importance import CRITERIA, Criterion
@@ -80,7 +81,9 @@ class CompressConfig:
 
     def __post_init__(self) -> None:
         if self.importance not in CRITERIA:
-            raise UsageError(f"--importance {self.importance}: unknown", hint="one of " + ", ".join(CRITERIA))
+            raise UsageError(
+                f"--importance {self.importance}: unknown", hint=suggestion(self.importance, CRITERIA)
+            )
         if self.round_to is not None and self.round_to < 1:
             raise UsageError(f"--round-to {self.round_to}: must be at least 1")
         if not self.source.is_named and self.output.resolve() == self.source.path.resolve():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from graph.errors import DataError
+from graph.suggest import suggestion
 from models_zoo.data import EMBEDDED, DataSet, MapDataset, MapSplit, carve_search, checked_item, load_embedded
 from models_zoo.text import LENGTH
 from prune import cifar10, imagefolder
@@ -78,7 +79,7 @@ def load_data(
             ) from err
     if _FACTORY.fullmatch(spec):
         return _from_factory(spec, seed)
-    raise DataError(f"unknown data set {spec!r}", hint=f"known: {', '.join(_KNOWN)}")
+    raise DataError(f"unknown data set {spec!r}", hint=suggestion(spec, _KNOWN))
 
 
 def _text(spec: str, length: int | None, tokenizer: Path | None) -> DataSet:

@@ -17,8 +17,8 @@ from graph.errors import TargetError
 
 Name = Literal["macs", "params", "memory", "latency"]
 
-_COUNTS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_BYTES = {
+COUNTS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+BYTES = {
     "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "K": 1e3, "M": 1e6, "G": 1e9,
     "KIB": 2.0**10, "MIB": 2.0**20, "GIB": 2.0**30,
 }  # fmt: skip
@@ -37,10 +37,10 @@ class _Kind:
 
 
 OPTIONS: Mapping[str, _Kind] = {
-    "--flops": _Kind("macs", _COUNTS, "120M", per_unit=0.5),  # FLOPs = 2 x MACs
-    "--macs": _Kind("macs", _COUNTS, "60M"),
-    "--params": _Kind("params", _COUNTS, "1.2M"),
-    "--memory": _Kind("memory", _BYTES, "8MB"),
+    "--flops": _Kind("macs", COUNTS, "120M", per_unit=0.5),  # FLOPs = 2 x MACs
+    "--macs": _Kind("macs", COUNTS, "60M"),
+    "--params": _Kind("params", COUNTS, "1.2M"),
+    "--memory": _Kind("memory", BYTES, "8MB"),
     "--latency": _Kind("latency", _MILLISECONDS, "5ms", bare_figures=False),
 }
 
@@ -84,7 +84,7 @@ def parse_demand(option: str, value: str | float) -> Demand:
     kind = OPTIONS[option]
     text = f"{value:g}" if isinstance(value, float) else str(value).strip()
     hint = f"a ratio in (0, 1) such as {option} 0.5, or an absolute figure such as {option} {kind.example}"
-    number, unit = _split(text)
+    number, unit = number_and_unit(text)
     scale = {"": 1.0, "%": 1.0, **kind.units}.get(unit.upper())
     if number is None or scale is None:
         raise TargetError(f"{option} {text}: not a number", hint=hint)
@@ -120,7 +120,7 @@ def parse_demands(given: Mapping[str, str | float | None]) -> tuple[Demand, ...]
     return tuple(demands)
 
 
-def _split(text: str) -> tuple[float | None, str]:
+def number_and_unit(text: str) -> tuple[float | None, str]:
     """A number and the unit behind it; None where it is none."""
     for unit in (re.search(r"(%|[a-z]*)$", text, re.IGNORECASE), None):
         word = unit[0] if unit else ""

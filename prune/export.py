@@ -15,7 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -30,6 +30,8 @@ from torch.utils._pytree import tree_leaves
 from graph.errors import ExportError, ModelFileError
 from graph.program import Program, ProgramModule
 from profilers.latency import onnx_session
+from profilers.onnx_tensors import locations
+from prune.external_data import plain_file
 from prune.files import write_file
 from prune.verify import run_program
 
@@ -320,9 +322,6 @@ def run_onnx(path: Path, *inputs: Tensor | NDArray[Any]) -> NDArray[Any]:
 def external_files(path: Path) -> list[Path]:
     """The files beside an ONNX file that hold its external data.
 
-    A model from elsewhere could name any file of this machine as its weights and so give it away with its
-    outputs. onnxruntime itself followed a hard link.
-
     Raises:
         ModelFileError: the file is malformed, or names anything but plain files within its own folder.
     """
@@ -336,47 +335,7 @@ def external_files(path: Path) -> list[Path]:
         ) from err
     if not model.HasField("graph"):
         raise ModelFileError(f"{path} holds no ONNX graph", hint="check that it is whole")
-    locations = {
-        entry.value
-        for tensor in _tensor_messages(model)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return [_plain_file(path.parent, location) for location in sorted(locations)]
-
-
-def _plain_file(folder: Path, location: str) -> Path:
-    name = PurePosixPath(location)
-    file = folder / name
-    steps = [folder.joinpath(*name.parts[: i + 1]) for i in range(len(name.parts))]
-    if not name.parts or name.is_absolute() or ".." in name.parts:
-        reason = "is outside its folder"
-    elif "*" in location:  # onnxruntime takes "*/_ORT_MEM_ADDR_/*" for an address in memory
-        reason = "is no file name"
-    elif any(step.is_symlink() for step in steps):
-        reason = "is a link"
-    elif not file.is_file():
-        reason = "is missing or no file"
-    elif file.stat().st_nlink > 1:
-        reason = "is a hard link"
-    else:
-        return file
-    raise ModelFileError(
-        f"the external data {location!r} of the ONNX file {reason}",
-        hint="put the weights as a plain file beside the model, if you trust it",
-    )
-
-
-def _tensor_messages(message: Any) -> Iterator[onnx.TensorProto]:
-    """Every tensor anywhere in a model: initializers, attributes, subgraphs, functions, sparse ones."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for part in [value] if hasattr(value, "ListFields") else value:
-            if isinstance(part, onnx.TensorProto):
-                yield part
-            else:
-                yield from _tensor_messages(part)
+    return [plain_file(path.parent, location) for location in locations(model)]
 
 
 def _opset(path: Path) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from graph.errors import UsageError
 from graph.program import INPUT, InputSpec, Node, Program, Ref, refs_in
+from graph.suggest import suggestion
 
 BATCH = 2  # of examples: torch.export takes a batch of 1 for a constant
 DTYPES = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -127,7 +128,7 @@ class InputRequest:
                 "--input-spec says all about the inputs", hint="leave out --input-shape and --input-dtype"
             )
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise UsageError(f"--input-dtype {self.dtype}: unknown", hint="one of " + ", ".join(DTYPES))
+            raise UsageError(f"--input-dtype {self.dtype}: unknown", hint=suggestion(self.dtype, DTYPES))
 
     def __bool__(self) -> bool:
         return self.shape is not None or self.dtype is not None or self.inputs is not None

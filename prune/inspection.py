@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from graph.errors import DataError, UsageError
 from graph.program import ProgramModule
+from graph.suggest import suggestion
 from models_zoo.data import DataSet, Split
 from models_zoo.mamba_lm import MambaAnyLength, MambaLM, MambaStep
 from prune.data import load_data
-from prune.export import OnnxModel, export_onnx, export_pt2
+from prune.export import OnnxCheck, OnnxModel, export_onnx, export_pt2
 from prune.files import check_output_file
 from prune.inputs import inputs_of
 from prune.load import ModelSource, load
@@ -178,9 +179,41 @@ def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
     return loaded.module, must_find_data(data, loaded)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A file that was exported.
+
+    Attributes:
+        path: the file.
+        bytes: its size, with external data.
+        check: what was found out about an ONNX file.
+        form: what a special form takes, in words.
+        batch: the records that it takes at once; None for any number.
+    """
+
+    path: Path
+    bytes: int
+    check: OnnxCheck | None = None
+    form: str = ""
+    batch: int | None = None
+
+    def told(self) -> str:
+        """One line."""
+        opset = f", opset {self.check.opset}" if self.check else ""
+        parts = [f"wrote {self.path} ({size(self.bytes)}{opset})"]
+        parts += [f"it {self.form}"] * bool(self.form) + ([self.check.told] if self.check else [])
+        return "; ".join([*parts, f"its batch is fixed to {self.batch}"] if self.batch else parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        onnx = self.check
+        checked = {"opset": onnx.opset, "max_error": onnx.max_error} if onnx else {}
+        return {"file": str(self.path), "bytes": self.bytes, "batch": self.batch, **checked}
+
+
 def export_model(
     source: ModelSource, output: Path, *, opset: int | None = None, force: bool = False, form: str = "graph"
-) -> str:
+) -> Exported:
     """Export the folder of a run or any model; the suffix of the output says to what.
 
     Args:
@@ -191,7 +224,7 @@ def export_model(
         form: ``graph``; or of a Mamba in ONNX ``any-length`` or ``step``.
 
     Returns:
-        A line that says what was written.
+        What was written.
 
     Raises:
         UsageError: another suffix, or a form that the model does not have.
@@ -200,22 +233,22 @@ def export_model(
     if output.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{output}: unknown kind of file", hint="name a .onnx or .pt2 file")
     if form not in _FORMS:
-        raise UsageError(f"--form {form}: unknown", hint=f"one of {', '.join(_FORMS)}")
+        raise UsageError(f"--form {form}: unknown", hint=suggestion(form, _FORMS))
     check_output_file(output, force)
     loaded = load(source)
     if form != "graph":
         return _export_mamba(loaded.module, source.model, output, opset, form)
     program = program_of(loaded)
     module, example, free = ProgramModule(program), program.random_inputs(2), program.dynamic_batch
-    batch = "" if free else f"; its batch is fixed to {program.inputs[0].shape[0]}"
+    batch = None if free else int(program.inputs[0].shape[0])
     if output.suffix == ".pt2":
         export_pt2(module, example, output, dynamic_batch=free)
-        return f"wrote {output} ({size(output.stat().st_size)}){batch}"
+        return Exported(output, output.stat().st_size, batch=batch)
     checked = export_onnx(module, example, output, opset=opset, dynamic_batch=free)
-    return f"wrote {output} ({size(checked.size_bytes)}, opset {checked.opset}); {checked.told}{batch}"
+    return Exported(output, checked.size_bytes, checked, batch=batch)
 
 
-def _export_mamba(module: nn.Module, name: str, output: Path, opset: int | None, form: str) -> str:
+def _export_mamba(module: nn.Module, name: str, output: Path, opset: int | None, form: str) -> Exported:
     """A form of a Mamba that is no plain graph of its forward."""
     if not isinstance(module, MambaLM) or output.suffix != ".onnx":
         raise UsageError(
@@ -230,4 +263,4 @@ def _export_mamba(module: nn.Module, name: str, output: Path, opset: int | None,
         example = torch.arange(18).reshape(2, 9) % module.sizes.vocab_size
         checked = export_onnx(MambaAnyLength(module), example, output, opset=opset, dynamic_length=True)
         told = "takes tokens of any length"
-    return f"wrote {output} ({size(checked.size_bytes)}, opset {checked.opset}); it {told}; {checked.told}"
+    return Exported(output, checked.size_bytes, checked, form=told)

@@ -12,6 +12,7 @@ from torch import nn
 from graph.channels import Axes
 from graph.errors import ModelFileError, UsageError
 from graph.program import ProgramModule
+from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.baselines import BASELINES
 from prune.budget import Budget
@@ -152,9 +153,9 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
 
 
 def _check_planner(config: CompressConfig) -> None:
-    if config.planner not in (None, SEARCH, *BASELINES):
+    if config.planner is not None and config.planner not in (SEARCH, *BASELINES):
         raise UsageError(
-            f"--planner {config.planner}: unknown", hint=f"one of {', '.join((SEARCH, *BASELINES))}"
+            f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
         )
 
 

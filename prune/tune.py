@@ -128,6 +128,19 @@ class Evaluation:
         """The greater, the better: by accuracy, of equal ones by loss; text by loss alone."""
         return (self.accuracy, -self.loss) if not self.is_text else (-self.loss, 0.0)
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data; a loss that is not finite is null."""
+        finite = math.isfinite(self.loss)
+        found: dict[str, Any] = {
+            "accuracy": self.accuracy,
+            "loss": self.loss if finite else None,
+            "records": self.records,
+            "unit": self.unit,
+        }
+        if self.unit != "images" and finite:
+            found |= {"bits": self.bits, "perplexity": self.perplexity}
+        return found
+
     def told(self) -> str:
         """The figures that count, in words."""
         if not self.is_text:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graph import topology
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.baselines import global_ratios
 from prune.importance import magnitude, sampled, taylor
@@ -65,9 +66,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.agent not in METHODS:
-            raise UsageError(f"--agent {self.agent}: unknown", hint="one of " + ", ".join(METHODS))
+            raise UsageError(f"--agent {self.agent}: unknown", hint=suggestion(self.agent, METHODS))
         if self.reward not in REWARDS:
-            raise UsageError(f"--reward {self.reward}: unknown", hint="one of " + ", ".join(REWARDS))
+            raise UsageError(f"--reward {self.reward}: unknown", hint=suggestion(self.reward, REWARDS))
         if self.episodes < 0:
             raise UsageError("the number of episodes must not be negative")
         if not 0 <= self.refine <= 1:

@@ -16,6 +16,7 @@ import numpy as np
 
 from graph import topology
 from graph.errors import ArchitectureError, UsageError
+from graph.suggest import suggestion
 from models_zoo import registry
 from models_zoo.data import DataSet
 from prune.budget import Budget
@@ -75,7 +76,7 @@ class TrainingConfig:
         if self.agent not in AGENTS:
             raise UsageError(f"--agent {self.agent}: has no policy", hint="one of " + ", ".join(AGENTS))
         if self.reward not in REWARDS:
-            raise UsageError(f"--reward {self.reward}: unknown", hint="one of " + ", ".join(REWARDS))
+            raise UsageError(f"--reward {self.reward}: unknown", hint=suggestion(self.reward, REWARDS))
         if not self.on:
             raise UsageError("no network is named to train on", hint="--on FILE,NAME,...")
         if not self.targets or not all(0 < t < 1 for t in self.targets):
