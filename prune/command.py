@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from prune.demands import Demand
 from prune.inputs import times
 from prune.load import ModelSource
 
@@ -12,9 +14,16 @@ if TYPE_CHECKING:
     from prune.config import CompressConfig
 
 
-def repeated(config: CompressConfig) -> list[str]:
-    """The words of ``prune compress``; options that have their default are left out where it is clear."""
+def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]:
+    """The words of ``prune compress``; options that have their default are left out where it is clear.
+
+    Args:
+        config: of the run.
+        points: of a curve.
+    """
     limits = [word for demand in config.demands for word in (demand.option, demand.text)]
+    if points:
+        limits = ["--pareto", ",".join(point.text for point in points), *limits]
     words = ["prune", "compress", config.source.model, *limits]
     options = {
         "--data": config.data,

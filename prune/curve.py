@@ -70,14 +70,19 @@ class Curve:
             asdict(p) | {"macs_ratio": p.macs / whole, "dominated": self.dominated(p)} for p in self.points
         ]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, command: Sequence[str] = ()) -> None:
         """Write the files named in ``CURVE_FILES``.
+
+        Args:
+            folder: to write to.
+            command: the words that make this curve again.
 
         Raises:
             OutputError: they cannot be written.
         """
         rows = self.rows()
-        write_json(folder / "pareto.json", {"format": "prune-pareto", "schema": 1, "points": rows})
+        data = {"format": "prune-pareto", "schema": 1, "command": list(command), "points": rows}
+        write_json(folder / "pareto.json", data)
         text = io.StringIO()
         names = [f.name for f in fields(Point)] + ["macs_ratio", "dominated"]
         writer = csv.DictWriter(text, names, lineterminator="\n")

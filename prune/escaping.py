@@ -6,14 +6,14 @@ _LONGEST = 200
 _PLAIN_IN_MARKDOWN = frozenset(" ./-")
 
 
-def plain(text: object) -> str:
+def plain(text: object, longest: int = _LONGEST) -> str:
     """One line of printable characters and of a sensible length.
 
     Line breaks, escape sequences, marks that turn the direction of writing, and what cannot be encoded are
     written as Python writes them, with a backslash.
     """
     words = str(text)
-    cut = words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
+    cut = words if len(words) <= longest else f"{words[: longest - 1]}…"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
 
 

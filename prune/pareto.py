@@ -15,14 +15,17 @@ from torch import Tensor
 from graph.errors import TargetError
 from profilers.latency import compare, onnx_call
 from prune.budget import Budget
+from prune.command import repeated
 from prune.config import CompressConfig, Listener
 from prune.curve import Curve, Point
 from prune.demands import Demand, parse_demand
 from prune.files import OutputFolder
+from prune.page import PAGE_FILE, write_page
 from prune.pipeline import complete
 from prune.plan import kept_ratios
 from prune.preparation import Prepared, prepare
 from prune.report import ModelFigures, Report
+from prune.stored import read_stored
 from prune.trials import Planner, SearchResult
 
 NEIGHBOUR = "neighbour"  # the method of plans that follow from the wider point's best
@@ -91,7 +94,8 @@ def pareto(
             found.append((name, report, result))
         listener.stage("timing all points in turn")
         curve = _curve(ready, found, out.staging)
-        curve.write(out.staging)
+        curve.write(out.staging, repeated(config, points))
+        write_page(read_stored(out.staging), out.staging / PAGE_FILE)
         ready.remove_files()
     return curve
 

@@ -19,6 +19,7 @@ from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from profilers.latency import Latency, compare, environment, onnx_call, torch_call
+from prune import __version__
 from prune.baselines import baseline_plan
 from prune.budget import Budget
 from prune.command import repeated
@@ -29,6 +30,7 @@ from prune.files import OutputFolder, write_json
 from prune.importance import sampled
 from prune.load import LoadedModel
 from prune.native import NativeResult, native_module
+from prune.page import PAGE_FILE, write_page
 from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
 from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, REPORT_FILE, WEIGHTS_FILE
@@ -48,6 +50,7 @@ from prune.sections import (
 )
 from prune.smaller_mamba import write_checkpoint
 from prune.states import CALIBRATION, kept_states
+from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.subject import Subject
 from prune.surgery import prune_program
@@ -165,7 +168,7 @@ def complete(
     used = _used(ready, budget, plan, figures)
     report = Report(
         command=repeated(replace(config, tune=tuning)),
-        environment=environment(),
+        environment={"prune": __version__, **environment()},
         model=model_section(subject.loaded),
         data=data_section(data),
         limits=limits_section(budget, plan, used),
@@ -174,7 +177,7 @@ def complete(
         pruned=figures["pruned"],
         accuracy=accuracy_section(ready.base, uniform, before, after),
         search=search_section(found),
-        plan=plan_section(plan, subject.minimum),
+        plan=plan_section(plan, subject.minimum, subject.axes, pruned),
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),
         verification=proof_section(proof),
@@ -189,6 +192,7 @@ def complete(
         seconds=time.perf_counter() - start + ready.seconds,
     )
     write_json(folder / REPORT_FILE, report.to_json())
+    write_page(of_report(report.to_json()), folder / PAGE_FILE)
     return report, found
 
 

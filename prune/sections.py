@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from graph.channels import Axes
+from graph.program import Program
 from models_zoo.data import DataSet
 from prune.budget import Budget
+from prune.layers import layer_widths
 from prune.load import LoadedModel
 from prune.native import NativeResult
 from prune.plan import Plan, kept_widths
@@ -114,10 +116,16 @@ def search_section(found: SearchResult) -> dict[str, Any]:
     }
 
 
-def plan_section(plan: Plan, minimum: Mapping[str, int]) -> dict[str, Any]:
-    """What each group keeps."""
-    groups = {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()}
-    return {"method": plan.method, "ratio": plan.ratio, "groups": groups, "minimum": dict(minimum)}
+def plan_section(plan: Plan, minimum: Mapping[str, int], axes: Axes, pruned: Program) -> dict[str, Any]:
+    """What each group and each layer keeps."""
+    return {
+        "method": plan.method,
+        "ratio": plan.ratio,
+        "groups": {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()},
+        "kinds": {group.name: group.kind for group in axes.groups},
+        "layers": layer_widths(axes, plan, pruned),
+        "minimum": dict(minimum),
+    }
 
 
 def states_section(
@@ -152,7 +160,14 @@ def tune_section(tuned: TuneResult | None, config: TuneConfig) -> dict[str, Any]
         "best_search_accuracy": tuned.best_accuracy,
         "seconds": tuned.seconds,
         "history": [
-            {"epoch": e.epoch, "loss": e.loss, "accuracy": e.accuracy, "lr": e.lr, "seconds": e.seconds}
+            {
+                "epoch": e.epoch,
+                "loss": e.loss,
+                "accuracy": e.accuracy,
+                "search_loss": e.found.to_json()["loss"],
+                "lr": e.lr,
+                "seconds": e.seconds,
+            }
             for e in tuned.history
         ],
     }
