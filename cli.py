@@ -526,9 +526,9 @@ def compress(
     """Prune a trained model until all limits hold, fine-tune it and export it.
 
     Limits go together: --flops or --macs, --params, --memory, --latency, --states. Writes model.onnx,
-    model.pt2, model.safetensors, graph.json, plan.json and report.json, native.safetensors too if the model's
-    own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto these for each
-    point, and the curve. The table compress of prune.toml holds options under their names.
+    model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html, native.safetensors too if
+    the model's own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto these
+    for each point, and the curve. The table compress of prune.toml holds options under their names.
     """
     with _errors():
         from prune.demands import parse_demands
@@ -1074,6 +1074,46 @@ def _print_judged(judged: list[Judged]) -> None:
         console.print(table)
         mark = f"[{colours[found.status]}]{words[found.status]}[/]"
         console.print(f"{escape(plain(found.path))}: {mark}", soft_wrap=True)
+
+
+@app.command("report")
+def report_page(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="report.json or pareto.json, or the folder of a run or curve.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write.", show_default="report.html beside it"),
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for the plots as PNG and SVG and the tables as CSV.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a stored report as a page: one HTML file that needs no network and no script."""
+    with _errors():
+        from prune.files import OutputFolder, check_output_file
+        from prune.page import PAGE_FILE, write_page
+        from prune.stored import read_stored
+
+        stored = read_stored(path)
+        file = output or (path if path.is_dir() else path.parent) / PAGE_FILE
+        check_output_file(file, force)
+        if plots is not None:
+            from prune.plot_files import write_plots
+
+            with OutputFolder(plots, force) as out:
+                write_plots(stored, out.staging)
+        write_page(stored, file)
+        if as_json:
+            return _print_json({"file": str(file), "plots": str(plots) if plots is not None else None})
+        console.print(f"written to [bold]{escape(str(file))}[/bold]", soft_wrap=True)
+        if plots is not None:
+            console.print(f"plots and tables in [bold]{escape(str(plots))}[/bold]: {_listing(plots)}")
 
 
 @app.command()
