@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_page import check
 from typer.testing import CliRunner
 
 import cli
 from graph.errors import ArchitectureError
 from models_zoo import registry
-from prune import load_native, load_pruned
+from prune import __version__, load_native, load_pruned
 from prune.load import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,7 @@ def test_compress_writes_every_file(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "graph.json", "model.onnx", "model.pt2", "model.safetensors", "native.safetensors", "plan.json",
-        "report.json",
+        "report.html", "report.json",
     }  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
     assert (report["format"], report["schema"]) == ("prune-report", 2)
@@ -93,10 +94,48 @@ def test_compress_writes_every_file(folder: Path) -> None:
     best = max(entry["accuracy"] for entry in report["search"]["best"].values())
     assert report["search"]["best"][report["search"]["winner"]]["accuracy"] == best
     assert len(report["search"]["trials"]) == 3 + 4
+    layers = {layer["name"]: layer for layer in report["plan"]["layers"]}
+    assert list(layers)[0] == "conv1" and list(layers)[-1] == "linear" and len(layers) == 20
+    for name in ("layer1.0.conv1", "layer3.2.conv1"):
+        assert layers[name]["channels"] == report["plan"]["groups"][name]
+        assert layers[name]["kind"] == report["plan"]["kinds"][name] == "channel"
+    assert layers["linear"] == {"name": "linear", "channels": [10, 10], "kind": None}
+    assert report["environment"]["prune"] == __version__
+    assert report["tune"]["history"][0]["search_loss"] > 0
     assert all(t["macs"] <= report["limits"][0]["limit"] for t in report["search"]["trials"])
     assert report["native"]["runs"] and report["native"]["file"] == "native.safetensors"
     names = {c["name"]: (c["old"], c["new"]) for c in report["native"]["attributes"]}
     assert names["layer2.0.padded"][0] == [8, 8]
+
+
+def test_compress_writes_a_page_and_report_writes_it_again(folder: Path, tmp_path: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    report = json.loads((folder / "report.json").read_text())
+    found = check(html)
+    accuracy = report["pruned"]["accuracy"]
+    assert f"{accuracy:.2%}" in found.cells and report["model"]["sha256"] in found.cells
+    assert all(name in found.cells for name in report["plan"]["groups"])
+    code, out = run("report", folder, "-o", tmp_path / "again.html", "--plots", tmp_path / "plots")
+    assert code == 0 and "again.html" in out and "search.png" in out
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == html
+    code, out = run("report", folder / "report.json")
+    assert code == 2 and "report.html exists" in out and "--force" in out
+    code, out = run("--quiet", "report", folder / "report.json", "--force")
+    assert (code, out) == (0, "") and (folder / "report.html").read_text(encoding="utf-8") == html
+    code, out = run("report", folder, "--force", "--json")
+    assert json.loads(out) == {"file": str(folder / "report.html"), "plots": None}
+
+
+def test_report_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    for text, says in (
+        ('{"format": "prune-report", "schema": 2, "limits": 3}', "limits is 3, no list"),
+        ('{"format": "prune-report", "schema": 9}', "schema 9"),
+        ("{", "is not JSON"),
+    ):
+        (tmp_path / "report.json").write_text(text)
+        code, out = run("report", tmp_path, "--plots", tmp_path / "plots")
+        assert code == 2 and says in out and out.startswith("error:") and "hint:" in out, out
+        assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_a_pruned_model_loads_trains_and_agrees_with_its_exports(folder: Path) -> None:
