@@ -1103,12 +1103,13 @@ def report_page(
         stored = read_stored(path)
         file = output or (path if path.is_dir() else path.parent) / PAGE_FILE
         check_output_file(file, force)
-        if plots is not None:
+        folder = OutputFolder(plots, force) if plots is not None else None
+        write_page(stored, file)
+        if folder is not None:
             from prune.plot_files import write_plots
 
-            with OutputFolder(plots, force) as out:
-                write_plots(stored, out.staging)
-        write_page(stored, file)
+            with folder:
+                write_plots(stored, folder.staging)
         if as_json:
             return _print_json({"file": str(file), "plots": str(plots) if plots is not None else None})
         console.print(f"written to [bold]{escape(str(file))}[/bold]", soft_wrap=True)
