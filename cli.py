@@ -526,9 +526,9 @@ def compress(
     """Prune a trained model until all limits hold, fine-tune it and export it.
 
     Limits go together: --flops or --macs, --params, --memory, --latency, --states. Writes model.onnx,
-    model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html, native.safetensors too if
-    the model's own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto these
-    for each point, and the curve. The table compress of prune.toml holds options under their names.
+    model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html, native.safetensors too
+    if the model's own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto
+    these for each point, and the curve. The table compress of prune.toml holds options under their names.
     """
     with _errors():
         from prune.demands import parse_demands

@@ -68,6 +68,7 @@ def _run_body(run: Part) -> str:
             badges(checks(run)),
             _network(network(run), [tables.groups(run), tables.layers(run)]),
             section("Original against pruned", tabled(tables.figures(run))),
+            _states(run),
             _search(run),
             _tuning(run),
             _limits(run),
@@ -161,6 +162,15 @@ def _network(
         f'<p class="note">{text(told, 400)}</p><figure>{draw_skyline(skyline)}<p class="ends">{ends}</p>'
         f"{legend(items)}</figure>{below}" + "".join(map(folded, details)),
     )
+
+
+def _states(run: Part) -> str:
+    table, found = tables.states(run), run.part("states")
+    if not table.rows:
+        return ""
+    asked, criterion = found.text("asked") or tables.MISSING, found.text("criterion") or tables.MISSING
+    told = f"Asked for {asked}, judged by {criterion}, each {found.text('scope') or 'layer'} for itself."
+    return section("States", f"<p>{text(told)}</p>{tabled(table)}")
 
 
 def _search(run: Part) -> str:

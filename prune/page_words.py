@@ -39,6 +39,13 @@ def headline(stored: Stored) -> str:
     speed = quotient(a.part("onnx_ms").number("median"), b.part("onnx_ms").number("median"))
     if speed is not None:
         text += f", and runs {Number(speed, 'speed-up')} in onnxruntime"
+    known = stored.run.part("accuracy")
+    bits, each = known.part("bits"), known.text("each") or "label"
+    whole, cut = bits.number("original"), bits.number("after_tuning")
+    if whole is not None and cut is not None:
+        return (
+            f"{text}. It needs {Number(cut, 'plain')} bits per {each}, the original {Number(whole, 'plain')}."
+        )
     before, after = a.number("accuracy"), b.number("accuracy")
     if before is None or after is None:
         return f"{text}. Accuracy was not measured."

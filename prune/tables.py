@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prune.escaping import plain
 from prune.report import count, size
@@ -114,6 +114,15 @@ def figures(run: Part) -> Table:
         a, b = (m.number(key) for m in models)
         points = Number(b - a if a is not None and b is not None else None, "points")
         rows.append((label, Number(a, "share"), Number(b, "share"), points))
+    accuracy = run.part("accuracy")
+    bits, each = accuracy.part("bits"), accuracy.text("each") or "label"
+    original = bits.number("original")
+    for key, label in (("before_tuning", "before fine-tuning"), ("after_tuning", "of the result")):
+        if original is not None and (found := bits.number(key)) is not None:
+            change = Number(quotient(found, original), "x")
+            rows.append(
+                (f"bits per {each}, {label}", Number(original, "plain"), Number(found, "plain"), change)
+            )
     return Table("figures", "Original against pruned", ("", "original", "pruned", "change"), tuple(rows))
 
 
@@ -130,6 +139,19 @@ def layers(run: Part) -> Table:
     parts = run.part("plan").parts("layers")
     rows = [_widths(p.text("name") or "", p.text("kind"), p.pair("channels")) for p in parts]
     return Table("layers", "Layers", ("layer", "kind", "kept", "of", "share"), tuple(rows))
+
+
+def states(run: Part) -> Table:
+    """What each layer keeps of its states; empty where none were judged."""
+    rows = []
+    for part in run.part("states").parts("layers"):
+        kept: Any = part.data.get("kept")
+        first = kept[0] if isinstance(kept, list) and kept else None
+        count = len(first) if isinstance(first, list) else None
+        whole = part.number("states")
+        share = Number(quotient(count, whole), "share")
+        rows.append((part.text("name") or "", Number(count, "whole"), Number(whole, "whole"), share))
+    return Table("states", "States of each layer", ("layer", "kept", "of", "share"), tuple(rows))
 
 
 def _widths(name: str, kind: str | None, pair: tuple[int, int] | None) -> tuple[Cell, ...]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from page_reports import REPORT, report, write_curve, write_report
 
 from graph.errors import ModelFileError
+from prune import tables
 from prune.page import PAGE_FILE, page, write_page
 from prune.page_words import commands
 from prune.report import Report
@@ -436,6 +437,23 @@ def test_junk_anywhere_is_shown_or_refused(where: tuple[Any, ...], junk: Any) ->
         return
     assert Parsed(html).wrong == []
     json.dumps(data)
+
+
+def test_states_and_bits_of_a_language_model() -> None:
+    accuracy = {"split": "test", "records": 9, "each": "byte",
+                "bits": {"original": 1.875, "before_tuning": 2.0, "after_tuning": 1.9375}}  # fmt: skip
+    states = {"asked": "0.5", "criterion": "output", "scope": "layer", "checkpoint": None,
+              "layers": [{"name": "layers.0.mixer", "states": 16, "kept": [[0, 2, 3]]},
+                         {"name": "layers.1.mixer", "states": 16, "kept": "lost"}]}  # fmt: skip
+    stored = of_report(report(accuracy=accuracy, states=states))
+    assert [[str(c) for c in row] for row in tables.states(stored.run).rows] == [
+        ["layers.0.mixer", "3", "16", "18.75%"], ["layers.1.mixer", "–", "16", "–"],
+    ]  # fmt: skip
+    html = page(stored)
+    assert "1.938 bits per byte, the original 1.875" in html and "judged by output" in html
+    rows = {str(r[0]): [str(c) for c in r[1:]] for r in tables.figures(stored.run).rows}
+    assert rows["bits per byte, of the result"] == ["1.875", "1.938", "1.033 x"]
+    assert "States" not in page(of_report(report()))
 
 
 def test_a_real_reports_sections_are_all_known() -> None:
