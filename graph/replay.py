@@ -112,7 +112,7 @@ class Replay(Pass):
         return None
 
     def _may(self, name: str, dim: int, made: Labels, wanted: Labels) -> bool:
-        """Whether a tensor can hold its channels in another order: those of a group stay within that group."""
+        """Whether a tensor can hold its channels in another order: those of a group stay within it."""
         fields = self.axes.fields[name]
         own = fields[dim].rows[0]
         for other, found in fields.items():
@@ -194,8 +194,8 @@ class Replay(Pass):
 def replay(axes: Axes, keep: NDArray[np.bool_]) -> tuple[Replay, tuple[Node, ...]]:
     """Run the rules over the smaller program.
 
-    A tensor keeps its channels in their old order. Where they meet channels that a shuffle has put into another
-    one, the tensor that came last is told to hold them in that order, and the pass starts again.
+    A tensor keeps its channels in their old order. Where they meet channels that a shuffle has put into
+    another one, the tensor that came last is told to hold them in that order, and the pass starts again.
 
     Args:
         axes: of the whole program.
