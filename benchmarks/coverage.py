@@ -134,7 +134,8 @@ def work(task: Task, pipe: Connection) -> None:
     except Exception as err:  # noqa: BLE001 - whatever fails is the finding
         lines = str(err).splitlines() or [""]
         where = traceback.extract_tb(err.__traceback__)[-1]
-        told = f"{type(err).__name__}: {lines[0][:300]}"
+        line = lines[0].replace(f"{Path(torch.__file__).parent.parent}/", "")  # no path of this machine
+        told = f"{type(err).__name__}: {line[:300]}"
         pipe.send({"error": told, "where": f"{Path(where.filename).name}:{where.lineno}"})
     pipe.send({"seconds": time.process_time() - start, "ended": True})
 
@@ -369,7 +370,7 @@ def main() -> None:
     told = show(wanted, parts)
     data = {"command": " ".join(["python", "benchmarks/coverage.py", *sys.argv[1:]]), **header, **told,
             "results": wanted}  # fmt: skip
-    options.output.write_text(json.dumps(data, indent=1) + "\n")
+    options.output.write_text(json.dumps(data, separators=(",", ":")).replace('},"', '},\n"') + "\n")
     print(f"written to {options.output}")
 
 
