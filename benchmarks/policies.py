@@ -9,7 +9,7 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
-- reconstructed: ours alone has this step; the weights that remain are fitted on the same images, no labels;
+- reconstructed: ours alone has this step; the weights that remain are fitted on 1,024 of them, without labels;
 - tuned: from the better of the last two on the search images, with the same epochs, schedule, data, seed and
   optimiser for all.
 
@@ -56,7 +56,7 @@ from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, save_model  # noqa: E402
 from prune.plan import Plan, make_plan  # noqa: E402
 from prune.recalibrate import recalibrated  # noqa: E402
-from prune.reconstruct import reconstructed  # noqa: E402
+from prune.reconstruct import calibration, reconstructed  # noqa: E402
 from prune.subject import must_find_data, open_model  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.train import build_for  # noqa: E402
@@ -95,6 +95,7 @@ class Subject:
         self.options = options
         batches = self.data.train.batches(128, shuffle=True, limit=min(CALIBRATION, len(self.data.train)))
         self.calibration = [x for x, _ in batches]
+        self.fitted_on = calibration(self.model.program, self.data.train)
         self.original = evaluate(ProgramModule(self.model.program), self.data.test).accuracy
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
@@ -113,8 +114,7 @@ class Subject:
         }
         if plan is not None:
             keep = plan.keep_mask(self.model.axes)
-            images = torch.cat(self.calibration)
-            programs["reconstructed"] = reconstructed(self.model.axes, keep, cut, images)
+            programs["reconstructed"] = reconstructed(self.model.axes, keep, cut, self.fitted_on)
         cpu = time.process_time() - start
         ready = [s for s in ("recalibrated", "reconstructed") if s in programs]
         best = min(ready, key=lambda s: evaluate(ProgramModule(programs[s]), self.data.search).loss)
