@@ -170,13 +170,19 @@ class Classifier(nn.Module):
 
 def test_mending_takes_what_is_better_on_the_search_split() -> None:
     axes = axes_of(Classifier())
+    axes.program.tensors["last.weight"].mul_(20)  # so that classes differ
     keep, data = half(axes), data_of(axes)
     program = cut(axes, keep)
     usual = mended(axes, keep, program, data, reconstruct=False)
-    best = mended(axes, keep, program, data)
-    assert (usual.way, best.way) == ("recalibrated", "reconstructed")
-    losses = [evaluate(ProgramModule(m.program), data.search).loss for m in (usual, best)]
-    assert losses[1] < losses[0]
+    fitted = reconstructed(axes, keep, program, calibration(axes.program, data.train))
+    images = next(iter(data.search.batches(96)))[0]
+    for way, source in (("recalibrated", usual.program), ("reconstructed", fitted)):
+        with torch.no_grad():
+            liked = data_of(axes, ProgramModule(source)(images).argmax(1))
+        best = mended(axes, keep, program, liked)
+        losses = [evaluate(ProgramModule(p), liked.search).loss for p in (usual.program, fitted)]
+        assert (best.way, evaluate(ProgramModule(best.program), liked.search).loss) == (way, min(losses))
+    assert usual.way == "recalibrated"
 
 
 def test_a_scorer_that_fits_scores_what_reconstruction_on_its_images_makes() -> None:
