@@ -1,21 +1,23 @@
-"""The honest table: our search, our baselines and Torch-Pruning on the same weights, data and MACs, in one run.
+"""The honest table: our search, our baselines and Torch-Pruning on the same weights, data and MACs.
 
     OMP_NUM_THREADS=1 python benchmarks/policies.py resnet20 resnet56 mobilenet_v2@digits
         --data cifar10:PATH --weights-dir DIR [--targets 0.5,0.3] [--methods ...] [--seeds 0] [--epochs 5]
         [--episodes 100] [-o FILE]
 
 NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: the zoo's network, trained first
-(``--train-epochs``, kept beside FILE). Each method gives a smaller network, which is measured on the test images
+(``--train-epochs``, kept beside FILE). Each method gives a smaller network, measured on the test images
 
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
-- reconstructed: ours alone has this step; the weights that remain are fitted on 1,024 of them, without labels;
+- reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
 - tuned: from the better of the last two on the search images, with the same epochs, schedule, data, seed and
   optimiser for all.
 
-Methods: ``default`` is what ``prune compress`` does; ``uniform``, ``global-magnitude``, ``global-taylor`` and
-``global-bn-scale`` need no search; ``random`` scores as many random plans as the default scores plans; those of
-``tp-`` are Torch-Pruning's (extra ``bench``). Results go line by line to FILE with the ending .jsonl; what an
+Methods: ``default`` is what ``prune compress`` does; ``uniform``, ``global-magnitude``, ``global-sum`` (not
+divided by a group's mean), ``global-taylor`` and ``global-bn-scale`` need no search; ``random`` scores as many
+random plans as the default scores plans; those of ``tp-`` are Torch-Pruning's (extra ``bench``).
+
+Results go line by line to FILE with the ending .jsonl; what an
 interrupted run has done is not done again as long as code and options are the same. Beside it: the table, the
 JSON and a plot as .png.
 """
@@ -47,7 +49,7 @@ from benchmarks.policies_peer import PEERS, pruned_peer  # noqa: E402
 from graph import topology  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
-from graph.program import Program, ProgramModule  # noqa: E402
+from graph.program import ProgramModule  # noqa: E402
 from profilers.latency import environment  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
@@ -65,9 +67,9 @@ from prune.tune import SCRATCH, TuneConfig, evaluate, fit  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
 
-OURS = ("default", "uniform", "global-magnitude", "global-taylor", "global-bn-scale", "random")
+OURS = ("default", "uniform", "global-magnitude", "global-sum", "global-taylor", "global-bn-scale", "random")
 STEPS = ("cut", "recalibrated", "reconstructed", "tuned")
-CALIBRATION, GRADIENTS = 2000, 512  # training images
+CALIBRATION = GRADIENTS = 2000  # training images
 # Networks that train in minutes: a quarter of the published widths.
 SMALL: Mapping[str, Mapping[str, object]] = {
     "mobilenet_v1": {"width_mult": 0.25},
@@ -76,7 +78,9 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "shufflenet_v2": {"width_mult": 0.5},
 }
 # What the figures of a peer depend on; ours depend on everything.
-SHARED = ("models_zoo", "prune/tune.py", "prune/recalibrate.py", "graph/capture.py", "benchmarks/policies_peer.py")
+SHARED = (
+    "models_zoo", "prune/tune.py", "prune/recalibrate.py", "graph/capture.py", "benchmarks/policies_peer.py",
+)  # fmt: skip
 Rows = dict[str, dict[str, Any]]
 
 
@@ -85,10 +89,8 @@ class Subject:
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         arch, _, data = name.partition("@")
-        if data:
-            path = _trained(arch, data, options)
-        else:
-            path = options.weights_dir / f"{arch}-cifar10.safetensors"
+        published = options.weights_dir / f"{arch}-cifar10.safetensors"
+        path = _trained(arch, data, options) if data else published
         self.model = open_model(ModelSource(model=str(path), arch=None if data else arch))
         self.data = must_find_data(data or options.data, self.model.loaded)
         self.space = self.model.space()
@@ -154,7 +156,10 @@ class Subject:
             scores = taylor(axes, batches)
         elif method == "global-bn-scale":
             scores = bn_scale(axes)
-        wish = np.ones(space.bundles) if method == "uniform" else global_ratios(space, scores, budget)
+        relative = method != "global-sum"
+        wish = global_ratios(space, scores, budget, relative=relative)
+        if method == "uniform":
+            wish = np.ones(space.bundles)
         return make_plan(space, budget.project(wish), scores, method)
 
 
@@ -166,10 +171,15 @@ def _trained(arch: str, data_name: str, options: argparse.Namespace) -> Path:
         data = load_data(data_name)
         module, arguments = build_for(arch, data, **SMALL.get(arch, {}))
         tuned = fit(module, data, replace(SCRATCH, epochs=options.train_epochs))
-        metrics = {"search_accuracy": tuned.best_accuracy, "epochs": options.train_epochs}
         save_model(
-            path, module, arch=arch, arch_args=arguments, input_shape=data.input_shape, data=data_name, metrics=metrics
-        )  # fmt: skip
+            path,
+            module,
+            arch=arch,
+            arch_args=arguments,
+            input_shape=data.input_shape,
+            data=data_name,
+            metrics={"search_accuracy": tuned.best_accuracy, "epochs": options.train_epochs},
+        )
     return path
 
 
@@ -179,9 +189,8 @@ def fingerprint(options: argparse.Namespace, method: str) -> str:
     roots = SHARED if method in PEERS else ("graph", "models_zoo", "prune", "rl", __file__)
     for root in roots:
         path = ROOT / root
-        files = sorted(p for p in path.rglob("*") if p.suffix in (".py", ".safetensors")) if path.is_dir() else [path]
-        for file in files:
-            digest.update(file.read_bytes())
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
     names = ["epochs", "lr", "distill", "data", "train_epochs"]
     names += [] if method in PEERS else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
@@ -209,7 +218,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def ready(found: Mapping[str, Any]) -> float:
-    """Accuracy before fine-tuning as a tool leaves it: of Torch-Pruning recalibrated, which is not its own."""
+    """Accuracy before fine-tuning: ours reconstructed, Torch-Pruning's recalibrated, which it does not do."""
     accuracy = found["accuracy"]
     return float(accuracy.get("reconstructed", accuracy["recalibrated"]))
 
@@ -313,7 +322,8 @@ def main() -> None:
                         rows[key] = _measured(subject, method, target, seed) | {"key": key}
                         file.write(json.dumps(rows[key]) + "\n")
                         file.flush()
-                        print(key, rows[key].get("accuracy", rows[key].get("error")), file=sys.stderr, flush=True)
+                        told = rows[key].get("accuracy", rows[key].get("error"))
+                        print(key, told, file=sys.stderr, flush=True)
                 found = {m: [rows[f"{name}/{target:g}/{m}/{s}/{codes[m]}"] for s in seeds] for m in methods}
                 results[f"{name} at {target:g}"] = _told(found)
     show(results)

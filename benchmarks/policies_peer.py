@@ -1,28 +1,34 @@
-"""Torch-Pruning at a share of the MACs: its own pruners, one shot, with the ratio that comes nearest from below.
+"""Torch-Pruning at a share of the MACs: its own pruner, in one step, at the ratio nearest from below.
 
 Torch-Pruning takes a ratio of channels and no target of MACs, so the ratio is bisected, each time on a fresh
-copy. The classifier is excluded, as its guide says; everything else has its default.
+copy. The classifier is excluded, as its guide says. Everything else has its default; methods with ``sum``
+take the sum of a group's scores, undivided, which spares residual streams and is far better on ResNet-56.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Method: how channels are scored, and whether one threshold serves the whole network.
-PEERS: Mapping[str, tuple[str, bool]] = {
-    "tp-global-l2": ("magnitude", True),
-    "tp-global-taylor": ("taylor", True),
-    "tp-global-bn-scale": ("bn-scale", True),
-    "tp-uniform-l2": ("magnitude", False),
+# By default a group's mean, divided by the layer's.
+_SUMS: Mapping[str, Any] = {"group_reduction": "sum", "normalizer": None}
+# Method: how channels are scored, whether one threshold serves the whole network, options of the importance.
+PEERS: Mapping[str, tuple[str, bool, Mapping[str, Any]]] = {
+    "tp-global-l2": ("magnitude", True, {}),
+    "tp-global-taylor": ("taylor", True, {}),
+    "tp-global-bn-scale": ("bn-scale", True, {}),
+    "tp-uniform-l2": ("magnitude", False, {}),
+    "tp-sum-l2": ("magnitude", True, _SUMS),
+    "tp-sum-taylor": ("taylor", True, _SUMS),
+    "tp-sum-bn-scale": ("bn-scale", True, _SUMS),
 }
 _HALVINGS = 12  # a ratio exact to 1/4096: finer than one channel
-_MOST = 0.9  # of a layer's channels that may go, so that none is left with nothing: ours keep a tenth, too
 
 
 def pruned_peer(
@@ -44,13 +50,13 @@ def pruned_peer(
     Raises:
         RuntimeError: even the largest ratio leaves more than the share; or whatever Torch-Pruning raises.
     """
-    criterion, everywhere = PEERS[method]
+    criterion = PEERS[method][0]
     gradients = _gradients(module, batches) if criterion == "taylor" else {}
     limit = share * macs(module, shape)
     low, high, best = 0.0, 1.0, None
     for _ in range(_HALVINGS):
         ratio = (low + high) / 2
-        found = _cut(module, shape, criterion, everywhere, ratio, gradients)
+        found = _cut(module, shape, PEERS[method], ratio, gradients)
         if macs(found, shape) <= limit:
             high, best = ratio, found
         else:
@@ -63,15 +69,15 @@ def pruned_peer(
 def _cut(
     module: nn.Module,
     shape: tuple[int, ...],
-    criterion: str,
-    everywhere: bool,
+    method: tuple[str, bool, Mapping[str, Any]],
     ratio: float,
     gradients: Mapping[str, Tensor],
 ) -> nn.Module:
     import torch_pruning as tp
 
-    scores: dict[str, Callable[[], Any]] = {
-        "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+    criterion, everywhere, options = method
+    scores: dict[str, Callable[..., Any]] = {
+        "magnitude": partial(tp.importance.GroupMagnitudeImportance, p=2),
         "taylor": tp.importance.GroupTaylorImportance,
         "bn-scale": tp.importance.BNScaleImportance,
     }
@@ -81,10 +87,9 @@ def _cut(
     tp.pruner.BasePruner(
         subject,
         torch.randn(1, *shape),
-        importance=scores[criterion](),
+        importance=scores[criterion](**options),
         global_pruning=everywhere,
         pruning_ratio=ratio,
-        max_pruning_ratio=_MOST,
         ignored_layers=[m for m in subject.modules() if isinstance(m, nn.Linear)][-1:],
     ).step()
     subject.zero_grad(set_to_none=True)

@@ -1,7 +1,7 @@
 """Mending: what a pruned network gets back before any fine-tuning, from images without their labels.
 
-Two ways: batch norm is measured anew (``prune.recalibrate``), or the weights that remain are fitted to what the
-whole network made (``prune.reconstruct``). Labels of the search split decide between them, nothing else.
+Two ways: batch norm is measured anew (``prune.recalibrate``), or the weights that remain are fitted to what
+the whole network made (``prune.reconstruct``). Labels of the search split decide between them, nothing else.
 """
 
 from __future__ import annotations

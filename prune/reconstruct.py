@@ -3,9 +3,9 @@
 Where channels are gone, the next layer misses what they carried. A least-squares fit on a few images lets the
 channels that remain stand in for them, layer by layer in program order, so that each fit also makes up for
 what the layers before it could not (He et al. 2017, arXiv:1707.06168; AMC, arXiv:1802.03494, does the same
-before it scores). No label is used. Differences from the paper: all channels of a layer are fitted at once and
-with an intercept; the solution is drawn to the old weights; where a layer's result is added to a value that is
-there already, it is fitted to what the sum misses (the paper's section 3.3.1, for any sum of the program).
+before it scores). No label is used. Unlike the paper, all channels of a layer are fitted at once and with an
+intercept, and the solution is drawn to the old weights. Where a layer's result is added to a value that is
+there already, it is fitted to what the sum misses, as the paper does for the end of a residual branch.
 Batch norms keep the whole program's variances, and their means take up the intercepts.
 """
 
@@ -58,7 +58,7 @@ def reconstructed(axes: Axes, keep: Keep, program: Program, images: Tensor) -> P
         program: the smaller one, as surgery left it for these classes.
         images: (B, ...), normalised.
     """
-    return Reference(axes, images).fitted(program, Slicer(axes).kept(keep))[0]
+    return Reference(axes, images).fitted(program, Slicer(axes).kept(keep))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ class Reference:
                     result, weight = env[node.name], weights[node.name]
                     shape = result.movedim(dim, -1).shape[:-1]
                     count, total = max(_FEWEST, min(rows, 32 * weight[0].numel())), shape.numel()
-                    few = torch.randint(total, (count,), generator=random) if count < total else torch.arange(total)
+                    few = torch.arange(total)
+                    if count < total:
+                        few = torch.randint(total, (count,), generator=random)
                     at = torch.unravel_index(few, shape)
                     norm = self._norm(node)
                     other = self._other(norm or node, env)
@@ -137,12 +139,14 @@ class Reference:
         if node.base not in ("conv1d", "conv2d", "conv3d", "linear"):
             return False
         given = [a for a in (node.args[1], node.arg(2, "bias")) if a is not None]
-        if not all(isinstance(a, Ref) and a.name in self._table and len(self._users[a.name]) == 1 for a in given):
+        if not all(isinstance(a, Ref) and a.name in self._table for a in given):
             return False
-        if node.base != "linear" and (
-            isinstance(node.arg(4, "padding"), str) or any(d != 1 for d in _each(node.arg(5, "dilation", 1), 1))
-        ):
+        if any(len(self._users[a.name]) > 1 for a in given):
             return False
+        if node.base != "linear":
+            dilation = _each(node.arg(5, "dilation", 1), 1)
+            if isinstance(node.arg(4, "padding"), str) or any(d != 1 for d in dilation):
+                return False
         weight = self.program.tensors[self._table[node.args[1].name]]
         return weight[0].numel() <= _WIDEST and weight.dtype == torch.float32
 
@@ -152,8 +156,9 @@ class Reference:
 
     def _norm(self, node: Node) -> Node | None:
         norm = self._only_user(node.name)
-        usual = norm is not None and norm.base == "batch_norm" and all(isinstance(a, Ref) for a in norm.args[1:5])
-        return norm if usual else None
+        if norm is None or norm.base != "batch_norm":
+            return None
+        return norm if all(isinstance(a, Ref) for a in norm.args[1:5]) else None
 
     def _other(self, end: Node, env: Mapping[str, Any]) -> str | None:
         """What a layer's result, or its batch norm's, is added to, if that is computed already."""
@@ -163,22 +168,20 @@ class Reference:
         others = [name for name in total.refs if name != end.name]
         return others[0] if len(others) == 1 and isinstance(env.get(others[0]), Tensor) else None
 
-    def fitted(self, program: Program, kept: Kept) -> tuple[Program, Any]:
-        """A smaller program with its layers fitted, and what it then makes of the images.
+    def fitted(self, program: Program, kept: Kept) -> Program:
+        """A smaller program with its layers fitted.
 
         Args:
             program: cut out of the whole one, with the same names of nodes.
             kept: which channels it kept.
         """
         fit = _Fit(self._layers, self._table, program, kept, self._touched(program))
-        env = fit.env
         with torch.no_grad():
-            names = dict.fromkeys(fit.touched & self._layers.keys(), fit.solve)
-            for node in execute(program, fit.tensors, [self.images], env=env, overrides=names):
+            solved = dict.fromkeys(fit.touched, fit.solve)
+            for node in execute(program, fit.tensors, [self.images], env=fit.env, overrides=solved):
                 for name in program.last_uses.get(node.name, ()):
-                    if name not in self._table:
-                        del env[name]
-        return replace(program, tensors=fit.tensors), env[program.outputs[0]]
+                    del fit.env[name]
+        return replace(program, tensors=fit.tensors)
 
     def _touched(self, program: Program) -> set[str]:
         """Layers whose input, or what their result is added to, is not what it was."""
@@ -200,7 +203,12 @@ class _Fit:
     """One smaller program as it runs, and the weights as they are found."""
 
     def __init__(
-        self, layers: Mapping[str, _Layer], table: Mapping[str, str], program: Program, kept: Kept, touched: set[str]
+        self,
+        layers: Mapping[str, _Layer],
+        table: Mapping[str, str],
+        program: Program,
+        kept: Kept,
+        touched: set[str],
     ) -> None:
         self.layers, self.table, self.kept, self.touched = layers, table, kept, touched
         self.tensors = dict(program.tensors)

@@ -44,21 +44,19 @@ class Parcel:
         weights: where each tensor of the table lies.
         chunks: where images and labels of each chunk lie.
         length: of the file in bytes.
-        rows: as the scorer's.
     """
 
     axes: Axes
     weights: Mapping[str, Place]
     chunks: tuple[tuple[Place, Place], ...]
     length: int
-    rows: int
 
     def open(self, flat: Tensor) -> Scorer:
         """The scorer, on the file's bytes as a tensor (uint8, shape: length)."""
         tensors = {name: _read(flat, place) for name, place in self.weights.items()}
         program = replace(self.axes.program, tensors=tensors)
         on = tuple(Chunk(_read(flat, images), _read(flat, labels)) for images, labels in self.chunks)
-        return Scorer(replace(self.axes, program=program), on, self.rows)
+        return Scorer(replace(self.axes, program=program), on)
 
 
 def pack(scorer: Scorer) -> tuple[Parcel, Tensor]:
@@ -79,7 +77,7 @@ def pack(scorer: Scorer) -> tuple[Parcel, Tensor]:
     weights = {name: put(tensor) for name, tensor in program.tensors.items()}
     on = tuple((put(c.images), put(c.labels)) for c in scorer.chunks)
     axes = replace(scorer.axes, program=replace(program, tensors={}))
-    return Parcel(axes, weights, on, end, scorer.rows), torch.cat([*parts, _gap(0)])
+    return Parcel(axes, weights, on, end), torch.cat([*parts, _gap(0)])
 
 
 def mapped(path: Path, length: int) -> Tensor:

@@ -29,7 +29,6 @@ class Evaluator:
         axes: of the whole program.
         data: its search split is scored on.
         images: how many images of it are used; always the same ones.
-        rows: positions that layers are fitted on before a plan is scored; 0: none are.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
         note: is told of lost workers.
 
@@ -44,7 +43,6 @@ class Evaluator:
         data: DataSet,
         *,
         images: int = IMAGES,
-        rows: int = 0,
         workers: str = "1",
         note: Note = lambda text: None,
     ) -> None:
@@ -52,7 +50,7 @@ class Evaluator:
         self.data = data
         self.evaluations = 0
         self.seconds = 0.0
-        self._scorer = Scorer(axes, chunks(axes, data, images), rows)
+        self._scorer = Scorer(axes, chunks(axes, data, images))
         self._workers: Workers = find_workers(workers, self._scorer, note)
         self._memo: dict[bytes, Score] = {}
 
@@ -112,7 +110,7 @@ class Evaluator:
     def _identity(self) -> str:
         """What a score depends on besides the plan: program, channels, images."""
         program = self.axes.program
-        found = hashlib.sha256(repr((program.nodes, self.axes.classes, self._scorer.rows)).encode())
+        found = hashlib.sha256(repr((program.nodes, self.axes.classes)).encode())
         tensors: Mapping[str, Tensor] = program.tensors
         for tensor in (*tensors.values(), *(t for c in self._scorer.chunks for t in (c.images, c.labels))):
             found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -19,10 +19,9 @@ from torch.nn import functional as F
 
 from graph.channels import Axes
 from graph.cost import costs
-from graph.program import Program, run
+from graph.program import run
 from models_zoo.data import DataSet
 from prune.onepass import overrides
-from prune.reconstruct import Reference
 from prune.slicing import Slicer
 
 Keep = NDArray[np.bool_]
@@ -98,15 +97,12 @@ class Scorer:
     Args:
         axes: of the whole program.
         on: the images, see ``chunks``.
-        rows: positions that layers are fitted on before a plan is scored (``prune.reconstruct``); 0: the weights
-            stay as they are, and batch norms take the statistics of the images.
     """
 
-    def __init__(self, axes: Axes, on: tuple[Chunk, ...], rows: int = 0) -> None:
-        self.axes, self.chunks, self.rows = axes, on, rows
+    def __init__(self, axes: Axes, on: tuple[Chunk, ...]) -> None:
+        self.axes, self.chunks = axes, on
         self._slice = Slicer(axes)
         self._overrides = overrides(axes.program)
-        self._references: tuple[Reference, ...] = ()
 
     @property
     def images(self) -> int:
@@ -122,30 +118,12 @@ class Scorer:
         program = self._slice(keep)
         correct, loss = 0, 0.0
         with _one_thread(), torch.inference_mode():
-<<<<<<< HEAD
             for chunk in self.chunks:
                 logits = run(program, program.tensors, [chunk.images], overrides=self._overrides)
                 logits, labels = logits.flatten(0, -2), chunk.labels.flatten()  # every token is a record
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-=======
-            for chunk, logits in zip(self.chunks, self._logits(keep, program), strict=True):
-                correct += int((logits.argmax(1) == chunk.labels).sum())
-                loss += float(F.cross_entropy(logits, chunk.labels, reduction="sum"))
->>>>>>> 3e1409b (Mending before fine-tuning: reconstruction where it is better on the search split)
         return Score(correct / self.images, loss / self.images)
-
-    def _logits(self, keep: Keep, program: Program) -> Iterator[Tensor]:
-        """What the smaller program makes of each chunk."""
-        if not self.rows:
-            for chunk in self.chunks:
-                yield run(program, program.tensors, [chunk.images], overrides=self._overrides)
-            return
-        if not self._references:
-            self._references = tuple(Reference(self.axes, c.images, self.rows) for c in self.chunks)
-        kept = self._slice.kept(keep)
-        for reference in self._references:
-            yield reference.fitted(program, kept)[1]
 
 
 @contextmanager

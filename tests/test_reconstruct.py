@@ -17,12 +17,11 @@ from models_zoo import registry
 from models_zoo.data import DataSet, TensorSplit
 from prune.mend import mended
 from prune.plan import make_plan
-from prune.reconstruct import Reference, calibration, reconstructed
+from prune.reconstruct import calibration, reconstructed
 from prune.slicing import Slicer
 from prune.surgery import cut
 from prune.tune import evaluate
 from prune.widths import WidthSpace
-from rl.scorer import Chunk, Scorer
 
 
 class Chain(nn.Module):
@@ -183,18 +182,6 @@ def test_mending_takes_what_is_better_on_the_search_split() -> None:
         losses = [evaluate(ProgramModule(p), liked.search).loss for p in (usual.program, fitted)]
         assert (best.way, evaluate(ProgramModule(best.program), liked.search).loss) == (way, min(losses))
     assert usual.way == "recalibrated"
-
-
-def test_a_scorer_that_fits_scores_what_reconstruction_on_its_images_makes() -> None:
-    axes = axes_of(Classifier())
-    keep, data = half(axes), data_of(axes)
-    x, y = next(iter(data.search.batches(64, limit=64)))
-    score = Scorer(axes, (Chunk(x, y),), rows=2048)(keep)
-    program = Reference(axes, x, 2048).fitted(Slicer(axes)(keep), Slicer(axes).kept(keep))[0]
-    with torch.no_grad():
-        logits = ProgramModule(program)(x)
-    assert score.loss == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-4)
-    assert score.loss != Scorer(axes, (Chunk(x, y),))(keep).loss
 
 
 def test_images_to_fit_on_are_as_many_as_there_are() -> None:
