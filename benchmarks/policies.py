@@ -14,8 +14,8 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
   optimiser for all.
 
 Methods: ``default`` is what ``prune compress`` does; ``uniform``, ``global-magnitude``, ``global-sum`` (not
-divided by a group's mean), ``global-taylor`` and ``global-bn-scale`` need no search; ``random`` scores as many
-random plans as the default scores plans; those of ``tp-`` are Torch-Pruning's (extra ``bench``).
+divided by a group's mean), ``global-taylor`` and ``global-bn-scale`` need no search; ``random`` scores as
+many random plans as the default scores plans; those of ``tp-`` are Torch-Pruning's (extra ``bench``).
 
 Results go line by line to FILE with the ending .jsonl; what an
 interrupted run has done is not done again as long as code and options are the same. Beside it: the table, the

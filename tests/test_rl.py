@@ -21,7 +21,7 @@ from graph.errors import TargetError, UsageError
 from graph.program import ProgramModule
 from models_zoo import registry
 from models_zoo.data import load_embedded
-from prune.baselines import baseline_plan
+from prune.baselines import baseline_plan, global_ratios
 from prune.budget import Budget
 from prune.importance import magnitude, taylor
 from prune.plan import make_plan
@@ -312,6 +312,8 @@ def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
         levels = asked.budget.project(found[name])
         ours = make_plan(asked.space, levels, asked.scores, name)
         assert {k: len(v) for k, v in ours.kept.items()} == widths
+    undivided = global_ratios(asked.space, magnitude(axes()), asked.budget, relative=False)
+    assert np.array_equal(found["global-sum"], undivided)
     assert len({wish.tobytes() for wish in found.values()}) == 4
 
 
@@ -320,7 +322,7 @@ def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
     wish = [0.2, *[0.9] * (asked.space.bundles - 1)]
     told = replace(asked, starts={"elsewhere": wish})
     found = search(told, graph_of(), evaluator(), SearchConfig(episodes=0))
-    assert [t.method for t in found.trials][3:] == ["elsewhere"]
+    assert [t.method for t in found.trials][4:] == ["elsewhere"]
     assert found.best["elsewhere"].ratios == tuple(asked.space.ratios(asked.budget.project(wish)))
 
 
