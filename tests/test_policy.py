@@ -105,7 +105,7 @@ def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -
     result = search(asked, graph_of("resnet32"), evaluator, config)
     assert [t.method for t in result.trials][4:] == ["gnn-rl"] and len(result.trials) == config.trials == 5
     alone = SearchConfig(agent="gnn-rl", episodes=0)
-    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 3
+    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 4
     further = SearchConfig(agent="gnn-rl", episodes=6, policy=str(path), refine=0.0)
     trials = search(asked, graph_of("resnet32"), evaluator, further).trials
     assert trials[3].ratios == result.trials[3].ratios  # the search goes on from the policy's plan
