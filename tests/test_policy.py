@@ -108,8 +108,8 @@ def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -
     assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 4
     further = SearchConfig(agent="gnn-rl", episodes=6, policy=str(path), refine=0.0)
     trials = search(asked, graph_of("resnet32"), evaluator, further).trials
-    assert trials[3].ratios == result.trials[3].ratios  # the search goes on from the policy's plan
-    assert len(trials) == further.trials == 9
+    assert trials[4].ratios == result.trials[4].ratios  # the search goes on from the policy's plan
+    assert len(trials) == further.trials == 10
 
 
 def _tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
