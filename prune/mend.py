@@ -6,14 +6,18 @@ the whole network made (``prune.reconstruct``). Labels of the search split decid
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
+from prune.plan import Plan
 from prune.recalibrate import recalibrated
-from prune.reconstruct import calibration, reconstructed
+from prune.reconstruct import Reference, calibration, reconstructed
+from prune.slicing import Slicer
 from prune.tune import evaluate
 
 _IMAGES = 2048  # of the training split that batch norm is measured on
@@ -32,6 +36,29 @@ class Mended:
 
     program: Program
     way: Way
+
+
+def finalist(axes: Axes, plans: Sequence[Plan], data: DataSet) -> Plan:
+    """The plan that is best once its weights are fitted, by its loss on the whole search split.
+
+    Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
+
+    Args:
+        axes: of the whole program.
+        plans: at least one, such as the best of each method; of equal ones the first is taken.
+        data: as ``mended``'s.
+    """
+    reference, cut = Reference(axes, calibration(axes.program, data.train)), Slicer(axes)
+    losses: dict[bytes, float] = {}
+    best, least = plans[0], math.inf
+    for plan in plans:
+        keep = plan.keep_mask(axes)
+        if keep.tobytes() not in losses:
+            fitted = reference.fitted(cut(keep), cut.kept(keep))
+            losses[keep.tobytes()] = evaluate(ProgramModule(fitted), data.search).loss
+        if losses[keep.tobytes()] < least:
+            best, least = plan, losses[keep.tobytes()]
+    return best
 
 
 def mended(axes: Axes, keep: Keep, program: Program, data: DataSet, *, reconstruct: bool = True) -> Mended:

@@ -29,7 +29,7 @@ from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_
 from prune.files import OutputFolder, write_json
 from prune.importance import sampled
 from prune.load import LoadedModel
-from prune.mend import Way, mended
+from prune.mend import Way, finalist, mended
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
 from prune.plan import Plan, kept_widths, make_plan
@@ -117,6 +117,9 @@ def complete(
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
+    if found.finalists and data is not None and config.reconstruct and not data.is_text:
+        listener.stage("fitting the best plans")
+        found = replace(found, plan=finalist(subject.axes, found.finalists, data))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")

@@ -174,6 +174,7 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         evaluator.evaluations,
         evaluator.images,
         book.seconds,
+        tuple(make_plan(problem.space, lv, problem.scores, name) for name, (_, lv) in book.best.items()),
     )
 
 

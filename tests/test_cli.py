@@ -91,8 +91,6 @@ def test_compress_writes_every_file(folder: Path) -> None:
     baselines = {"uniform", "global-magnitude", "global-sum", "global-taylor"}
     assert set(report["search"]["best"]) == {*baselines, "agmc", "refinement"}
     assert report["search"]["winner"] in report["search"]["best"]
-    best = max(entry["accuracy"] for entry in report["search"]["best"].values())
-    assert report["search"]["best"][report["search"]["winner"]]["accuracy"] == best
     assert len(report["search"]["trials"]) == 4 + 4
     layers = {layer["name"]: layer for layer in report["plan"]["layers"]}
     assert list(layers)[0] == "conv1" and list(layers)[-1] == "linear" and len(layers) == 20

@@ -15,7 +15,7 @@ from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo import registry
 from models_zoo.data import DataSet, TensorSplit
-from prune.mend import mended
+from prune.mend import finalist, mended
 from prune.plan import make_plan
 from prune.reconstruct import calibration, reconstructed
 from prune.slicing import Slicer
@@ -182,6 +182,24 @@ def test_mending_takes_what_is_better_on_the_search_split() -> None:
         losses = [evaluate(ProgramModule(p), liked.search).loss for p in (usual.program, fitted)]
         assert (best.way, evaluate(ProgramModule(best.program), liked.search).loss) == (way, min(losses))
     assert usual.way == "recalibrated"
+
+
+def test_the_finalist_is_the_plan_whose_fitted_weights_lose_least() -> None:
+    axes = axes_of(Classifier())
+    axes.program.tensors["last.weight"].mul_(20)
+    space, data = WidthSpace(axes), data_of(axes)
+    scores = np.arange(axes.classes, dtype=float) % 7
+    wishes = ([0.2] * space.bundles, [0.9] * space.bundles, [0.5] * space.bundles)
+    plans = [make_plan(space, space.levels(np.array(w)), scores, str(i)) for i, w in enumerate(wishes)]
+    images = calibration(axes.program, data.train)
+    losses = []
+    for plan in plans:
+        keep = plan.keep_mask(axes)
+        fitted = reconstructed(axes, keep, cut(axes, keep), images)
+        losses.append(evaluate(ProgramModule(fitted), data.search).loss)
+    assert len(set(losses)) == 3
+    assert finalist(axes, plans, data) is plans[int(np.argmin(losses))]
+    assert finalist(axes, plans[::-1], data) is plans[int(np.argmin(losses))]
 
 
 def test_images_to_fit_on_are_as_many_as_there_are() -> None:
