@@ -218,8 +218,8 @@ class _Fit:
         """Fit a layer, then compute its result: an override of ``graph.program.execute``."""
         layer, (x, weight), bias = self.layers[node.name], args[:2], node.arg(2, "bias")
         groups = len(weight) if layer.groups > 1 and weight.shape[1] == 1 else layer.groups
-        x_PGI = _windows(x, node, weight, layer.at).unflatten(1, (groups, -1))
-        y_PGO = self._wanted(node, layer).unflatten(1, (groups, -1))
+        seen, wanted = _windows(x, node, weight, layer.at), self._wanted(node, layer)
+        x_PGI, y_PGO = (v.reshape(len(v), groups, -1) for v in (seen, wanted))  # (rows, C) -> groups of C
         free = layer.norm is not None or bias is not None
         x_GI, y_GO = (v.mean(0) if free else torch.zeros_like(v[0]) for v in (x_PGI, y_PGO))
         old_GOI = weight.reshape(groups, len(weight) // groups, -1)

@@ -102,9 +102,6 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["tune"]["history"][0]["search_loss"] > 0
     assert all(t["macs"] <= report["limits"][0]["limit"] for t in report["search"]["trials"])
     assert report["native"]["runs"] and report["native"]["file"] == "native.safetensors"
-    changed = {c["name"]: (c["old"], c["new"]) for c in report["native"]["attributes"]}
-    cut = {name: (width, kept) for name, (kept, width) in report["plan"]["groups"].items() if kept < width}
-    assert cut and all(changed[f"{name}.out_channels"] == sizes for name, sizes in cut.items())
     assert report["accuracy"]["mended"] in ("recalibrated", "reconstructed")
 
 
