@@ -498,6 +498,13 @@ def compress(
         int | None,
         typer.Option(min=1, help="Keep multiples of this many channels.", show_default="1; with --latency 4"),
     ] = None,
+    reconstruct: Annotated[
+        bool,
+        typer.Option(
+            "--reconstruct/--no-reconstruct",
+            help="Fit the weights that remain to what the whole model made, on images without labels.",
+        ),
+    ] = True,
     tune: Annotated[
         bool, typer.Option("--tune/--no-tune", help="Fine-tune the pruned model, where there is data.")
     ] = True,
@@ -585,6 +592,7 @@ def compress(
             ),
             tune=replace(FINE_TUNE, **told),
             tune_text=replace(FINE_TUNE_TEXT, **told),
+            reconstruct=reconstruct,
             seed=seed,
             search=agent.command_words(search, images=images),
             force=force,

@@ -22,15 +22,24 @@ def uniform(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.flo
     return np.ones(space.bundles)
 
 
-def global_ratios(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.float64]:
-    """Keep ratios of one threshold for the whole network, on scores divided by their group's mean.
+def global_ratios(
+    space: WidthSpace, scores: Scores, budget: Budget, *, relative: bool = True
+) -> NDArray[np.float64]:
+    """Keep ratios of one threshold for the whole network.
 
     The threshold is the lowest whose widths keep the budget; each bundle keeps at least a tenth.
+
+    Args:
+        space: of the whole program.
+        scores: importance of each class.
+        budget: what a plan may use.
+        relative: whether scores are divided by their group's mean first. Undivided, channels that many layers
+            write and read, such as those of a residual stream, weigh as much as all their slices do.
     """
     axes = space.axes
-    relative = normalised(axes, scores)
+    compared = normalised(axes, scores) if relative else scores
     units = [
-        np.sort(relative[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
+        np.sort(compared[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
     ]
     candidates = np.sort(np.concatenate(units))
     low, high = 0, len(candidates) - 1

@@ -42,6 +42,7 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
     for name, value in options.items():
         if value is not None:
             words += [name, str(value)]
+    words += [] if config.reconstruct else ["--no-reconstruct"]
     return words + list(config.search) + _of_source(config.source) + _of_selection(config)
 
 

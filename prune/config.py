@@ -55,6 +55,8 @@ class CompressConfig:
         selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
         states: how many and which states of a Mamba stay.
+        reconstruct: whether the weights that remain may be fitted to what the whole model made, see
+            ``prune.reconstruct``.
         tune: how to fine-tune; 0 epochs leave it out.
         tune_text: the same for language models; as ``tune`` when left out.
         seed: of everything random.
@@ -72,6 +74,7 @@ class CompressConfig:
     selection: Selection = field(default_factory=Selection)
     round_to: int | None = None
     states: StateConfig = field(default_factory=StateConfig)
+    reconstruct: bool = True
     tune: TuneConfig = field(default_factory=TuneConfig)
     tune_text: TuneConfig | None = None
     seed: int = 0

@@ -29,12 +29,12 @@ from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_
 from prune.files import OutputFolder, write_json
 from prune.importance import sampled
 from prune.load import LoadedModel
+from prune.mend import Way, finalist, mended
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
 from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
 from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, REPORT_FILE, WEIGHTS_FILE
-from prune.recalibrate import recalibrated
 from prune.report import ModelFigures, Report
 from prune.sections import (
     accuracy_section,
@@ -58,7 +58,6 @@ from prune.trials import Planner, Problem, SearchResult
 from prune.tune import Evaluation, TuneResult, evaluate, fit
 from prune.verify import Verification, check, verify
 
-_CALIBRATION_IMAGES = 2048
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
@@ -118,6 +117,9 @@ def complete(
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
+    if found.finalists and data is not None and config.reconstruct and not data.is_text:
+        listener.stage("fitting the best plans")
+        found = replace(found, plan=finalist(subject.axes, found.finalists, data))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
@@ -127,14 +129,18 @@ def complete(
 
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
+    way: Way | None = None
     if data is not None:
-        pruned = _recalibrate(pruned, data)
+        listener.stage("mending what remains")
+        keep = plan.keep_mask(subject.axes)
+        mending = mended(subject.axes, keep, pruned, data, reconstruct=config.reconstruct)
+        pruned, way = mending.program, mending.way
     student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
     if data is not None:
         before = evaluate(student.module, data.test)
-        uniform = _uniform_accuracy(ready, budget, data) if config.demands else None
+        uniform = _uniform_accuracy(ready, budget, data, config.reconstruct) if config.demands else None
     cut = before
     if data is not None and not config.demands and config.states.compensate:
         before = _compensated(ready, plan, student, data, listener) or before
@@ -175,7 +181,7 @@ def complete(
         latency_check=timed.to_json() if timed is not None else None,
         original=figures["original"],
         pruned=figures["pruned"],
-        accuracy=accuracy_section(ready.base, uniform, before, after),
+        accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
         plan=plan_section(plan, subject.minimum, subject.axes, pruned),
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
@@ -228,13 +234,6 @@ def _operate(axes: Axes, plan: Plan, *, verify_result: bool) -> tuple[Program, V
     return pruned, proof
 
 
-def _recalibrate(program: Program, data: DataSet) -> Program:
-    images = (
-        x for x, _ in data.train.batches(128, shuffle=True, limit=min(_CALIBRATION_IMAGES, len(data.train)))
-    )
-    return replace(program, tensors=recalibrated(program, program.tensors, images))
-
-
 def _compensated(
     ready: Prepared, plan: Plan, student: Student, data: DataSet, listener: Listener
 ) -> Evaluation | None:
@@ -252,12 +251,13 @@ def _latency(found: Latency) -> dict[str, float]:
     return {"median": found.median_ms, "p10": found.p10_ms, "p90": found.p90_ms}
 
 
-def _uniform_accuracy(ready: Prepared, budget: Budget, data: DataSet) -> float:
-    """Test accuracy of the uniform plan before fine-tuning, for comparison in the report."""
+def _uniform_accuracy(ready: Prepared, budget: Budget, data: DataSet, reconstruct: bool) -> float:
+    """Test accuracy of the uniform plan, mended alike, for comparison in the report."""
     axes = ready.subject.axes
     plan = make_plan(ready.space, budget.project([1.0] * ready.space.bundles), ready.scores, "uniform")
     pruned, _ = _operate(axes, plan, verify_result=False)
-    return evaluate(student_of(ready.subject, _recalibrate(pruned, data)).module, data.test).accuracy
+    mending = mended(axes, plan.keep_mask(axes), pruned, data, reconstruct=reconstruct)
+    return evaluate(student_of(ready.subject, mending.program).module, data.test).accuracy
 
 
 def _native(subject: Subject, final: Program, path: Path) -> NativeResult:

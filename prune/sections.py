@@ -11,6 +11,7 @@ from models_zoo.data import DataSet
 from prune.budget import Budget
 from prune.layers import layer_widths
 from prune.load import LoadedModel
+from prune.mend import Way
 from prune.native import NativeResult
 from prune.plan import Plan, kept_widths
 from prune.pruned import NATIVE_FILE
@@ -76,7 +77,11 @@ def limits_section(
 
 
 def accuracy_section(
-    base: Evaluation | None, uniform: float | None, before: Evaluation | None, after: Evaluation | None
+    base: Evaluation | None,
+    uniform: float | None,
+    before: Evaluation | None,
+    after: Evaluation | None,
+    way: Way | None,
 ) -> dict[str, Any]:
     """How accurate the models are; nothing of it is known without data."""
     return {
@@ -90,6 +95,7 @@ def accuracy_section(
         "original": base.accuracy if base else None,
         "uniform_before_tuning": uniform,
         "before_tuning": before.accuracy if before else None,
+        "mended": way,
         "after_tuning": after.accuracy if after else None,
     }
 

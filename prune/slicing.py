@@ -8,6 +8,7 @@ Other programs are cut by surgery itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,10 +20,12 @@ from torch import Tensor
 from graph.channels import Axes
 from graph.labels import Field
 from graph.program import TENSOR, Node, Program
-from graph.replay import Replay
+from graph.replay import Replay, replay
 from graph.resize import names_sizes, resized
-from prune.surgery import cut
+from prune.surgery import cut, positions
 
+# Which channels of the whole program a dimension of a value keeps, in the smaller one's order; None: all.
+Kept = Callable[[str, int], NDArray[np.int64] | None]
 # Moving operators after which the channels that remain stand in the order in which they stood before
 _ORDERLY = {
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "expand"),
@@ -68,6 +71,22 @@ class Slicer:
         for name, dims in self._sliced.items():
             tensors[name] = _taken(tensors[name], dims, keep)
         return replace(program, nodes=self._nodes(keep), tensors=tensors)
+
+    def kept(self, keep: NDArray[np.bool_]) -> Kept:
+        """Which channels of the whole program a dimension of a value then has, in their order."""
+        keep = self.axes.closed(keep)
+        whole = self.axes.fields
+        remaining = None if self.direct else replay(self.axes, keep)[0].fields
+
+        def kept(value: str, dim: int) -> NDArray[np.int64] | None:
+            if dim not in whole.get(value, {}):
+                return None
+            labels = whole[value][dim].labels.ravel()
+            if remaining is None:
+                return np.flatnonzero(keep[labels])
+            return positions(labels, remaining[value][dim].labels.ravel())
+
+        return kept
 
     def _nodes(self, keep: NDArray[np.bool_]) -> tuple[Node, ...]:
         """The nodes with the sizes that the smaller program has."""

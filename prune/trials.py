@@ -59,6 +59,7 @@ class SearchResult:
         evaluations: how many plans were run; repeated ones are remembered.
         images: how many search images each was scored on.
         seconds: wall time.
+        finalists: the best plan of each method.
     """
 
     plan: Plan
@@ -67,6 +68,7 @@ class SearchResult:
     evaluations: int
     images: int
     seconds: float
+    finalists: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
-BASELINES = ("uniform", "global-magnitude", "global-taylor")
+BASELINES = ("uniform", "global-magnitude", "global-sum", "global-taylor")
 REFINED = "refinement"
 _TAYLOR_IMAGES = 512
 _TAYLOR_WINDOWS = 32
@@ -174,6 +174,7 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         evaluator.evaluations,
         evaluator.images,
         book.seconds,
+        tuple(make_plan(problem.space, lv, problem.scores, name) for name, (_, lv) in book.best.items()),
     )
 
 
@@ -190,6 +191,7 @@ def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
     return {
         "uniform": np.ones(space.bundles),
         "global-magnitude": global_ratios(space, magnitude(problem.axes), budget),
+        "global-sum": global_ratios(space, magnitude(problem.axes), budget, relative=False),
         "global-taylor": global_ratios(space, taylor(problem.axes, batches), budget),
     }
 

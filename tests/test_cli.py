@@ -88,12 +88,10 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["original"]["flops"] == 2 * report["original"]["macs"]
     assert report["verification"]["max_error"] <= 1e-9
     assert report["onnx"]["max_error"] <= 1e-4
-    baselines = {"uniform", "global-magnitude", "global-taylor"}
+    baselines = {"uniform", "global-magnitude", "global-sum", "global-taylor"}
     assert set(report["search"]["best"]) == {*baselines, "agmc", "refinement"}
     assert report["search"]["winner"] in report["search"]["best"]
-    best = max(entry["accuracy"] for entry in report["search"]["best"].values())
-    assert report["search"]["best"][report["search"]["winner"]]["accuracy"] == best
-    assert len(report["search"]["trials"]) == 3 + 4
+    assert len(report["search"]["trials"]) == 4 + 4
     layers = {layer["name"]: layer for layer in report["plan"]["layers"]}
     assert list(layers)[0] == "conv1" and list(layers)[-1] == "linear" and len(layers) == 20
     for name in ("layer1.0.conv1", "layer3.2.conv1"):
@@ -104,8 +102,7 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["tune"]["history"][0]["search_loss"] > 0
     assert all(t["macs"] <= report["limits"][0]["limit"] for t in report["search"]["trials"])
     assert report["native"]["runs"] and report["native"]["file"] == "native.safetensors"
-    names = {c["name"]: (c["old"], c["new"]) for c in report["native"]["attributes"]}
-    assert names["layer2.0.padded"][0] == [8, 8]
+    assert report["accuracy"]["mended"] in ("recalibrated", "reconstructed")
 
 
 def test_compress_writes_a_page_and_report_writes_it_again(folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from graph.errors import TargetError, UsageError
 from graph.program import ProgramModule
 from models_zoo import registry
 from models_zoo.data import load_embedded
-from prune.baselines import baseline_plan
+from prune.baselines import baseline_plan, global_ratios
 from prune.budget import Budget
 from prune.importance import magnitude, taylor
 from prune.plan import make_plan
@@ -288,14 +288,14 @@ def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: 
         told: list[Trial] = []
         found = search(replace(problem(), on_trial=told.append), graph_of(), evaluator(), config)
         runs.append(tuple(replace(t, seconds=0.0) for t in found.trials))
-        assert len(told) == len(found.trials) == config.trials == 3 + 11
+        assert len(told) == len(found.trials) == config.trials == 4 + 11
         best = min(found.trials, key=lambda t: t.loss)
         assert found.best[found.plan.method].loss == best.loss
         assert found.plan.macs == best.macs <= problem().budget.bounds[0].limit
     assert runs[0] == runs[1]
     methods = [t.method for t in runs[0]]
-    assert methods[:3] == ["uniform", "global-magnitude", "global-taylor"]
-    assert set(methods[3:]) == ({method, "refinement"} if method in AGENTS else {method})
+    assert methods[:4] == ["uniform", "global-magnitude", "global-sum", "global-taylor"]
+    assert set(methods[4:]) == ({method, "refinement"} if method in AGENTS else {method})
 
 
 def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
@@ -312,7 +312,9 @@ def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
         levels = asked.budget.project(found[name])
         ours = make_plan(asked.space, levels, asked.scores, name)
         assert {k: len(v) for k, v in ours.kept.items()} == widths
-    assert len({wish.tobytes() for wish in found.values()}) == 3
+    undivided = global_ratios(asked.space, magnitude(axes()), asked.budget, relative=False)
+    assert np.array_equal(found["global-sum"], undivided)
+    assert len({wish.tobytes() for wish in found.values()}) == 4
 
 
 def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
@@ -320,7 +322,7 @@ def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
     wish = [0.2, *[0.9] * (asked.space.bundles - 1)]
     told = replace(asked, starts={"elsewhere": wish})
     found = search(told, graph_of(), evaluator(), SearchConfig(episodes=0))
-    assert [t.method for t in found.trials][3:] == ["elsewhere"]
+    assert [t.method for t in found.trials][4:] == ["elsewhere"]
     assert found.best["elsewhere"].ratios == tuple(asked.space.ratios(asked.budget.project(wish)))
 
 

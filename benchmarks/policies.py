@@ -1,0 +1,361 @@
+"""The honest table: our search, our baselines and Torch-Pruning on the same weights, data and MACs.
+
+    OMP_NUM_THREADS=1 python benchmarks/policies.py resnet20 resnet56 mobilenet_v2@digits
+        --data cifar10:PATH --weights-dir DIR [--targets 0.5,0.3] [--methods ...] [--seeds 0] [--epochs 5]
+        [--episodes 100] [-o FILE]
+
+NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: the zoo's network, trained first
+(``--train-epochs``, kept beside FILE). Each method gives a smaller network, measured on the test images
+
+- as it was cut: nothing is touched but the channels;
+- recalibrated: batch norm on 2,000 training images, the same ones for all;
+- reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
+- tuned: from the better of the last two on the search images, with the same epochs, schedule, data, seed and
+  optimiser for all.
+
+Methods: ``default`` is what ``prune compress`` does; ``uniform``, ``global-magnitude``, ``global-sum`` (not
+divided by a group's mean), ``global-taylor`` and ``global-bn-scale`` need no search; ``random`` scores as
+many random plans as the default scores plans; those of ``tp-`` are Torch-Pruning's (extra ``bench``).
+
+Results go line by line to FILE with the ending .jsonl; what an
+interrupted run has done is not done again as long as code and options are the same. Beside it: the table, the
+JSON and a plot as .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Not benchmarks/ itself, where this file would hide a module of its name.
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from benchmarks.policies_peer import PEERS, pruned_peer  # noqa: E402
+from graph import topology  # noqa: E402
+from graph.capture import capture  # noqa: E402
+from graph.cost import costs  # noqa: E402
+from graph.program import ProgramModule  # noqa: E402
+from profilers.latency import environment  # noqa: E402
+from prune.baselines import global_ratios  # noqa: E402
+from prune.budget import Budget  # noqa: E402
+from prune.data import load_data  # noqa: E402
+from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
+from prune.load import ModelSource, save_model  # noqa: E402
+from prune.mend import finalist  # noqa: E402
+from prune.plan import Plan, make_plan  # noqa: E402
+from prune.recalibrate import recalibrated  # noqa: E402
+from prune.reconstruct import calibration, reconstructed  # noqa: E402
+from prune.subject import must_find_data, open_model  # noqa: E402
+from prune.surgery import prune_program  # noqa: E402
+from prune.train import build_for  # noqa: E402
+from prune.trials import Problem  # noqa: E402
+from prune.tune import SCRATCH, TuneConfig, evaluate, fit  # noqa: E402
+from rl.reward import Evaluator  # noqa: E402
+from rl.search import SearchConfig, search  # noqa: E402
+
+OURS = ("default", "uniform", "global-magnitude", "global-sum", "global-taylor", "global-bn-scale", "random")
+STEPS = ("cut", "recalibrated", "reconstructed", "tuned")
+CALIBRATION = GRADIENTS = 2000  # training images
+# Networks that train in minutes: a quarter of the published widths.
+SMALL: Mapping[str, Mapping[str, object]] = {
+    "mobilenet_v1": {"width_mult": 0.25},
+    "mobilenet_v2": {"width_mult": 0.25},
+    "shufflenet_v1": {"width_mult": 0.25},
+    "shufflenet_v2": {"width_mult": 0.5},
+}
+# What the figures of a peer depend on; ours depend on everything.
+SHARED = (
+    "models_zoo", "prune/tune.py", "prune/recalibrate.py", "graph/capture.py", "benchmarks/policies_peer.py",
+)  # fmt: skip
+Rows = dict[str, dict[str, Any]]
+
+
+class Subject:
+    """One trained network with its data."""
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        arch, _, data = name.partition("@")
+        published = options.weights_dir / f"{arch}-cifar10.safetensors"
+        path = _trained(arch, data, options) if data else published
+        self.model = open_model(ModelSource(model=str(path), arch=None if data else arch))
+        self.data = must_find_data(data or options.data, self.model.loaded)
+        self.space = self.model.space()
+        self.options = options
+        batches = self.data.train.batches(128, shuffle=True, limit=min(CALIBRATION, len(self.data.train)))
+        self.calibration = [x for x, _ in batches]
+        self.fitted_on = calibration(self.model.program, self.data.train)
+        self.original = evaluate(ProgramModule(self.model.program), self.data.test).accuracy
+
+    def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
+        """All figures of one method."""
+        start = time.process_time()
+        if method in PEERS:
+            batches = self.data.train.batches(128, shuffle=True, limit=GRADIENTS)
+            module = pruned_peer(method, self.model.loaded.module, self.data.input_shape, target, batches)
+            cut, plan = capture(module, self.model.loaded.inputs.example()), None
+        else:
+            plan = self.plan(method, target, seed)
+            cut = prune_program(self.model.axes, plan)
+        programs = {
+            "cut": cut,
+            "recalibrated": replace(cut, tensors=recalibrated(cut, cut.tensors, self.calibration)),
+        }
+        if plan is not None:
+            keep = plan.keep_mask(self.model.axes)
+            programs["reconstructed"] = reconstructed(self.model.axes, keep, cut, self.fitted_on)
+        cpu = time.process_time() - start
+        ready = [s for s in ("recalibrated", "reconstructed") if s in programs]
+        best = min(ready, key=lambda s: evaluate(ProgramModule(programs[s]), self.data.search).loss)
+        modules = {step: ProgramModule(program) for step, program in programs.items()}
+        found = {step: evaluate(module, self.data.test).accuracy for step, module in modules.items()}
+        if self.options.epochs and method not in self.options.untuned:
+            tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
+            fit(modules[best], self.data, tuning, teacher=self.teacher)
+            found["tuned"] = evaluate(modules[best], self.data.test).accuracy
+        return {
+            "original": self.original,
+            "macs": costs(cut).macs / self.space.base_macs,
+            "accuracy": found,
+            "tuned_from": best,
+            "winner": plan.method if plan is not None else method,
+            "cpu_seconds": cpu,
+        }
+
+    @property
+    def teacher(self) -> ProgramModule | None:
+        """The original, where fine-tuning is to learn from it."""
+        return ProgramModule(self.model.program) if self.options.distill else None
+
+    def plan(self, method: str, target: float, seed: int) -> Plan:
+        """The plan of one of our methods."""
+        axes, space = self.model.axes, self.space
+        budget = Budget.of(space, macs=int(target * space.base_macs))
+        if method in ("default", "random"):
+            problem = Problem(axes, space, budget, magnitude(axes), self.data, lambda _: None)
+            agent = SearchConfig.agent if method == "default" else method
+            config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
+            with Evaluator(axes, self.data) as evaluator:
+                found = search(problem, topology.build(axes), evaluator, config)
+            return finalist(axes, found.finalists, self.data) if method == "default" else found.plan
+        scores = magnitude(axes)
+        if method == "global-taylor":
+            batches = self.data.train.batches(128, shuffle=True, limit=GRADIENTS)
+            scores = taylor(axes, batches)
+        elif method == "global-bn-scale":
+            scores = bn_scale(axes)
+        relative = method != "global-sum"
+        wish = global_ratios(space, scores, budget, relative=relative)
+        if method == "uniform":
+            wish = np.ones(space.bundles)
+        return make_plan(space, budget.project(wish), scores, method)
+
+
+def _trained(arch: str, data_name: str, options: argparse.Namespace) -> Path:
+    """The file of a zoo network, trained if it is not there."""
+    path: Path = options.output.parent / f"{arch}-{data_name}-{options.train_epochs}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = load_data(data_name)
+        module, arguments = build_for(arch, data, **SMALL.get(arch, {}))
+        tuned = fit(module, data, replace(SCRATCH, epochs=options.train_epochs))
+        save_model(
+            path,
+            module,
+            arch=arch,
+            arch_args=arguments,
+            input_shape=data.input_shape,
+            data=data_name,
+            metrics={"search_accuracy": tuned.best_accuracy, "epochs": options.train_epochs},
+        )
+    return path
+
+
+def fingerprint(options: argparse.Namespace, method: str) -> str:
+    """Of the code and options that a method's figures depend on."""
+    digest = hashlib.sha256()
+    roots = SHARED if method in PEERS else ("graph", "models_zoo", "prune", "rl", __file__)
+    for root in roots:
+        path = ROOT / root
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
+    names = ["epochs", "lr", "distill", "data", "train_epochs"]
+    names += [] if method in PEERS else ["episodes"]
+    values = [str(getattr(options, n)) for n in names]
+    digest.update(json.dumps([*values, method in options.untuned, torch.__version__]).encode())
+    return digest.hexdigest()[:16]
+
+
+def stored(path: Path) -> Rows:
+    """What earlier runs left, whole lines only."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    return {row["key"]: row for row in rows}
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One method over the seeds: means, and the deviation where there is more than one."""
+    steps = [s for s in STEPS if all(s in r["accuracy"] for r in rows)]
+    return {
+        "macs": statistics.mean(r["macs"] for r in rows),
+        "cpu_seconds": statistics.mean(r["cpu_seconds"] for r in rows),
+        "accuracy": {s: statistics.mean(r["accuracy"][s] for r in rows) for s in steps},
+        "deviation": {s: statistics.pstdev(r["accuracy"][s] for r in rows) for s in steps},
+        "winners": [r["winner"] for r in rows],
+    }
+
+
+def ready(found: Mapping[str, Any]) -> float:
+    """Accuracy before fine-tuning: ours reconstructed, Torch-Pruning's recalibrated, which it does not do."""
+    accuracy = found["accuracy"]
+    return float(accuracy.get("reconstructed", accuracy["recalibrated"]))
+
+
+def show(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one table for each network and target."""
+    console = Console(width=120)
+    for title, found in results.items():
+        table = Table("method", "MACs", *(f"{s}, %" for s in STEPS), "to the original", "CPU s", title=title)
+        for method, row in found["methods"].items():
+            if "error" in row:
+                table.add_row(method, row["error"])
+                continue
+            cells = [_cell(row, s) for s in STEPS]
+            last = row["accuracy"].get("tuned")
+            delta = "" if last is None else f"{100 * (last - found['original']):+.2f}"
+            table.add_row(method, f"{row['macs']:.3f}", *cells, delta, f"{row['cpu_seconds']:.0f}")
+        table.caption = f"original {found['original']:.2%} on {found['test_images']} test images"
+        console.print(table)
+
+
+def _cell(row: Mapping[str, Any], step: str) -> str:
+    if step not in row["accuracy"]:
+        return "-"
+    spread = f" ± {100 * row['deviation'][step]:.2f}" if len(row["winners"]) > 1 else ""
+    return f"{100 * row['accuracy'][step]:.2f}{spread}"
+
+
+def plot(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Before and after fine-tuning, one panel for each network and target."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(results), figsize=(1 + 4 * len(results), 4.5), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, (title, found) in zip(axes[0], results.items(), strict=True):
+        rows = {m: r for m, r in found["methods"].items() if "error" not in r}
+        for place, (label, value) in enumerate(
+            {"before fine-tuning": ready, "tuned": lambda r: r["accuracy"].get("tuned", 0.0)}.items()
+        ):
+            at = [i + 0.4 * place for i in range(len(rows))]
+            axis.barh(at, [100 * value(r) for r in rows.values()], 0.4, label=label)
+        axis.axvline(100 * found["original"], color="black", linewidth=0.8)
+        axis.set_yticks([i + 0.2 for i in range(len(rows))], list(rows))
+        axis.invert_yaxis()
+        axis.set_title(title)
+        axis.set_xlabel("test accuracy, %")
+    axes[0][0].legend()
+    figure.savefig(path, dpi=150)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
+    parser.add_argument("--data", help="of the published weights: cifar10:PATH")
+    parser.add_argument("--weights-dir", type=Path, default=Path("."))
+    parser.add_argument("--targets", default="0.5", help="shares of the MACs")
+    parser.add_argument("--methods", default=",".join((*OURS, *PEERS)))
+    parser.add_argument("--untuned", default="random", help="methods that are not fine-tuned, to save time")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning; 0: none")
+    parser.add_argument("--lr", type=float, default=TuneConfig().lr)
+    parser.add_argument("--distill", action="store_true", help="fine-tune all with the original as teacher")
+    parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)
+    parser.add_argument("--train-epochs", type=int, default=20, help="for networks NAME@DATA")
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/policies.json"))
+    options = parser.parse_args()
+    options.untuned = options.untuned.split(",")
+    return options
+
+
+def main() -> None:
+    """Run what is not there yet, print the tables, write JSON and plot."""
+    options = parse()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # the peer's
+    methods = options.methods.split(",")
+    if unknown := [m for m in methods if m not in (*OURS, *PEERS)]:
+        sys.exit(f"unknown methods {', '.join(unknown)}; known: {', '.join((*OURS, *PEERS))}")
+    seeds = [int(s) for s in options.seeds.split(",")]
+    targets = [float(t) for t in options.targets.split(",")]
+    codes = {m: fingerprint(options, m) for m in methods}
+    stream = options.output.with_suffix(".jsonl")
+    stream.parent.mkdir(parents=True, exist_ok=True)
+    rows = stored(stream)
+    results: dict[str, dict[str, Any]] = {}
+    with stream.open("a") as file:
+        for name in options.networks:
+            subject: Subject | None = None
+            for target in targets:
+                for seed in seeds:
+                    for method in methods:
+                        key = f"{name}/{target:g}/{method}/{seed}/{codes[method]}"
+                        if key in rows:
+                            continue
+                        subject = subject or Subject(name, options)
+                        rows[key] = _measured(subject, method, target, seed) | {"key": key}
+                        file.write(json.dumps(rows[key]) + "\n")
+                        file.flush()
+                        told = rows[key].get("accuracy", rows[key].get("error"))
+                        print(key, told, file=sys.stderr, flush=True)
+                found = {m: [rows[f"{name}/{target:g}/{m}/{s}/{codes[m]}"] for s in seeds] for m in methods}
+                results[f"{name} at {target:g}"] = _told(found)
+    show(results)
+    data = {
+        "command": " ".join(["python", "benchmarks/policies.py", *sys.argv[1:]]),
+        "environment": environment(),
+        "results": results,
+    }
+    options.output.write_text(json.dumps(data, indent=1) + "\n")
+    plot(options.output.with_suffix(".png"), results)
+
+
+def _measured(subject: Subject, method: str, target: float, seed: int) -> dict[str, Any]:
+    """The figures of a method; where a peer fails, its message is the finding."""
+    about = {"original": subject.original, "test_images": len(subject.data.test)}
+    try:
+        return about | subject.measure(method, target, seed)
+    except Exception as err:
+        if method not in PEERS:
+            raise
+        return about | {"error": f"{type(err).__name__}: {(str(err).splitlines() or [''])[0][:80]}"}
+
+
+def _told(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    first = next(iter(found.values()))[0]
+    methods = {
+        m: {"error": runs[0]["error"]} if "error" in runs[0] else summary(runs) for m, runs in found.items()
+    }
+    return {"original": first["original"], "test_images": first["test_images"], "methods": methods}
+
+
+if __name__ == "__main__":
+    main()
