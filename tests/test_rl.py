@@ -330,7 +330,7 @@ def test_searches_of_one_program_and_data_set_run_no_plan_twice() -> None:
     asked = problem()
     other = replace(asked, data=replace(asked.data))
     with planner(SearchConfig(episodes=0), images=64) as plan:
-        assert [plan(p).evaluations for p in (asked, asked, other, asked)] == [3, 0, 3, 3]
+        assert [plan(p).evaluations for p in (asked, asked, other, asked)] == [4, 0, 4, 4]
 
 
 def test_workers_serve_all_searches_of_a_planner_and_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
