@@ -374,6 +374,7 @@ class Heard(Collected):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["transformers", "mamba_ssm"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_pruned_directory_loads_where_it_came_from(version: Version, layout: Any, tmp_path: Path) -> None:
@@ -432,6 +433,7 @@ def test_the_pruned_directory_loads_where_it_came_from(version: Version, layout:
     assert load(ModelSource(model=f"hf:{folder}")).arch == f"mamba{version}"
 
 
+@pytest.mark.slow
 def test_other_numbers_in_each_layer_load_with_our_module(tmp_path: Path) -> None:
     lm = model(1)
     with torch.no_grad():
@@ -462,6 +464,7 @@ def test_other_numbers_in_each_layer_load_with_our_module(tmp_path: Path) -> Non
     } == {1, 3}
 
 
+@pytest.mark.slow
 def test_channels_and_states_go_together_and_tune_on_text(tmp_path: Path) -> None:
     """`--flops 0.8` without a word on states: the search walks over channels, states and all, and tunes."""
     save_mamba(tmp_path / "lm", model(1, vocab_size=256))
@@ -499,6 +502,7 @@ def test_channels_and_states_go_together_and_tune_on_text(tmp_path: Path) -> Non
         assert tensors[f"backbone.layers.{layer}.mixer.A_log"].shape[1] == len(e["kept"][0])
 
 
+@pytest.mark.slow
 def test_states_and_flops_together(tmp_path: Path) -> None:
     save_mamba(tmp_path / "lm", model(2, ngroups=1))
     code, told = run(
@@ -577,6 +581,7 @@ def test_models_that_have_no_states(tmp_path: Path) -> None:
     assert code == 2 and "has no states that could go" in told
 
 
+@pytest.mark.slow
 def test_the_class_of_transformers_is_judged_by_its_weights_alone(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     save_mamba(tmp_path / "lm", model(1))
