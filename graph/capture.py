@@ -13,7 +13,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from typing import Any
 
@@ -44,11 +44,9 @@ def capture(module: nn.Module, example: Sequence[Tensor]) -> Program:
         CaptureError: ``torch.export`` cannot trace the model; names the user's line where it is known.
     """
     with _evaluating(module), _unmoved(), _silent(), _uncollected():
-        try:
-            with _untraced():
-                return _in_any_batch(module, tuple(example))
-        except CaptureError:
-            return _in_any_batch(module, tuple(example))  # once more, to learn which line it was
+        with _untraced(), suppress(CaptureError):
+            return _in_any_batch(module, tuple(example))
+        return _in_any_batch(module, tuple(example))  # once more, to learn which line it was
 
 
 def _in_any_batch(module: nn.Module, example: tuple[Tensor, ...]) -> Program:

@@ -179,7 +179,7 @@ def _slice(node: Node, run: Pass, lengths: Lengths) -> Node:
         return node
     size = run.size(x)[dim]
     start = node.arg(2, "start") or 0
-    start = start + size if start < 0 else min(start, size)
+    start = max(0, start + size) if start < 0 else min(start, size)
     if node.base == "slice" and start == 0 and int(run.full[node.name].shape[dim]) == size:
         return node  # all of it, however long it is: a dimension merged with the batch has no size of its own
     if node.base == "narrow":
@@ -212,7 +212,7 @@ def _slice_scatter(node: Node, run: Pass, lengths: Lengths) -> Node:
         return node
     size = run.size(x)[dim]
     start = node.arg(3, "start") or 0
-    start = lengths.before(x.name, dim, start + size if start < 0 else min(start, size))
+    start = lengths.before(x.name, dim, max(0, start + size) if start < 0 else min(start, size))
     return replace(node, args=(x, part, dim, start, start + int(run.now[part.name].shape[dim])), kwargs={})
 
 

@@ -441,7 +441,9 @@ def _compare(
     tolerance: float,
 ) -> tuple[float, float, int]:
     """Largest relative difference, what rounding explains of it, and how many batches were compared."""
-    worst, at, rounding, count = 0.0, 0, 0.0, 0
+    worst: list[tuple[float, int]] = []  # of each output: the largest difference, and the batch size
+    rounding: list[float] = []
+    count = 0
     alike = [False] * len(example)
     if isinstance(module, ProgramModule):
         alike = [s.alike for s in module.program.inputs]
@@ -450,29 +452,33 @@ def _compare(
             generator = torch.Generator().manual_seed(seed)
             given = [_random_like(x, batch, generator, a) for x, a in zip(example, alike, strict=True)]
             outputs = _run(module, given)
-            errors = [_difference(wanted, got) for wanted, got in zip(outputs, exported(*given), strict=True)]
-            error = math.inf if any(map(math.isnan, errors)) else max(errors, default=0.0)
-            if error > worst:
-                worst, at = error, batch
-            if tolerance < error < math.inf:
-                rounding = max(rounding, _own_rounding(module, given, outputs))
+            found = [_difference(wanted, got) for wanted, got in zip(outputs, exported(*given), strict=True)]
+            errors = [math.inf if math.isnan(e) else e for e in found]
+            worst = [
+                max(w, (e, batch)) for w, e in zip(worst or [(0.0, 0)] * len(errors), errors, strict=True)
+            ]
+            if any(tolerance < e < math.inf for e in errors):
+                own = _own_rounding(module, given, outputs)
+                rounding = [max(pair) for pair in zip(rounding or [0.0] * len(own), own, strict=True)]
             count += 1
-    if worst > tolerance and worst > 2 * rounding:
-        raise ExportError(
-            f"the exported file differs from the model by {worst:.2g} at batch size {at}, "
-            f"more than {tolerance:g}",
-            hint="the fault is the exporter's, or the model's outputs are not finite",
-        )
-    return worst, rounding, count
+    for index, (error, batch) in enumerate(worst):
+        if error > tolerance and error > 2 * (rounding[index] if rounding else 0.0):
+            raise ExportError(
+                f"the exported file differs from the model by {error:.2g} at batch size {batch}, "
+                f"more than {tolerance:g}",
+                hint="the fault is the exporter's, or the model's outputs are not finite",
+            )
+    largest = max((e for e, _ in worst), default=0.0)
+    return largest, max(rounding, default=0.0) if largest > tolerance else 0.0, count
 
 
-def _own_rounding(module: nn.Module, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
-    """What a program's outputs differ from its own in float64; 0 of other modules and of infinite outputs."""
+def _own_rounding(module: nn.Module, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[float]:
+    """What each output differs from its own in float64; 0 of modules that are no program, and if infinite."""
     if not isinstance(module, ProgramModule):
-        return 0.0
+        return [0.0] * len(outputs)
     exact = run_program(module.updated(), [x.double() if x.is_floating_point() else x for x in given])
-    own = max(map(_difference, exact, outputs), default=0.0)
-    return own if math.isfinite(own) else 0.0
+    found = map(_difference, exact, outputs)
+    return [own if math.isfinite(own) else 0.0 for own in found]
 
 
 def _difference(wanted: Tensor, got: Tensor) -> float:

@@ -29,6 +29,13 @@ def lstm_cell(m: Any, x: Tensor) -> Tensor:
     return m.h(state[0] + state[1])  # type: ignore[no-any-return]
 
 
+def written(m: Any, x: Tensor) -> Tensor:
+    """Four of eight channels written over."""
+    y = m.a(x).clone()
+    y[:, -6:-2] = m.b(x)
+    return m.h(pool(y))  # type: ignore[no-any-return]
+
+
 def cell(m: Any, x: Tensor) -> Tensor:
     state = x.new_zeros(x.shape[0], 6)
     for y in steps(m, x)[:3]:
@@ -229,6 +236,13 @@ OPERATORS: dict[str, Case] = {
         lambda m, x: m.h(pool((y := m.a(x)) / torch.linalg.vector_norm(y, dim=1, keepdim=True))),
         {"a": 8},
     ),
+    "rolled over rows and channels": Case(
+        one,
+        lambda m, x: m.h(pool(torch.roll(m.a(x), 36))),
+        {},
+        {"a.weight": "carries channels into the next row"},
+    ),
+    "written in place": Case(lambda: one(b=conv(3, 4)), written, {"a": 8}),
     "norm by its general name": Case(
         one,
         lambda m, x: m.h(pool((y := m.a(x)) / torch.linalg.norm(y, dim=1, keepdim=True))),

@@ -45,6 +45,9 @@ def movement(run: Pass, node: Node) -> None:
         _tie_beside(run, node, list(node.args[0]), int(node.arg(1, "dim", 0)))
     if node.base == "slice_scatter":
         _tie_beside(run, node, [node.args[0], node.args[1]], int(node.arg(2, "dim", 0)))
+        _tie_written(run, node)
+    if node.base == "roll" and not node.arg(2, "dims") and len(run.size(node.args[0])) > 1:
+        return pin_operands(run, node, f"{node.op} carries channels into the next row")
     if _positional(run, node):
         for dim, found in list(run.fields.get(operands[0].name, {}).items()):
             if _touched(run, node, dim):
@@ -106,6 +109,25 @@ def _tie_beside(run: Pass, node: Node, parts: list[Ref], joined: int) -> None:
                     run.equate(labels, first, node)
                     labels = first
                 run.bind(part, dim, labels, node)
+
+
+def _tie_written(run: Pass, node: Node) -> None:
+    """What is written over goes with what is written in its place, so that equally many remain of both."""
+    x, part = node.args[0], node.args[1]
+    dim = int(node.arg(2, "dim", 0)) % len(run.size(x))
+    old, new = run.along(x, dim, node), run.along(part, dim, node)
+    if int(node.arg(5, "step", 1)) != 1:
+        return  # refused where it is cut
+    size = len(old) if old is not None else run.size(x)[dim]
+    start = int(node.arg(3, "start") or 0)
+    start = max(0, start + size) if start < 0 else min(start, size)
+    count = len(new) if new is not None else run.size(part)[dim]
+    if old is not None and new is not None:
+        run.equate(old[start : start + count], new, node)
+    elif old is not None:
+        run.pin(old[start : start + count], f"written over in {node.op}", node)
+    elif new is not None:
+        run.pin(new, f"written in {node.op}", node)
 
 
 @rule("getitem")
