@@ -155,19 +155,20 @@ def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, Any]
             running[mine] = (task, process, time.perf_counter() + PATIENCE * task.limit_s, {})
         ready = wait(list(running), timeout=0.2)
         for pipe, (task, process, deadline, found) in list(running.items()):
-            over = False
+            over = late = False
             if pipe in ready:
                 try:
                     found.update(pipe.recv())
                 except EOFError:
                     over = True
-            elif time.perf_counter() > deadline:
-                process.kill()
+            elif late := time.perf_counter() > deadline:
                 over = True
             if over or found.get("ended"):
+                process.join(1)
+                process.kill()  # one that lingers on
                 process.join()
                 if not found.pop("ended", False):
-                    late = process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+                    late = late or process.exitcode == -signal.SIGXCPU
                     found.setdefault("error", f"no end in {task.limit_s} s" if late else "the process died")
                 pipe.close()
                 del running[pipe]
