@@ -15,6 +15,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
+from profilers.plot_style import STYLE, write_figure
 from profilers.profile import Measurement, Part, Profile, largest
 from profilers.roofline import Roofline
 from profilers.watch import REST
@@ -27,21 +28,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
 _GREYS = {OTHERS: "#8A8A8A", REST: "#D0D0D0"}
 _SHOWN = 7  # parts with a colour of their own; what is left is summed up
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "prune",  # the same profile gives the same file
-    "hatch.linewidth": 0.5,
-}
+_STYLE: Any = {**STYLE, "axes.labelsize": 9, "hatch.linewidth": 0.5}
 
 
 def write_plots(profile: Profile, view: str, folder: Path) -> list[str]:
@@ -59,13 +46,10 @@ def write_plots(profile: Profile, view: str, folder: Path) -> list[str]:
     drawn = {"share": draw_shares, "roofline": draw_roofline}
     if any(len(profile.series(s)) > 1 for s in profile.subjects):
         drawn["scaling"] = draw_scaling
-    names = []
+    names: list[str] = []
     for name, draw in drawn.items():
         with matplotlib.rc_context(_STYLE):
-            figure = draw(profile, view)
-            for ending, metadata in (("png", None), ("svg", {"Date": None})):
-                names.append(f"{name}.{ending}")
-                figure.savefig(folder / names[-1], dpi=150, bbox_inches="tight", metadata=metadata)
+            names += write_figure(draw(profile, view), folder, name, bbox_inches="tight")
     return sorted(names)
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from profilers.plot_style import STYLE, write_figure
 from prune import tables
 from prune.escaping import plain
 from prune.pictures import Chart, Series, Skyline, colour_of, pictures
@@ -20,20 +21,7 @@ from prune.tables import Number, Table
 _COLOURS = ("#0072B2", "#D98200", "#009E73", "#D55E00", "#B8569A", "#3F9FD8", "#882255")
 _GREY = "#5A6472"
 _LONGEST = 40  # letters of a name in a picture
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "legend.fontsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "prune",  # the same report gives the same file
-    "text.parse_math": False,  # a name is no formula
-}
+_STYLE: Any = {**STYLE, "text.parse_math": False}  # a name is no formula
 
 
 def write_plots(stored: Stored, folder: Path) -> list[str]:
@@ -49,13 +37,11 @@ def write_plots(stored: Stored, folder: Path) -> list[str]:
     Raises:
         ModelFileError: the result is malformed.
     """
-    names = []
+    names: list[str] = []
     for picture in pictures(stored):
         with matplotlib.rc_context(_STYLE):
             figure = _chart(picture) if isinstance(picture, Chart) else _skyline(picture)
-            for ending, metadata in (("png", None), ("svg", {"Date": None})):
-                names.append(f"{picture.name}.{ending}")
-                figure.savefig(folder / names[-1], dpi=150, metadata=metadata)
+            names += write_figure(figure, folder, picture.name)
     for table in _tables(stored):
         names.append(f"{table.name}.csv")
         (folder / names[-1]).write_text(table.csv(), encoding="utf-8")
