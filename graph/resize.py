@@ -178,8 +178,7 @@ def _slice(node: Node, run: Pass, lengths: Lengths) -> Node:
     if new is None or run.field(x, dim) is None:
         return node
     size = run.size(x)[dim]
-    start = node.arg(2, "start") or 0
-    start = max(0, start + size) if start < 0 else min(start, size)
+    start = slice(node.arg(2, "start"), None).indices(size)[0]
     if node.base == "slice" and start == 0 and int(run.full[node.name].shape[dim]) == size:
         return node  # all of it, however long it is: a dimension merged with the batch has no size of its own
     if node.base == "narrow":
@@ -211,8 +210,7 @@ def _slice_scatter(node: Node, run: Pass, lengths: Lengths) -> Node:
     if run.field(x, dim) is None:
         return node
     size = run.size(x)[dim]
-    start = node.arg(3, "start") or 0
-    start = lengths.before(x.name, dim, max(0, start + size) if start < 0 else min(start, size))
+    start = lengths.before(x.name, dim, slice(node.arg(3, "start"), None).indices(size)[0])
     return replace(node, args=(x, part, dim, start, start + int(run.now[part.name].shape[dim])), kwargs={})
 
 

@@ -137,7 +137,7 @@ class Evaluation:
             "records": self.records,
             "unit": self.unit,
         }
-        if self.unit != "images" and finite:
+        if self.is_text and finite:
             found |= {"bits": self.bits, "perplexity": self.perplexity}
         return found
 

@@ -119,8 +119,7 @@ def _tie_written(run: Pass, node: Node) -> None:
     if int(node.arg(5, "step", 1)) != 1:
         return  # refused where it is cut
     size = len(old) if old is not None else run.size(x)[dim]
-    start = int(node.arg(3, "start") or 0)
-    start = max(0, start + size) if start < 0 else min(start, size)
+    start = slice(node.arg(3, "start"), None).indices(size)[0]
     count = len(new) if new is not None else run.size(part)[dim]
     if old is not None and new is not None:
         run.equate(old[start : start + count], new, node)
