@@ -12,8 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from prune.files import write_file, write_json
+from prune.stored import CURVE_FILE
 
-CURVE_FILES = ("pareto.json", "pareto.csv", "pareto.svg")
+CURVE_FILES = (CURVE_FILE, "pareto.csv", "pareto.svg")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Curve:
         """
         rows = self.rows()
         data = {"format": "prune-pareto", "schema": 1, "command": list(command), "points": rows}
-        write_json(folder / "pareto.json", data)
+        write_json(folder / CURVE_FILE, data)
         text = io.StringIO()
         names = [f.name for f in fields(Point)] + ["macs_ratio", "dominated"]
         writer = csv.DictWriter(text, names, lineterminator="\n")

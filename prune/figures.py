@@ -20,11 +20,10 @@ from graph.errors import ModelFileError
 from prune.escaping import plain
 from prune.external_data import plain_file
 from prune.files import read_json
-from prune.report import SCHEMA, count, size
+from prune.report import REPORT_FILE, count, size
+from prune.stored import LARGEST_FILE, Part, checked
 
 REPORT = "report"
-REPORT_FILE = "report.json"
-_LARGEST_REPORT = 16 << 20  # bytes; a run with a thousand plans has less than a tenth
 _LARGEST = 10**18
 _ONNX_START = b"\x08"  # the field of the version, which comes first
 
@@ -110,18 +109,11 @@ def read_figures(name: str | Path, *, trust_code: bool = False) -> Figures:
 
 
 def _of_report(path: Path) -> Figures:
-    if path.stat().st_size > _LARGEST_REPORT:
+    if path.stat().st_size > LARGEST_FILE:
         raise ModelFileError(
-            f"the report {plain(path)} has more than {size(_LARGEST_REPORT)}", hint="do not use this file"
+            f"the report {plain(path)} has more than {size(LARGEST_FILE)}", hint="do not use this file"
         )
-    data = read_json(path, "report")
-    if data.get("format") != "prune-report":
-        raise ModelFileError(f"{plain(path)} is JSON, but no report", hint="give the report.json of a run")
-    if data.get("schema") != SCHEMA:
-        raise ModelFileError(
-            f"the report {plain(path)} is of schema {plain(data.get('schema'))}, only {SCHEMA} is known",
-            hint="write it anew with this version of prune",
-        )
+    data = checked(Part(str(path), read_json(path, "report"))).data
     values, original = (_values(path, data, name) for name in ("pruned", "original"))
     missing = {"accuracy": "nothing was measured on data"} if "accuracy" not in values else {}
     return Figures(str(path), REPORT, values, original, missing, _groups(path, data))

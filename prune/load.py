@@ -39,7 +39,8 @@ from prune.inputs import InputRequest, ModelInputs, inputs_of, one_input, settle
 from prune.libraries import create, is_library
 from prune.mamba import is_mamba, load_mamba
 from prune.metadata import FORMAT, HEADER_KEY, VERSION, Metadata, is_shape, parse
-from prune.pruned import GRAPH_FILE, REPORT_FILE, WEIGHTS_FILE, load_program
+from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
+from prune.report import REPORT_FILE
 
 _HUB = "hf:"
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

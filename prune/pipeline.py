@@ -34,8 +34,8 @@ from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
 from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
-from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, REPORT_FILE, WEIGHTS_FILE
-from prune.report import ModelFigures, Report
+from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, WEIGHTS_FILE
+from prune.report import REPORT_FILE, ModelFigures, Report
 from prune.sections import (
     accuracy_section,
     data_section,

@@ -18,11 +18,11 @@ from prune.files import read_json
 from prune.inputs import inputs_of, with_inputs
 from prune.native import native_module
 from prune.plan import Plan
+from prune.report import REPORT_FILE
 
 GRAPH_FILE = "graph.json"
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
-REPORT_FILE = "report.json"
 NATIVE_FILE = "native.safetensors"
 
 

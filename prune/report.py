@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 SCHEMA = 2
+REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from typing import Any
 from graph.errors import ModelFileError
 from prune.escaping import plain
 from prune.files import read_json
-from prune.report import SCHEMA, size
+from prune.report import REPORT_FILE, SCHEMA, size
 
 CURVE_FILE = "pareto.json"
-REPORT_FILE = "report.json"
-_LARGEST_FILE = 16 << 20  # bytes; a run with a thousand plans has less than a tenth
+LARGEST_FILE = 16 << 20  # bytes; a run with a thousand plans has less than a tenth
 _LARGEST_NUMBER = 10**18
 _MOST_POINTS = 100
 
@@ -160,7 +159,7 @@ def read_stored(path: Path) -> Stored:
     found = _object(path)
     if found.data.get("format") == "prune-pareto":
         return _curve(path, found)
-    return Stored(_checked(found))
+    return Stored(checked(found))
 
 
 def of_report(data: Mapping[str, Any]) -> Stored:
@@ -184,7 +183,7 @@ def _curve(path: Path, found: Part) -> Stored:
             )
         file = path.parent / name / REPORT_FILE
         if os.path.isfile(file):
-            runs[name] = _checked(_object(file))
+            runs[name] = checked(_object(file))
     first = next(iter(runs.values()), Part(str(path)))
     return Stored(first, tuple(points), runs, tuple(found.texts("command")))
 
@@ -194,9 +193,9 @@ def _object(path: Path) -> Part:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise ModelFileError(f"{plain(path)} is no regular file", hint="name the report.json of a run")
-        if found.st_size > _LARGEST_FILE:
+        if found.st_size > LARGEST_FILE:
             raise ModelFileError(
-                f"{plain(path)} has more than {size(_LARGEST_FILE)}", hint="do not use this file"
+                f"{plain(path)} has more than {size(LARGEST_FILE)}", hint="do not use this file"
             )
     except (OSError, ValueError) as err:
         reason = getattr(err, "strerror", None) or err
@@ -204,7 +203,12 @@ def _object(path: Path) -> Part:
     return Part(str(path), read_json(path, "report", constants=True))
 
 
-def _checked(found: Part) -> Part:
+def checked(found: Part) -> Part:
+    """A report, once it is known to be one that can be read.
+
+    Raises:
+        ModelFileError: it is of another kind, or of another schema.
+    """
     if found.data.get("format") != "prune-report":
         raise ModelFileError(
             f"{plain(found.file)} is JSON, but no report", hint="give the report.json of a run"
