@@ -630,11 +630,11 @@ def _print_report(report: Any) -> None:
     console.print(report.verdict())
     proof = report.verification
     if proof["ran"]:
-        rounding = report.onnx.get("rounding")
-        own = f" (the model's own rounding: {rounding:.1e})" if rounding else ""
+        from prune.report import agreement
+
         console.print(
             f"verified: equal to the masked original in float64 to {proof['max_error']:.1e}; "
-            f"ONNX agrees with torch to {report.onnx['max_error']:.1e}{own}"
+            f"ONNX {agreement(report.onnx['max_error'], report.onnx.get('rounding'))}"
         )
     else:
         console.print("[yellow]not verified[/yellow] (--no-verify)")

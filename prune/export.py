@@ -33,6 +33,7 @@ from profilers.latency import onnx_session
 from profilers.onnx_tensors import locations
 from prune.external_data import plain_file
 from prune.files import write_file
+from prune.report import agreement
 from prune.verify import run_program
 
 ONNX_TOLERANCE = 1e-4
@@ -66,8 +67,7 @@ class OnnxCheck:
     @property
     def told(self) -> str:
         """The comparison in words."""
-        own = f" (the model's own rounding: {self.rounding:.1e})" if self.rounding else ""
-        return f"agrees with torch to {self.max_error:.1e}{own} in {self.comparisons} comparisons"
+        return f"{agreement(self.max_error, self.rounding)} in {self.comparisons} comparisons"
 
 
 def export_onnx(

@@ -181,6 +181,12 @@ class Report:
         return text
 
 
+def agreement(max_error: float, rounding: float | None) -> str:
+    """How well an ONNX file agrees, and what of that the model's own rounding explains, if anything."""
+    own = f" (the model's own rounding: {rounding:.1e})" if rounding else ""
+    return f"agrees with torch to {max_error:.1e}{own}"
+
+
 def count(value: float) -> str:
     """A count with a unit of thousands: 125.49 M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
