@@ -56,7 +56,7 @@ from prune.budget import Budget  # noqa: E402
 from prune.data import load_data  # noqa: E402
 from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, save_model  # noqa: E402
-from prune.mend import finalist  # noqa: E402
+from prune.mend import Mender  # noqa: E402
 from prune.plan import Plan, make_plan  # noqa: E402
 from prune.recalibrate import recalibrated  # noqa: E402
 from prune.reconstruct import calibration, reconstructed  # noqa: E402
@@ -151,7 +151,7 @@ class Subject:
             config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
             with Evaluator(axes, self.data) as evaluator:
                 found = search(problem, topology.build(axes), evaluator, config)
-            return finalist(axes, found.finalists, self.data) if method == "default" else found.plan
+            return Mender(axes, self.data).finalist(found.finalists) if method == "default" else found.plan
         scores = magnitude(axes)
         if method == "global-taylor":
             batches = self.data.train.batches(128, shuffle=True, limit=GRADIENTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from graph.channels import Axes, Keep
@@ -16,7 +17,7 @@ from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from prune.plan import Plan
 from prune.recalibrate import recalibrated
-from prune.reconstruct import Reference, calibration, reconstructed
+from prune.reconstruct import Reference, calibration
 from prune.slicing import Slicer
 from prune.tune import evaluate
 
@@ -38,45 +39,65 @@ class Mended:
     way: Way
 
 
-def finalist(axes: Axes, plans: Sequence[Plan], data: DataSet) -> Plan:
-    """The plan that is best once its weights are fitted, by its loss on the whole search split.
-
-    Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
+class Mender:
+    """Mends programs that are cut out of one; what the whole makes of the images is computed once for all.
 
     Args:
         axes: of the whole program.
-        plans: at least one, such as the best of each method; of equal ones the first is taken.
-        data: as ``mended``'s.
-    """
-    reference, cut = Reference(axes, calibration(axes.program, data.train)), Slicer(axes)
-    losses: dict[bytes, float] = {}
-    best, least = plans[0], math.inf
-    for plan in plans:
-        keep = plan.keep_mask(axes)
-        if keep.tobytes() not in losses:
-            fitted = reference.fitted(cut(keep), cut.kept(keep))
-            losses[keep.tobytes()] = evaluate(ProgramModule(fitted), data.search).loss
-        if losses[keep.tobytes()] < least:
-            best, least = plan, losses[keep.tobytes()]
-    return best
-
-
-def mended(axes: Axes, keep: Keep, program: Program, data: DataSet, *, reconstruct: bool = True) -> Mended:
-    """The smaller program as good as it gets without training.
-
-    Args:
-        axes: of the whole program.
-        keep: for each class of the axes whether it stays.
-        program: the smaller one, as surgery left it.
         data: its training images are fitted to, its search split decides.
         reconstruct: whether weights may be fitted; those of text never are.
     """
-    limit = min(_IMAGES, len(data.train))
-    images = (x for x, _ in data.train.batches(128, shuffle=True, limit=limit))
-    usual = replace(program, tensors=recalibrated(program, program.tensors, images))
-    if not reconstruct or data.is_text:
-        return Mended(usual, "recalibrated")
-    fitted = reconstructed(axes, keep, program, calibration(axes.program, data.train))
-    losses = [evaluate(ProgramModule(p), data.search).loss for p in (usual, fitted)]
-    # A loss that is no number never wins.
-    return Mended(fitted, "reconstructed") if losses[1] < losses[0] else Mended(usual, "recalibrated")
+
+    def __init__(self, axes: Axes, data: DataSet, *, reconstruct: bool = True) -> None:
+        self.axes, self.data = axes, data
+        self.fits = reconstruct and not data.is_text
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return Reference(self.axes, calibration(self.axes.program, self.data.train))
+
+    @cached_property
+    def _slicer(self) -> Slicer:
+        return Slicer(self.axes)
+
+    def _fitted(self, keep: Keep, program: Program) -> tuple[Program, float]:
+        """A smaller program with its weights fitted, and its loss on the whole search split."""
+        found = self._reference.fitted(program, self._slicer.kept(keep))
+        return found, self._loss(found)
+
+    def _loss(self, program: Program) -> float:
+        return evaluate(ProgramModule(program), self.data.search).loss
+
+    def finalist(self, plans: Sequence[Plan]) -> Plan:
+        """The plan that is best once its weights are fitted, by its loss on the whole search split.
+
+        Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
+
+        Args:
+            plans: at least one, such as the best of each method; of equal ones the first is taken.
+        """
+        losses: dict[bytes, float] = {}
+        best, least = plans[0], math.inf
+        for plan in plans:
+            keep = plan.keep_mask(self.axes)
+            if keep.tobytes() not in losses:
+                _, losses[keep.tobytes()] = self._fitted(keep, self._slicer(keep))
+            if losses[keep.tobytes()] < least:
+                best, least = plan, losses[keep.tobytes()]
+        return best
+
+    def mended(self, keep: Keep, program: Program) -> Mended:
+        """A smaller program as good as it gets without training.
+
+        Args:
+            keep: for each class of the axes whether it stays.
+            program: the smaller one, as surgery left it.
+        """
+        train = self.data.train
+        images = (x for x, _ in train.batches(128, shuffle=True, limit=min(_IMAGES, len(train))))
+        usual = replace(program, tensors=recalibrated(program, program.tensors, images))
+        if not self.fits:
+            return Mended(usual, "recalibrated")
+        fitted, loss = self._fitted(keep, program)
+        # A loss that is no number never wins.
+        return Mended(fitted, "reconstructed") if loss < self._loss(usual) else Mended(usual, "recalibrated")

@@ -29,7 +29,7 @@ from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_
 from prune.files import OutputFolder, write_json
 from prune.importance import sampled
 from prune.load import LoadedModel
-from prune.mend import Way, finalist, mended
+from prune.mend import Mender, Way
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
 from prune.plan import Plan, kept_widths, make_plan
@@ -117,9 +117,10 @@ def complete(
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
-    if found.finalists and data is not None and config.reconstruct and not data.is_text:
+    mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
+    if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
-        found = replace(found, plan=finalist(subject.axes, found.finalists, data))
+        found = replace(found, plan=mender.finalist(found.finalists))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
@@ -130,17 +131,17 @@ def complete(
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
     way: Way | None = None
-    if data is not None:
+    if mender is not None:
         listener.stage("mending what remains")
-        keep = plan.keep_mask(subject.axes)
-        mending = mended(subject.axes, keep, pruned, data, reconstruct=config.reconstruct)
+        mending = mender.mended(plan.keep_mask(subject.axes), pruned)
         pruned, way = mending.program, mending.way
     student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
-    if data is not None:
+    if data is not None and mender is not None:
         before = evaluate(student.module, data.test)
-        uniform = _uniform_accuracy(ready, budget, data, config.reconstruct) if config.demands else None
+        uniform = _uniform_accuracy(ready, budget, mender) if config.demands else None
+    mender = None  # it holds much of what the whole program made
     cut = before
     if data is not None and not config.demands and config.states.compensate:
         before = _compensated(ready, plan, student, data, listener) or before
@@ -251,13 +252,13 @@ def _latency(found: Latency) -> dict[str, float]:
     return {"median": found.median_ms, "p10": found.p10_ms, "p90": found.p90_ms}
 
 
-def _uniform_accuracy(ready: Prepared, budget: Budget, data: DataSet, reconstruct: bool) -> float:
+def _uniform_accuracy(ready: Prepared, budget: Budget, mender: Mender) -> float:
     """Test accuracy of the uniform plan, mended alike, for comparison in the report."""
     axes = ready.subject.axes
     plan = make_plan(ready.space, budget.project([1.0] * ready.space.bundles), ready.scores, "uniform")
     pruned, _ = _operate(axes, plan, verify_result=False)
-    mending = mended(axes, plan.keep_mask(axes), pruned, data, reconstruct=reconstruct)
-    return evaluate(student_of(ready.subject, mending.program).module, data.test).accuracy
+    mending = mender.mended(plan.keep_mask(axes), pruned)
+    return evaluate(student_of(ready.subject, mending.program).module, mender.data.test).accuracy
 
 
 def _native(subject: Subject, final: Program, path: Path) -> NativeResult:

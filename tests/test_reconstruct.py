@@ -15,7 +15,7 @@ from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo import registry
 from models_zoo.data import DataSet, TensorSplit
-from prune.mend import finalist, mended
+from prune.mend import Mender
 from prune.plan import make_plan
 from prune.reconstruct import calibration, reconstructed
 from prune.slicing import Slicer
@@ -172,13 +172,13 @@ def test_mending_takes_what_is_better_on_the_search_split() -> None:
     axes.program.tensors["last.weight"].mul_(20)  # so that classes differ
     keep, data = half(axes), data_of(axes)
     program = cut(axes, keep)
-    usual = mended(axes, keep, program, data, reconstruct=False)
+    usual = Mender(axes, data, reconstruct=False).mended(keep, program)
     fitted = reconstructed(axes, keep, program, calibration(axes.program, data.train))
     images = next(iter(data.search.batches(96)))[0]
     for way, source in (("recalibrated", usual.program), ("reconstructed", fitted)):
         with torch.no_grad():
             liked = data_of(axes, ProgramModule(source)(images).argmax(1))
-        best = mended(axes, keep, program, liked)
+        best = Mender(axes, liked).mended(keep, program)
         losses = [evaluate(ProgramModule(p), liked.search).loss for p in (usual.program, fitted)]
         assert (best.way, evaluate(ProgramModule(best.program), liked.search).loss) == (way, min(losses))
     assert usual.way == "recalibrated"
@@ -198,8 +198,8 @@ def test_the_finalist_is_the_plan_whose_fitted_weights_lose_least() -> None:
         fitted = reconstructed(axes, keep, cut(axes, keep), images)
         losses.append(evaluate(ProgramModule(fitted), data.search).loss)
     assert len(set(losses)) == 3
-    assert finalist(axes, plans, data) is plans[int(np.argmin(losses))]
-    assert finalist(axes, plans[::-1], data) is plans[int(np.argmin(losses))]
+    assert Mender(axes, data).finalist(plans) is plans[int(np.argmin(losses))]
+    assert Mender(axes, data).finalist(plans[::-1]) is plans[int(np.argmin(losses))]
 
 
 def test_images_to_fit_on_are_as_many_as_there_are() -> None:
