@@ -11,12 +11,11 @@ from graph.groups import Kind
 from graph.inference import Inference, Solution
 from graph.labels import Labels, Pass
 from graph.program import Node
+from graph.residual import ancestors, origin
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "mul")
 _LOOKUPS = ("index", "index_select", "gather", "take_along_dim")
-_CARRIERS = ("to", "_to_copy", "float", "clone", "contiguous", "detach", "alias", "dropout", "view",
-             "reshape", "flatten", "permute", "transpose")  # fmt: skip
 _ATTENTION = "scaled_dot_product_attention"
 
 Groups = frozenset[int]
@@ -147,12 +146,7 @@ def _weights(run: Pass) -> set[str]:
 def _residual(run: Inference, lying: Lying) -> set[int]:
     """Groups of which a layer's result is added to what the layer reads."""
     position = {n.name: i for i, n in enumerate(run.program.nodes)}
-    before: list[int] = []  # for each node the set of those that it depends on, as bits
-    for node in run.program.nodes:
-        bits = 1 << position[node.name]
-        for name in node.refs:
-            bits |= before[position[name]]
-        before.append(bits)
+    before = ancestors(run.program)
     readers: dict[int, set[int]] = {}
     for site in run.sites:
         if site.fills == 0.0:
@@ -164,7 +158,7 @@ def _residual(run: Inference, lying: Lying) -> set[int]:
         if node.base != "add" or len(operands) < 2:
             continue
         for skip, branch in (operands[:2], operands[1::-1]):
-            skip = _origin(run, skip)
+            skip = origin(run.by_name, run.static, skip)
             start, reach = position[skip], before[position[branch]]
             if reach >> start & 1:
                 found |= {
@@ -172,13 +166,3 @@ def _residual(run: Inference, lying: Lying) -> set[int]:
                     if any(reach >> r & 1 and before[r] >> start & 1 for r in readers.get(g, ()))
                 }  # fmt: skip
     return found
-
-
-def _origin(run: Pass, value: str) -> str:
-    """Where a value comes from that operators of one operand have only converted, viewed or dropped out."""
-    while True:
-        node = run.by_name[value]
-        operands = [r.name for r in run.operands(node) if r.name not in run.static]
-        if node.base not in _CARRIERS or len(operands) != 1:
-            return value
-        value = operands[0]

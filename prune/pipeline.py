@@ -52,7 +52,6 @@ from prune.smaller_mamba import write_checkpoint
 from prune.states import CALIBRATION, kept_states
 from prune.stored import of_report
 from prune.student import Student, student_of
-from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
 from prune.tune import Evaluation, TuneResult, evaluate, fit
@@ -61,7 +60,7 @@ from prune.verify import Verification, check, verify
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
-STATES = "states"  # the method of plans that take states alone
+STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -111,8 +110,9 @@ def complete(
 
     searches = ready.method == SEARCH and bool(config.demands)
     listener.stage("searching" if searches else "planning")
-    if not config.demands:  # nothing but the states go, and which is decided
-        found = _planned(make_plan(space, space.widest, scores, STATES))
+    if not config.demands:  # nothing but states and blocks go, and which is decided
+        method = STATES if ready.states is not None else BLOCKS
+        found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and data is not None:
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
@@ -168,7 +168,7 @@ def complete(
     checkpoint = write_checkpoint(subject.loaded, final, folder)
 
     listener.stage("trying the model's own class")
-    native = _native(subject, final, folder / NATIVE_FILE)
+    native = _native(ready, final, folder / NATIVE_FILE)
 
     listener.stage("measuring latency")
     figures = _measure(ready, student.module, final, (before, after), folder)
@@ -185,6 +185,7 @@ def complete(
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
         plan=plan_section(plan, subject.minimum, subject.axes, pruned),
+        blocks=ready.depth.to_json() if ready.depth is not None else None,
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),
         verification=proof_section(proof),
@@ -261,8 +262,11 @@ def _uniform_accuracy(ready: Prepared, budget: Budget, mender: Mender) -> float:
     return evaluate(student_of(ready.subject, mending.program).module, mender.data.test).accuracy
 
 
-def _native(subject: Subject, final: Program, path: Path) -> NativeResult:
+def _native(ready: Prepared, final: Program, path: Path) -> NativeResult:
     """The user's own module with the pruned weights, if it runs with them; its state dict is written."""
+    subject = ready.subject
+    if ready.depth is not None:
+        return NativeResult(None, reason="blocks of it went")
     if subject.costs.macs > _NATIVE_MACS:
         return NativeResult(None, reason=f"not tried: over {_NATIVE_MACS / 1e9:.0f} GMACs for one record")
     found = native_module(subject.loaded.module, subject.program, final, seconds=_NATIVE_SECONDS)
@@ -304,7 +308,7 @@ def _measure(
     modules: dict[str, nn.Module] = {"original": ready.reference, "pruned": student}
     in_torch = compare({name: torch_call(module, *one) for name, module in modules.items()})
     in_onnx = compare({name: onnx_call(path, *map(Tensor.numpy, one)) for name, path in files.items()})
-    counts = {"original": ready.subject.costs, "pruned": costs(final)}
+    counts = {"original": ready.whole.costs, "pruned": costs(final)}
     base = ready.base
     before, after = (e.accuracy if e is not None else None for e in accuracies)
     return {
