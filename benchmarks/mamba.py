@@ -35,9 +35,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from graph.axes import infer  # noqa: E402
@@ -88,8 +90,8 @@ class Pruner:
         """What each state is worth."""
         return state_scores(self.model, criterion, self.text, seed=seed)
 
-    def cut(self, judged: StateScores, kept: int) -> tuple[MambaLM, MambaLM]:
-        """The model with so many states in each layer: cut, and compensated as well."""
+    def cut(self, judged: StateScores, kept: int) -> tuple[MambaLM, list[NDArray[np.int64]]]:
+        """The model with so many states in each layer, and which these are."""
         layers, scores = own_layers(self.axes, self.model), self.before.copy()
         for layer, own in zip(layers, judged, strict=True):
             scores[layer.units] = own
@@ -98,9 +100,14 @@ class Pruner:
         space = WidthSpace(self.axes, fixed=choice.fixed(self.axes))
         plan = make_plan(space, space.widest, scores, "states")
         program = prune_program(self.axes, plan)
-        plain, fitted = (smaller_mamba(self.model.sizes, program.tensors) for _ in range(2))
-        compensate(self.model, fitted, kept_states(layers, plan.keep_mask(self.axes)), self.text)
-        return plain, fitted
+        kept_of_each = kept_states(layers, plan.keep_mask(self.axes))
+        return smaller_mamba(self.model.sizes, program.tensors), kept_of_each
+
+    def compensated(self, cut: MambaLM, kept: list[NDArray[np.int64]]) -> MambaLM:
+        """The same with what remains fitted to the original."""
+        fitted = smaller_mamba(cut.sizes, cut.state_dict())
+        compensate(self.model, fitted, kept, self.text)
+        return fitted
 
 
 def accuracy(
@@ -149,7 +156,8 @@ def accuracy(
                 continue
             judged = pruner.judged(criterion, seed)
             for kept in lacking:
-                row, (plain, fitted) = row_of(criterion, kept, seed), pruner.cut(judged, kept)
+                row, (plain, states) = row_of(criterion, kept, seed), pruner.cut(judged, kept)
+                fitted = pruner.compensated(plain, states)
                 found = {"cut": bits(plain), "compensated": bits(fitted)}
                 if "tuned" in wanted:
                     fit(fitted, short, FINE_TUNE_TEXT, teacher=model)
@@ -484,8 +492,8 @@ def main() -> None:
         if args.only != "accuracy" and not any(r["version"] == version for r in times):
             judged = pruner.judged("magnitude", 0)  # which states stay makes no difference to time and memory
             cuts = {k: pruner.cut(judged, k)[0] for k in (max(1, int(s * whole)) for s in args.shares)}
+            times += graphs({whole: pruner.model, **cuts}, args) if args.device == "cpu" else []
             times += speed({whole: pruner.model, **cuts}, args, tell)
-            times += graphs({whole: pruner.model, **cuts}, args)
     keep()
     draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
     print(tables(bits, times))

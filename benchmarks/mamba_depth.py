@@ -19,7 +19,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,10 @@ def orders(blocks: Blocks, data: DataSet, most: int, seeds: int, windows: int) -
     return found
 
 
-def measured(folder: Path, data: DataSet, args: argparse.Namespace) -> list[Row]:
-    """One row for each way and number of blocks."""
+def measure(
+    folder: Path, data: DataSet, args: argparse.Namespace, rows: list[Row], keep: Callable[[], None]
+) -> None:
+    """One more row for each way and number of blocks; ``keep`` writes them down."""
     loaded = load(ModelSource(model=f"hf:{folder}"))
     model = loaded.module
     assert isinstance(model, MambaLM)
@@ -104,7 +106,7 @@ def measured(folder: Path, data: DataSet, args: argparse.Namespace) -> list[Row]
         return evaluate(module.to(args.device), data.test, limit=args.windows).bits
 
     base = bits(model)
-    rows: list[Row] = [{"version": version, "way": "none", "kept": count, "of": count, "cut": base}]
+    rows.append({"version": version, "way": "none", "kept": count, "of": count, "cut": base})
     model.cpu()
     for way, several in orders(blocks, data, count - min(args.kept), args.seeds, args.search_windows).items():
         for seed, order in enumerate(several):
@@ -123,11 +125,10 @@ def measured(folder: Path, data: DataSet, args: argparse.Namespace) -> list[Row]
                     row["tuned"] = bits(small)
                     row["speedup"] = speedup(model.cpu(), small.cpu())
                 rows.append(row)
-                changes = {
-                    k: f"{100 * (row[k] / base - 1):+.2f} %" for k in ("cut", "fitted", "tuned") if k in row
-                }
-                print(f"Mamba-{version}, {kept} of {count} blocks by {way}: {changes}", flush=True)
-    return rows
+                keep()
+                found = [k for k in ("cut", "fitted", "tuned") if k in row]
+                told = ", ".join(f"{k} {100 * (row[k] / base - 1):+.2f} %" for k in found)
+                print(f"Mamba-{version}, {kept} of {count} blocks by {way}: {told}", flush=True)
 
 
 def speedup(whole: nn.Module, small: nn.Module) -> float:
@@ -197,14 +198,17 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     data = load_data("pystdlib")
     rows: list[Row] = []
-    for folder in args.models or [trained(v, args, data) for v in args.versions]:
-        rows += measured(folder, data, args)
-        about = {
-            "machine": f"{platform.system()} {platform.machine()}",
-            "torch": torch.__version__,
-            "command": " ".join(["python", *sys.argv]),
-        }
+    about = {
+        "machine": f"{platform.system()} {platform.machine()}, {args.device}",
+        "torch": torch.__version__,
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+    def keep() -> None:
         (args.output / RESULT).write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+
+    for folder in args.models or [trained(v, args, data) for v in args.versions]:
+        measure(folder, data, args, rows, keep)
     (args.output / "depth.md").write_text(table(rows))
     print(table(rows))
 
