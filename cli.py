@@ -501,7 +501,7 @@ def compress(
         bool,
         typer.Option(
             "--compensate/--no-compensate",
-            help="With --states alone: fit what remains to the original in closed form.",
+            help="With --states or --blocks alone: fit what is left of a Mamba to the original.",
         ),
     ] = True,
     exclude: ExcludeOption = None,

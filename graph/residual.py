@@ -67,6 +67,10 @@ def residual_branches(program: Program) -> tuple[Branch, ...]:
 def without_branches(program: Program, branches: Iterable[Branch]) -> Program:
     """The program without some of its residual branches, and without what only they read."""
     streams = {b.add: b.stream for b in branches}
+    for add, stream in streams.items():  # of sums in a row that all go, the first one's
+        while stream in streams:
+            stream = streams[stream]
+        streams[add] = stream
     lost = {n.name for n in _unread(program, streams)}
     nodes = tuple(
         replace(n, args=_rewired(n.args, streams), kwargs=_rewired(dict(n.kwargs), streams))
@@ -138,12 +142,9 @@ def _unread(program: Program, streams: Mapping[str, str]) -> list[Node]:
 
 
 def _rewired(arg: Any, streams: Mapping[str, str]) -> Any:
-    """Nested arguments with streams in place of sums; of sums in a row the first one's."""
+    """Nested arguments with streams in place of sums."""
     if isinstance(arg, Ref):
-        name = arg.name
-        while name in streams:
-            name = streams[name]
-        return Ref(name)
+        return Ref(streams.get(arg.name, arg.name))
     if isinstance(arg, (tuple, list)):
         return type(arg)(_rewired(a, streams) for a in arg)
     return {k: _rewired(v, streams) for k, v in arg.items()} if isinstance(arg, dict) else arg
@@ -163,9 +164,8 @@ def _names(program: Program, owned: Sequence[frozenset[str]]) -> list[str]:
             parts: Counter[str] = Counter()
             for name in sorted(found & program.trainable):
                 parts[".".join(name.split(".")[:-1][: len(path) + 1])] += program.tensors[name].numel()
-            names.append(parts.most_common(1)[0][0])
-        else:
-            names.append(".".join(path))
+            path = parts.most_common(1)[0][0].split(".")
+        names.append(".".join(path) or min(found))
     seen: Counter[str] = Counter()
     result = []
     for name in names:

@@ -38,7 +38,7 @@ def compensate(
     kept: Kept | None,
     batches: Sequence[tuple[Tensor, Tensor]],
     whole: MambaLM | None = None,
-    layers: Sequence[int] = (),
+    layers: Sequence[int] | None = None,
 ) -> None:
     """Fit a Mamba without some states to the original, in place: the rows of C, then the output projections.
 
@@ -48,7 +48,7 @@ def compensate(
         kept: which states it has; None for all.
         batches: of calibration text, tokens and the tokens after them, (B, L) each.
         whole: where ``model`` came about by leaving layers out, the model with all of them.
-        layers: which of those these are.
+        layers: which of its layers these are; all when left out.
     """
     mixers = [m for m in smaller.modules() if isinstance(m, Mamba1Mixer)] if kept is not None else []
     if kept is not None and mixers and len(mixers[0].x_proj.weight) * max(k.shape[1] for k in kept) <= _MOST:
@@ -59,7 +59,7 @@ def compensate(
 
 
 def _fit_outputs(
-    model: MambaLM, smaller: nn.Module, layers: Sequence[int], batches: Iterable[tuple[Tensor, Tensor]]
+    model: MambaLM, smaller: nn.Module, layers: Sequence[int] | None, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> None:
     """Layer by layer, the output projection that brings the residual stream nearest to the original's.
 
@@ -67,7 +67,7 @@ def _fit_outputs(
     """
     whole = list(model.backbone.layers)
     blocks: list[Block] = [m for m in smaller.modules() if isinstance(m, Block)]
-    ends = [*layers[1:], len(whole)] if layers else range(1, len(whole) + 1)
+    ends = [*layers[1:], len(whole)] if layers is not None else range(1, len(whole) + 1)
     begin = 0
     with torch.no_grad():
         streams = [(model.backbone.embedding(ids),) * 2 for ids, _ in batches]

@@ -86,6 +86,8 @@ class Depth:
             stream.
         whole: the loss with all blocks; None where no loss was measured.
         records: how many the blocks were judged on.
+        max_error: of the proof that what is left computes what the whole computes with the branches that went
+            at zero; None where it did not run.
     """
 
     config: BlockConfig
@@ -94,6 +96,12 @@ class Depth:
     scores: tuple[float, ...]
     whole: float | None
     records: int
+    max_error: float | None = None
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Places of the blocks that stay."""
+        return tuple(i for i in range(len(self.blocks)) if i not in self.dropped)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
@@ -106,6 +114,7 @@ class Depth:
             ],
             "loss_of_all": self.whole,
             "records": self.records,
+            "max_error": self.max_error,
         }
 
 

@@ -130,6 +130,8 @@ def complete(
 
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
+    if proof is not None and ready.depth is not None:
+        proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
     if mender is not None:
         listener.stage("mending what remains")
@@ -240,12 +242,18 @@ def _compensated(
     ready: Prepared, plan: Plan, student: Student, data: DataSet, listener: Listener
 ) -> Evaluation | None:
     """Fit what remains to the original, where it can be; how good the student is then."""
-    own, axes = ready.subject.loaded.module, ready.subject.axes
-    if ready.states is None or not isinstance(own, MambaLM) or isinstance(student.module, ProgramModule):
+    own, whole = ready.subject.loaded.module, ready.whole.loaded.module
+    if not isinstance(own, MambaLM) or not isinstance(whole, MambaLM):
         return None
-    kept = kept_states(ready.states.layers, plan.keep_mask(axes))
+    if isinstance(student.module, ProgramModule) or (ready.states is None and ready.depth is None):
+        return None
+    kept = layers = None
+    if ready.states is not None:
+        kept = kept_states(ready.states.layers, plan.keep_mask(ready.subject.axes))
+    if ready.depth is not None:
+        layers = ready.depth.kept
     listener.stage("compensating")
-    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)))
+    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)), whole, layers)
     return evaluate(student.module, data.test)
 
 

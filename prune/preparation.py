@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -130,7 +130,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
         depth, loaded = drop_blocks(config.blocks, blocks, data, listener.step)
         subject = subject_of(loaded, config.selection)
         if config.verify:
-            check(blocks.proof(depth, subject.program))
+            proof = blocks.proof(depth, subject.program)
+            check(proof)
+            depth = replace(depth, max_error=proof.max_error)
         _check_widths(config, subject, whole, exact)
     space = subject.space(round_to=config.multiple)
     scores = _scores(subject.axes, config.importance, data)
