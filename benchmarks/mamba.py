@@ -125,6 +125,7 @@ def accuracy(
     data, model = pruner.data, pruner.model
     version, whole = model.sizes.version, model.sizes.states[0]
     short = replace(data, train=_head(data.train, args.tune_steps * FINE_TUNE_TEXT.batch_size))
+    tuning = replace(FINE_TUNE_TEXT, lr=args.tune_lr)
 
     def bits(module: nn.Module) -> float:
         return evaluate(module, data.test, limit=args.windows).bits
@@ -141,7 +142,7 @@ def accuracy(
         args.tune_steps and "tuned" not in first
     ):  # with as much training is what tuning is to be compared with
         again = smaller_mamba(model.sizes, model.state_dict())
-        fit(again, short, FINE_TUNE_TEXT, teacher=model)
+        fit(again, short, tuning, teacher=model)
         first["tuned"] = bits(again)
         tell(f"Mamba-{version}, all states: {_changes(first, first['cut'])}")
         keep()
@@ -160,7 +161,7 @@ def accuracy(
                 fitted = pruner.compensated(plain, states)
                 found = {"cut": bits(plain), "compensated": bits(fitted)}
                 if "tuned" in wanted:
-                    fit(fitted, short, FINE_TUNE_TEXT, teacher=model)
+                    fit(fitted, short, tuning, teacher=model)
                     found["tuned"] = bits(fitted)
                 rows += [] if "cut" in row else [row]
                 row |= found
@@ -438,6 +439,7 @@ def main() -> None:
         "--tuned", default="elimination", choices=STATE_CRITERIA, help="criterion that is tuned"
     )
     parser.add_argument("--tune-steps", type=int, default=100)
+    parser.add_argument("--tune-lr", type=float, default=4e-4, help="peak learning rate of these")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="sequences at once")
     parser.add_argument("--tokens", type=int, default=16384, help="most tokens at once")
