@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -363,29 +364,26 @@ def _spread(values: list[float]) -> str:
 def draw(bits: list[Row], times: list[Row]) -> Figure:
     """Bits over kept states, and speed-up over length; of each what there is."""
     versions = sorted({r["version"] for r in [*bits, *times]})
-    figure = Figure(figsize=(10, 3.6 * len(versions)), layout="constrained")
+    figure = Figure(figsize=(11, 4.2 * len(versions)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(versions), 2, squeeze=False)
     for (left, right), version in zip(axes, versions, strict=True):
         if any(r["version"] == version for r in bits):
             _draw_bits(left, version, bits)
-        own = [r for r in times if r["version"] == version and r["code"] != "graph"]
-        lines = sorted({(r["device"], r["code"], r["kept"], r["batch"]) for r in own if r["kept"] < r["of"]})
-        for device, code, kept, batch in lines:
-            line = [
-                r
-                for r in own
-                if (r["device"], r["code"], r["kept"], r["batch"]) == (device, code, kept, batch)
-            ]
+        own = [r for r in times if r["version"] == version and r["code"] != "graph" and r["kept"] < r["of"]]
+        for device, code in sorted({(r["device"], r["code"]) for r in own}):  # of each the fewest that went
+            line = [r for r in own if (r["device"], r["code"]) == (device, code)]
+            kept, batch = (max(r[k] for r in line) for k in ("kept", "batch"))
+            line = [r for r in line if (r["kept"], r["batch"]) == (kept, batch)]
             right.plot(
                 [r["length"] for r in line], [r["speedup"] for r in line],
-                "-" if code == "ours" else "--" if code == "transformers" else ":", marker=".",
-                label=f"{code}, {device}, {kept} of {line[0]['of']}, batch {batch}",
+                "-" if device == "cpu" else "--", marker=".",
+                label=f"{code}, {device}, {kept} of {line[0]['of']} states, batch {batch}",
             )  # fmt: skip
         right.axhline(1.3, color="grey", lw=0.8)
         right.set(title=f"Mamba-{version}: speed-up", xlabel="tokens", ylabel="times", xscale="log")
-        if lines:
-            right.legend(fontsize=6, ncols=2)
+        if own:
+            right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
@@ -402,24 +400,34 @@ def _draw_bits(axes: Any, version: int, bits: list[Row]) -> None:
         )  # fmt: skip
     tuned = sorted((r for r in own if "tuned" in r), key=lambda r: r["kept"])
     changes = [100 * (r["tuned"] / base - 1) for r in tuned]
-    axes.plot([r["kept"] for r in tuned], changes, "k-o", label="tuned shortly")
+    if tuned:
+        axes.plot([r["kept"] for r in tuned], changes, "k-o", label="tuned shortly")
     axes.axhline(1, color="grey", lw=0.8)
     axes.set(
         title=f"Mamba-{version}: bits per byte, compensated", xlabel=f"states kept of {first['of']}",
         ylabel="change, %", yscale="symlog",
     )  # fmt: skip
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4)
 
 
-def _write(folder: Path, bits: list[Row], times: list[Row], commands: list[str]) -> None:
-    about = {
-        "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
-        "torch": torch.__version__,
-        "commands": commands,
-    }
-    text = json.dumps({"about": about, "accuracy": bits, "speed": times}, indent=2) + "\n"
-    (folder / "mamba.json").write_text(text)
+def _write(folder: Path, bits: list[Row], times: list[Row], about: list[Row]) -> None:
+    lines = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in
+             (("about", about), ("accuracy", bits), ("speed", times))]  # fmt: skip
+    (folder / RESULT).write_text("{" + ",\n".join(lines) + "}\n")
     (folder / "mamba.md").write_text(tables(bits, times))
+
+
+def _about(device: str) -> Row:
+    """Where and how these figures were measured."""
+    cuda = device.startswith("cuda")
+    return {
+        "machine": torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.system()} {platform.machine()}, one thread",
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "command": " ".join(["python", *sys.argv]),
+    }
 
 
 def main() -> None:
@@ -473,18 +481,18 @@ def main() -> None:
             tell(f"{file.stem}: {train(file.stem, data, config, file, force=True).told()}")
     bits: list[Row] = []
     times: list[Row] = []
-    commands: list[str] = []
+    about: list[Row] = []
     own = args.output / RESULT
     for folder in args.merge or ([args.output] if own.is_file() else []):  # its own: go on where it stopped
         earlier = json.loads((folder / RESULT).read_text())
         bits += earlier["accuracy"]
         times += earlier["speed"]
-        commands += earlier["about"]["commands"]
-    command = " ".join(["python", *sys.argv])
-    commands += [command] if command not in commands else []
+        about += earlier["about"]
+    if not args.merge and (now := _about(args.device)) not in about:
+        about.append(now)
 
     def keep() -> None:
-        _write(args.output, bits, times, commands)
+        _write(args.output, bits, times, about)
 
     for file in files if not args.merge else []:
         pruner = Pruner(load_model(file), data)
