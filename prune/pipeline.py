@@ -241,7 +241,7 @@ def _operate(axes: Axes, plan: Plan, *, verify_result: bool) -> tuple[Program, V
 def _compensated(
     ready: Prepared, plan: Plan, student: Student, data: DataSet, listener: Listener
 ) -> Evaluation | None:
-    """Fit what remains to the original, where it can be; how good the student is then."""
+    """Fit what remains to the original where that helps; how good the student is then."""
     own, whole = ready.subject.loaded.module, ready.whole.loaded.module
     if not isinstance(own, MambaLM) or not isinstance(whole, MambaLM):
         return None
@@ -253,7 +253,13 @@ def _compensated(
     if ready.depth is not None:
         layers = ready.depth.kept
     listener.stage("compensating")
+    cut = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
+    before = evaluate(student.module, data.search)
     compensate(own, student.module, kept, list(sampled(data, CALIBRATION)), whole, layers)
+    if evaluate(student.module, data.search).loss > before.loss:
+        listener.note("the fit made it worse on the search split, and was undone")
+        student.module.load_state_dict(cut)
+        return None
     return evaluate(student.module, data.test)
 
 

@@ -17,6 +17,7 @@ from graph.adapter import adapt
 from graph.axes import Axes, infer
 from graph.capture import capture
 from prune.plan import make_plan
+from prune.selection import Selection, select
 from prune.surgery import cut
 from prune.verify import verify
 from prune.widths import WidthSpace
@@ -137,3 +138,12 @@ def test_states_of_our_own_mambas(version: Any, length: int) -> None:
     for i, group in enumerate(states):
         keep[list(np.random.default_rng(i).permutation(group.units)[:2])] = False
     assert verify(axes, axes.closed(keep), cut(axes, axes.closed(keep))).max_error <= 1e-9
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_states_alone_can_be_selected(version: Any) -> None:
+    """What they are is read off the channels beside them, which are pinned then."""
+    program = capture(mamba(version, ngroups=1), [torch.zeros(2, 24, dtype=torch.int64)])
+    axes, minimum = select(program, Selection(kinds=("state",)))
+    free = [g for g in axes.groups if minimum.get(g.name, 0) < len(g.units)]
+    assert [(g.kind, len(g.units)) for g in free] == [("state", 5)] * 2
