@@ -154,7 +154,7 @@ def select(program: Program, selection: Selection) -> tuple[Axes, Mapping[str, i
 
 
 def _with_kinds(axes: Axes, whole: Axes) -> Axes:
-    """Groups with the kinds that they have where nothing is pinned: a kind is read off what lies beside it."""
+    """Groups with the kinds that they have where nothing is pinned: a kind is read off what is beside it."""
     kinds = {place: g.kind for g in whole.groups for place in _places(whole, g)}
     groups = (
         replace(g, kind=next((kinds[p] for p in _places(axes, g) if p in kinds), g.kind)) for g in axes.groups
