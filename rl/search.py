@@ -32,7 +32,8 @@ from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
-BASELINES = ("uniform", "global-magnitude", "global-sum", "global-taylor")
+BASELINES = ("uniform", "global-magnitude", "global-sum", "global-per-cost", "global-taylor")
+_POWERS = (0.25, 0.5, 0.75)  # of the price, for ``global-per-cost``
 REFINED = "refinement"
 _TAYLOR_IMAGES = 512
 _TAYLOR_WINDOWS = 32
@@ -80,7 +81,7 @@ class SearchConfig:
     def trials(self) -> int:
         """How many plans will be scored."""
         zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
-        return len(BASELINES) + self.episodes + zero_shot
+        return len(BASELINES) - 1 + len(_POWERS) + self.episodes + zero_shot
 
 
 def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
@@ -180,19 +181,24 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
 
 def score_baselines(problem: Problem, book: Book) -> None:
     """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
-    for name, wish in {**baseline_ratios(problem), **problem.starts}.items():
-        book.score([book.project(np.asarray(wish))], name)
+    starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
+    for name, wishes in {**baseline_ratios(problem), **starts}.items():
+        book.score([book.project(wish) for wish in wishes], name)
 
 
-def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
-    """The wish of each baseline; which channels stay, ``problem.scores`` says for all of them."""
+def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
+    """The wishes of each baseline; which channels stay, ``problem.scores`` says for all of them."""
     space, budget = problem.space, problem.budget
+    by_magnitude = magnitude(problem.axes)
     batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
     return {
-        "uniform": np.ones(space.bundles),
-        "global-magnitude": global_ratios(space, magnitude(problem.axes), budget),
-        "global-sum": global_ratios(space, magnitude(problem.axes), budget, relative=False),
-        "global-taylor": global_ratios(space, taylor(problem.axes, batches), budget),
+        "uniform": [np.ones(space.bundles)],
+        "global-magnitude": [global_ratios(space, by_magnitude, budget)],
+        "global-sum": [global_ratios(space, by_magnitude, budget, relative=False)],
+        "global-per-cost": [
+            global_ratios(space, by_magnitude, budget, relative=False, by_price=power) for power in _POWERS
+        ],
+        "global-taylor": [global_ratios(space, taylor(problem.axes, batches), budget)],
     }
 
 
