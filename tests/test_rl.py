@@ -332,7 +332,8 @@ def test_a_price_is_what_the_limits_say_a_unit_costs() -> None:
     # A dear bundle keeps the less, the more its price counts.
     dear, cheap = found.argmax(), found.argmin()
     shares = [
-        global_ratios(space, magnitude(axes()), budget, relative=False, by_price=power) for power in (0.0, 1.0)
+        global_ratios(space, magnitude(axes()), budget, relative=False, by_price=power)
+        for power in (0.0, 1.0)
     ]
     assert shares[1][dear] < shares[0][dear] and shares[1][cheap] >= shares[0][cheap]
 
