@@ -5,7 +5,7 @@
 
 A method is an agent, ``evolution`` or ``random``, with what is changed about it, for ablations:
 
-- ``+policy``: starts from the policy that comes with prune, or from ``--policy FILE``, not from fresh weights;
+- ``+policy``: starts from the policy that comes with prune, or from ``--policy FILE``;
 - ``+cold``: starts from the uniform plan, not from the best of all baselines;
 - ``+unpriced``: starts without the baselines that divide by what a channel costs;
 - ``+alone``: the agent scores all of the plans, none is left to the refinement;
@@ -44,6 +44,7 @@ from graph.program import ProgramModule  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.importance import magnitude  # noqa: E402
 from prune.load import ModelSource  # noqa: E402
+from prune.mend import Mender  # noqa: E402
 from prune.plan import Plan  # noqa: E402
 from prune.recalibrate import recalibrated  # noqa: E402
 from prune.subject import must_find_data, open_model  # noqa: E402
