@@ -218,10 +218,10 @@ def test_an_agent_repeats_by_seed_and_leaves_global_chance_alone(name: AgentName
 def test_steps_of_a_walk_share_its_reward_less_the_moving_average() -> None:
     with contained():
         agent = Agent("amc", [task()], seed=0)
-        agent.learn(3)
         assert isinstance(agent.learner, Walker)
-        buffer = agent.learner.model.replay_buffer
         n = task().space.bundles
+        agent.learner.learn(3 * n, noise=0.5)
+        buffer = agent.learner.model.replay_buffer
         per_walk = buffer.rewards[: 3 * n, 0].reshape(3, n)
         assert (per_walk == per_walk[:, :1]).all() and len(set(per_walk[:, 0].tolist())) > 1
         average = per_walk[0, 0]
