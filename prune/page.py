@@ -169,7 +169,8 @@ def _states(run: Part) -> str:
     if not table.rows:
         return ""
     asked, criterion = found.text("asked") or tables.MISSING, found.text("criterion") or tables.MISSING
-    told = f"Asked for {asked}, judged by {criterion}, each {found.text('scope') or 'layer'} for itself."
+    spread = "one threshold over all layers" if found.text("scope") == "global" else "each layer for itself"
+    told = f"Asked for {asked}, judged by {criterion}, {spread}."
     return section("States", f"<p>{text(told)}</p>{tabled(table)}")
 
 

@@ -450,7 +450,12 @@ def test_states_and_bits_of_a_language_model() -> None:
         ["layers.0.mixer", "3", "16", "18.75%"], ["layers.1.mixer", "–", "16", "–"],
     ]  # fmt: skip
     html = page(stored)
-    assert "1.938 bits per byte, the original 1.875" in html and "judged by output" in html
+    assert (
+        "1.938 bits per byte, the original 1.875" in html
+        and "judged by output, each layer for itself." in html
+    )
+    everywhere_alike = page(of_report(report(states=states | {"scope": "global"})))
+    assert "judged by output, one threshold over all layers." in everywhere_alike
     rows = {str(r[0]): [str(c) for c in r[1:]] for r in tables.figures(stored.run).rows}
     assert rows["bits per byte, of the result"] == ["1.875", "1.938", "1.033 x"]
     assert "States" not in page(of_report(report()))

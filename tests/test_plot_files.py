@@ -61,6 +61,15 @@ def test_tables_hold_the_reports_numbers_in_full(tmp_path: Path) -> None:
     assert widths == {"conv1": (16, 16), "layer1.0.conv1": (5, 16), "fc": (20, 64)}
 
 
+def test_states_are_a_table_of_their_own(tmp_path: Path) -> None:
+    layers = [{"name": "layers.0.mixer", "states": 16, "kept": [[0, 2, 3, 8]]}]
+    names = write_plots(of_report(report(states={"layers": layers})), tmp_path)
+    assert "states.csv" in names
+    assert rows(tmp_path / "states.csv") == [
+        {"layer": "layers.0.mixer", "kept": "4", "of": "16", "share": "0.25"}
+    ]
+
+
 def test_a_curve_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
     names = write_plots(read_stored(write_curve(tmp_path / "curve")), tmp_path / "plots")
