@@ -16,28 +16,16 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
+from front.screen import Screen
 from graph.errors import PruneError, UsageError
 
 if TYPE_CHECKING:
     from profilers.profile import Profile
     from prune.gate import Judged
     from prune.load import ModelSource
-    from prune.selection import Selection
-    from prune.trials import Trial
-    from prune.tune import EpochResult
 
 console = Console()
 stderr = Console(stderr=True)
@@ -258,82 +246,10 @@ def _print_error(message: str, hint: str) -> None:
         stderr.print(f"[dim]hint:[/dim] {escape(hint)}", soft_wrap=True)
 
 
-class _Screen:
-    """Shows a run: a line for each stage, a bar for what takes long."""
-
-    def __init__(self, *, trials: int = 0, epochs: int = 0, as_json: bool = False) -> None:
-        # With --json, stdout is for the result alone.
-        self.console = Console(stderr=True, quiet=console.quiet) if as_json else console
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-        )
-        self.trials, self.epochs = trials, epochs
-        self.task: TaskID | None = None
-        self.best: Trial | None = None
-        self.last_epoch = ""
-
-    def stage(self, title: str) -> None:
-        """A stage begins."""
-        self._finish()
-        total = {"searching": self.trials, "training the policy": self.trials}.get(title)
-        self.console.print(f"[bold]{title}[/bold]")
-        self.task = self.progress.add_task(title, total=total, told="")
-
-    def _finish(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-        if self.best is not None:
-            best = self.best
-            self.console.print(f"  best plan: {best.accuracy:.2%} on the search split, by {best.method}")
-            self.best = None
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-        out = stderr if self.console.quiet else self.console
-        out.print(f"  [yellow]note:[/yellow] {escape(text)}")
-
-    def trial(self, trial: Trial) -> None:
-        """A plan was scored."""
-        better = self.best is None or trial.rank > self.best.rank
-        self.best = trial if better or self.best is None else self.best
-        if better or _state["verbose"]:
-            self.console.print(
-                f"  {trial.method} {trial.index}: {trial.accuracy:.2%}, {2 * trial.macs / 1e6:.2f} MFLOPs"
-            )
-        if self.task is not None:
-            told = f"{trial.method} {trial.accuracy:.2%}, best {self.best.accuracy:.2%}"
-            self.progress.update(self.task, advance=1, told=told)
-
-    def epoch(self, result: EpochResult) -> None:
-        """An epoch of training ended."""
-        found = result.found.told()
-        self.last_epoch = f"loss {result.loss:.3f}, search {found}"
-        if _state["verbose"] or result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
-            self.console.print(
-                f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
-                f"search {found}, {result.seconds:.1f} s"
-            )
-
-    def step(self, done: int, total: int) -> None:
-        """A step of training ended."""
-        if self.task is not None:
-            self.progress.update(self.task, completed=done, total=total, told=self.last_epoch)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Draw while the block runs."""
-        with self.progress:
-            yield
-            self._finish()
+def _screen(*, trials: int = 0, as_json: bool = False) -> Screen:
+    """With --json, stdout is for the result alone."""
+    out = Console(stderr=True, quiet=console.quiet) if as_json else console
+    return Screen(out, stderr, trials=trials, verbose=_state["verbose"])
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
@@ -379,15 +295,6 @@ def _source(
         request=request,
         trust_code=trust_code,
     )
-
-
-def _selection(
-    exclude: list[str] | None, only: list[str] | None, limit: list[str] | None, kinds: str | None
-) -> Selection:
-    from prune.selection import Selection, parse_kinds, parse_limit
-
-    limits = tuple(parse_limit(t) for t in limit or ())
-    return Selection(tuple(exclude or ()), tuple(only or ()), limits, parse_kinds(kinds) if kinds else ())
 
 
 @app.command(cls=_Configured)
@@ -538,70 +445,50 @@ def compress(
     these for each point, and the curve. The table compress of prune.toml holds options under their names.
     """
     with _errors():
-        from prune.demands import parse_demands
+        from front.request import Options, request
 
-        given = {
-            "--flops": flops,
-            "--macs": macs,
-            "--params": params,
-            "--memory": memory,
-            "--latency": latency,
-        }
-        alone = pareto is not None or states is not None
-        demands = () if alone and not any(given.values()) else parse_demands(given)
-        from dataclasses import replace
-
-        from prune.config import CompressConfig
+        options = Options(
+            flops=flops,
+            macs=macs,
+            params=params,
+            memory=memory,
+            latency=latency,
+            states=states,
+            pareto=pareto,
+            planner=planner,
+            agent=method,
+            policy=policy,
+            episodes=episodes,
+            reward=reward,
+            images=images,
+            workers=workers,
+            importance=importance,
+            state_criterion=state_criterion,
+            state_scope=state_scope,
+            compensate=compensate,
+            exclude=exclude,
+            only=only,
+            limit=limit,
+            kinds=kinds,
+            round_to=round_to,
+            reconstruct=reconstruct,
+            tune=tune,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            seed=seed,
+            verify=verify,
+        )
         from prune.pareto import pareto as run_pareto
-        from prune.pareto import parse_shares
         from prune.pipeline import compress as run
-        from prune.states import StateConfig
-        from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
-        from rl import search as agent
-        from rl.workers import cores
 
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
-        points = parse_shares(pareto) if pareto is not None else ()
-        shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
-        named = "-".join(shares).replace("%", "pct").replace("/", "_")
-        search = agent.SearchConfig(
-            agent=method,
-            episodes=episodes,
-            seed=seed,
-            reward=reward,  # type: ignore[arg-type]
-            policy=policy,
-        )
-        training: dict[str, Any] = {"epochs": epochs if tune else 0, "lr": lr, "batch_size": batch_size}
-        told = {"seed": seed} | {name: value for name, value in training.items() if value is not None}
-        config = CompressConfig(
-            source=source,
-            demands=demands,
-            output=output or Path("runs") / f"{source.stem}-{named}",
-            data=data,
-            planner=planner,
-            importance=importance,  # type: ignore[arg-type]
-            selection=_selection(exclude, only, limit, kinds),
-            round_to=round_to,
-            states=StateConfig(
-                text=states,
-                criterion=state_criterion,  # type: ignore[arg-type]
-                scope=state_scope,  # type: ignore[arg-type]
-                compensate=compensate,
-            ),
-            tune=replace(FINE_TUNE, **told),
-            tune_text=replace(FINE_TUNE_TEXT, **told),
-            reconstruct=reconstruct,
-            seed=seed,
-            search=agent.command_words(search, images=images),
-            force=force,
-            verify=verify,
-        )
-        neighbours = 1 if points else 0  # plans of the point before
-        screen = _Screen(trials=search.trials + neighbours, as_json=as_json)
-        planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
-        with planning as planned, screen.running():
+        asked = request(source, options, data=data, output=output, force=force)
+        config, points = asked.config, asked.points
+        screen = _screen(trials=asked.trials, as_json=as_json)
+        with asked.planner(screen.note) as planned, screen.running():
             if points:
                 curve = run_pareto(config, points, planned, screen)
             else:
@@ -694,6 +581,7 @@ def inspect(
 ) -> None:
     """Show what a model costs, which channels can go together, and what is pinned and why."""
     with _errors():
+        from front.request import selection
         from prune.inspection import inspect as run
         from prune.subject import open_model
 
@@ -701,7 +589,7 @@ def inspect(
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            found = run(open_model(source, _selection(exclude, only, limit, kinds)))
+            found = run(open_model(source, selection(exclude, only, limit, kinds)))
         if as_json:
             return _print_json(found.to_json())
         for title, header, rows in found.tables(ops=ops):
@@ -1233,7 +1121,7 @@ def zoo_train(
             SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
         )
         path = output or Path(f"{name}.pt")
-        screen = _Screen(epochs=config.epochs, as_json=as_json)
+        screen = _screen(as_json=as_json)
         with screen.running():
             screen.stage(f"loading {spec}")
             loaded = load_data(spec)
@@ -1294,7 +1182,7 @@ def policy_train(
             seed=seed,
             force=force,
         )
-        screen = _Screen(trials=config.trials, epochs=epochs, as_json=as_json)
+        screen = _screen(trials=config.trials, as_json=as_json)
         with screen.running():
             found = train_policy(
                 config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)

@@ -158,7 +158,7 @@ def test_verbose_tells_every_plan(
 ) -> None:
     monkeypatch.setitem(cli._state, "verbose", verbose)
     monkeypatch.setattr(cli.console, "quiet", False)
-    screen = cli._Screen(trials=4, as_json=True)
+    screen = cli._screen(trials=4, as_json=True)
     for index, accuracy in enumerate((0.5, 0.4, 0.6, 0.3)):
         screen.trial(Trial("random", index, 1000, accuracy, 1.0, 0.0, (), accuracy))
     told = capsys.readouterr()
