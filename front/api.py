@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from rich.console import Console
@@ -178,13 +179,20 @@ def compress(
         seed=seed,
         verify=verify,
     )
-    temporary = TemporaryDirectory(prefix="prune-") if output is None else None
-    folder = Path(temporary.name) / "run" if temporary is not None else Path(str(output))
-    asked = request(source, options, data=found, output=folder, force=force, temporary=temporary is not None)
-    screen = Screen(Console(quiet=not progress), trials=asked.trials)
-    with asked.planner(screen.note) as planned, screen.running():
-        report = run(asked.config, planned, screen)
-    return Result(source, report, folder, temporary)
+    temporary = Path(mkdtemp(prefix="prune-")) if output is None else None
+    try:
+        folder = temporary / "run" if temporary is not None else Path(str(output))
+        asked = request(
+            source, options, data=found, output=folder, force=force, temporary=temporary is not None
+        )
+        screen = Screen(Console(quiet=not progress), trials=asked.trials)
+        with asked.planner(screen.note) as planned, screen.running():
+            report = run(asked.config, planned, screen)
+        return Result(source, report, folder, temporary)
+    except BaseException:
+        if temporary is not None:
+            rmtree(temporary, ignore_errors=True)
+        raise
 
 
 @dataclass(frozen=True, repr=False)

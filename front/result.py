@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import nn
 
@@ -30,13 +30,20 @@ class Result:
         report: everything that was measured; ``report.to_json()`` is ``report.json``.
         folder: where all files of the run are. It is temporary, and goes away with this object, unless an
             output was named.
+
+    Args:
+        source: the whole model.
+        report: of the run.
+        folder: of the run.
+        temporary: a folder that goes away with this object.
     """
 
     def __init__(
-        self, source: ModelSource, report: Report, folder: Path, temporary: TemporaryDirectory[str] | None
+        self, source: ModelSource, report: Report, folder: Path, temporary: Path | None = None
     ) -> None:
         self.report, self.folder = report, folder
-        self._temporary = temporary
+        if temporary is not None:
+            weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
         self.program: Program = load_program(folder)
         self.plan: Plan = load_plan(folder)
         self.module: nn.Module = _module(source, report, self.program)
