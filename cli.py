@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from profilers.profile import Profile
     from prune.gate import Judged
     from prune.load import ModelSource
+    from prune.selection import Selection
 
 console = Console()
 stderr = Console(stderr=True)
@@ -297,6 +298,15 @@ def _source(
     )
 
 
+def _selection(
+    exclude: list[str] | None, only: list[str] | None, limit: list[str] | None, kinds: str | None
+) -> Selection:
+    from prune.selection import Selection, parse_kinds, parse_limit
+
+    limits = tuple(parse_limit(t) for t in limit or ())
+    return Selection(tuple(exclude or ()), tuple(only or ()), limits, parse_kinds(kinds) if kinds else ())
+
+
 @app.command(cls=_Configured)
 def compress(
     model: ModelArgument,
@@ -432,6 +442,22 @@ def compress(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove equality with the masked original in float64.")
     ] = True,
+    sensitivity: Annotated[
+        bool | None,
+        typer.Option(
+            "--sensitivity/--no-sensitivity",
+            help="Score each group cut alone to 3/4, 1/2 and 1/4 of its width, for the report.",
+            show_default="where it takes at most half as many plans as the search",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for event files of TensorBoard, written while the run goes on."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, what can be reached and how long it takes."),
+    ] = False,
     force: ForceOption = False,
     trust_code: TrustOption = False,
     config_file: ConfigOption = None,
@@ -445,54 +471,87 @@ def compress(
     these for each point, and the curve. The table compress of prune.toml holds options under their names.
     """
     with _errors():
-        from front.request import Options, request
+        from prune.demands import parse_demands
 
-        options = Options(
-            flops=flops,
-            macs=macs,
-            params=params,
-            memory=memory,
-            latency=latency,
-            states=states,
-            pareto=pareto,
-            planner=planner,
-            agent=method,
-            policy=policy,
-            episodes=episodes,
-            reward=reward,
-            images=images,
-            workers=workers,
-            importance=importance,
-            state_criterion=state_criterion,
-            state_scope=state_scope,
-            compensate=compensate,
-            exclude=exclude,
-            only=only,
-            limit=limit,
-            kinds=kinds,
-            round_to=round_to,
-            reconstruct=reconstruct,
-            tune=tune,
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            seed=seed,
-            verify=verify,
-        )
+        given = {
+            "--flops": flops,
+            "--macs": macs,
+            "--params": params,
+            "--memory": memory,
+            "--latency": latency,
+        }
+        alone = pareto is not None or states is not None
+        demands = () if alone and not any(given.values()) else parse_demands(given)
+        from dataclasses import replace
+
+        from front.tensorboard import board
+        from prune.config import CompressConfig
         from prune.pareto import pareto as run_pareto
+        from prune.pareto import parse_shares
         from prune.pipeline import compress as run
+        from prune.states import StateConfig
+        from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
+        from rl import search as agent
+        from rl.workers import cores
 
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
-        asked = request(source, options, data=data, output=output, force=force)
-        config, points = asked.config, asked.points
-        screen = _screen(trials=asked.trials, as_json=as_json)
-        with asked.planner(screen.note) as planned, screen.running():
+        points = parse_shares(pareto) if pareto is not None else ()
+        shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
+        named = "-".join(shares).replace("%", "pct").replace("/", "_")
+        search = agent.SearchConfig(
+            agent=method,
+            episodes=episodes,
+            seed=seed,
+            reward=reward,  # type: ignore[arg-type]
+            policy=policy,
+            sensitivity=sensitivity,
+        )
+        training: dict[str, Any] = {"epochs": epochs if tune else 0, "lr": lr, "batch_size": batch_size}
+        told = {"seed": seed} | {name: value for name, value in training.items() if value is not None}
+        config = CompressConfig(
+            source=source,
+            demands=demands,
+            output=output or Path("runs") / f"{source.stem}-{named}",
+            data=data,
+            planner=planner,
+            importance=importance,  # type: ignore[arg-type]
+            selection=_selection(exclude, only, limit, kinds),
+            round_to=round_to,
+            states=StateConfig(
+                text=states,
+                criterion=state_criterion,  # type: ignore[arg-type]
+                scope=state_scope,  # type: ignore[arg-type]
+                compensate=compensate,
+            ),
+            tune=replace(FINE_TUNE, **told),
+            tune_text=replace(FINE_TUNE_TEXT, **told),
+            reconstruct=reconstruct,
+            seed=seed,
+            search=agent.command_words(search, images=images),
+            force=force,
+            verify=verify,
+        )
+        neighbours = 1 if points else 0  # plans of the point before
+        screen = _screen(trials=search.trials + neighbours, as_json=as_json)
+        if dry_run:
+            from front.forecast import forecast
+            from front.request import Request
+
+            asked = Request(
+                config=config, points=points, search=search, images=images, workers=workers or str(cores())
+            )
+            with screen.running():
+                expected = forecast(asked, screen)
+            return _print_json(expected.to_json()) if as_json else _print_tables(expected)
+        events = tensorboard / config.output.name if tensorboard is not None else None
+        planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
+        with planning as planned, board(events, screen) as seen, screen.running():
             if points:
-                curve = run_pareto(config, points, planned, screen)
+                curve = run_pareto(config, points, planned, seen)
             else:
-                report = run(config, planned, screen)
+                report = run(config, planned, seen)
         if as_json:
             return _print_json({"points": curve.rows()} if points else report.to_json())
         if points:
@@ -500,6 +559,19 @@ def compress(
         else:
             _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
+
+
+def _print_tables(found: Any) -> None:
+    """Whatever has tables and lines under them."""
+    for title, header, rows in found.tables():
+        table = Table(*header, title=title, title_justify="left", show_header=any(header))
+        for column in table.columns[1 if any(header) else 2 :]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+    for line in found.lines():
+        console.print(escape(line), soft_wrap=True)
 
 
 def _print_report(report: Any) -> None:
@@ -581,7 +653,6 @@ def inspect(
 ) -> None:
     """Show what a model costs, which channels can go together, and what is pinned and why."""
     with _errors():
-        from front.request import selection
         from prune.inspection import inspect as run
         from prune.subject import open_model
 
@@ -589,7 +660,7 @@ def inspect(
             source = _source(
                 model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
             )
-            found = run(open_model(source, selection(exclude, only, limit, kinds)))
+            found = run(open_model(source, _selection(exclude, only, limit, kinds)))
         if as_json:
             return _print_json(found.to_json())
         for title, header, rows in found.tables(ops=ops):
@@ -1030,15 +1101,7 @@ def diff(
         if form != "table":
             typer.echo(written(found, form))
             return
-        for title, header, rows in found.tables():
-            table = Table(*header, title=title, title_justify="left")
-            for column in table.columns[1:]:
-                column.justify = "right"
-            for row in rows:
-                table.add_row(*(escape(cell) for cell in row))
-            console.print(table)
-        for line in found.lines():
-            console.print(escape(line), soft_wrap=True)
+        _print_tables(found)
 
 
 @app.command()

@@ -70,6 +70,7 @@ def compress(
     batch_size: int | None = None,
     seed: int = 0,
     verify: bool = True,
+    sensitivity: bool | None = None,
     force: bool = False,
     trust_code: bool = False,
     progress: bool = True,
@@ -126,6 +127,7 @@ def compress(
         batch_size: records per step of fine-tuning.
         seed: of everything random.
         verify: prove equality with the masked original in float64.
+        sensitivity: score each group cut alone, for the report.
         force: replace files of an earlier run in ``output``.
         trust_code: load files that run code when loaded.
         progress: show the stages and bars, in a terminal or a notebook.
@@ -178,6 +180,7 @@ def compress(
         batch_size=batch_size,
         seed=seed,
         verify=verify,
+        sensitivity=sensitivity,
     )
     temporary = Path(mkdtemp(prefix="prune-")) if output is None else None
     try:

@@ -62,6 +62,7 @@ class Options:
     batch_size: int | None = None
     seed: int = 0
     verify: bool = True
+    sensitivity: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,7 @@ def request(
         seed=options.seed,
         reward=options.reward,  # type: ignore[arg-type]
         policy=options.policy,
+        sensitivity=options.sensitivity,
     )
     config = CompressConfig(
         source=source,

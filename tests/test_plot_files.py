@@ -19,8 +19,10 @@ from prune.stored import of_report, read_stored
 from prune.svg import labelled
 from prune.tables import Number, Table
 
-PLOTS = {"network", "search", "plans", "tuning-loss", "tuning-accuracy"}
-TABLES = {"figures", "groups", "layers", "plans", "trials", "limits", "epochs", "attributes"}
+PLOTS = {
+    "network", "search", "plans", "sensitivity-accuracy", "sensitivity-loss", "tuning-loss", "tuning-accuracy"
+}  # fmt: skip
+TABLES = {"figures", "groups", "layers", "plans", "trials", "sensitivity", "limits", "epochs", "attributes"}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
