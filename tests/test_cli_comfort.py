@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import cli
@@ -163,6 +164,56 @@ def test_verbose_tells_every_plan(
         screen.trial(Trial("random", index, 1000, accuracy, 1.0, 0.0, (), accuracy))
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("MFLOPs") == lines
+
+
+def every_command() -> dict[str, Any]:
+    """The commands by the words that call them."""
+
+    def walk(command: Any, words: tuple[str, ...]) -> dict[str, Any]:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            return {" ".join(words): command}
+        return {k: v for name, c in inner.items() for k, v in walk(c, (*words, name)).items()}
+
+    return walk(typer.main.get_command(cli.app), ())
+
+
+# Nothing that these do is drawn at random: inputs of a profile are always the same ones.
+SEEDLESS = set(
+    [
+        "inspect",
+        "eval",
+        "export",
+        "profile model",
+        "gate",
+        "report",
+        "diff",
+        "doctor",
+        "zoo list",
+        "policy show",
+    ]
+)
+
+
+@pytest.mark.smoke
+def test_every_command_has_json_and_a_seed_where_anything_is_drawn() -> None:
+    flags = {name: {o for p in c.params for o in p.opts} for name, c in every_command().items()}
+    assert len(flags) == 14 and all("--json" in found for found in flags.values())
+    assert {name for name, found in flags.items() if "--seed" not in found} == SEEDLESS
+    assert all(p.help for c in every_command().values() for p in c.params if p.opts[0].startswith("--"))
+
+
+@pytest.mark.smoke
+def test_every_option_of_every_command_is_completed() -> None:
+    from click.shell_completion import ShellComplete
+
+    shell = ShellComplete(typer.main.get_command(cli.app), {}, "prune", "_PRUNE_COMPLETE")
+    for name, command in every_command().items():
+        *before, last = name.split()
+        assert last in [item.value for item in shell.get_completions(before, last[:3])]
+        found = {item.value for item in shell.get_completions(name.split(), "--")}
+        shown = [p for p in command.params if not p.hidden]
+        assert found >= {o for p in shown for o in p.opts if o.startswith("--")}, name
 
 
 @pytest.mark.smoke
