@@ -194,11 +194,9 @@ def _search(run: Part) -> str:
 
 
 def _sensitivity(run: Part) -> str:
-    found = run.part("sensitivity")
-    drawn = sensitivity(run)
+    drawn, records = sensitivity(run), Number(run.part("sensitivity").number("records"), "whole")
     if not drawn:
         return ""
-    records = Number(found.number("records"), "whole")
     told = (
         f"Each group cut alone, all others whole, on {records} records of the search split; nothing is "
         "fitted or tuned. Groups are in the order of the program; the deeper the fall, the more sensitive."
