@@ -490,6 +490,7 @@ def compress(
         from prune.pareto import parse_shares
         from prune.pipeline import compress as run
         from prune.states import StateConfig
+        from prune.subject import NO_DATA
         from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
         from rl import search as agent
         from rl.workers import cores
@@ -497,6 +498,7 @@ def compress(
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
+        source = replace(source, predicts=data not in (None, NO_DATA))
         points = parse_shares(pareto) if pareto is not None else ()
         shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
         named = "-".join(shares).replace("%", "pct").replace("/", "_")

@@ -22,7 +22,9 @@ import prune
 from graph.errors import DataError, TargetError, UsageError
 from models_zoo.digits import load as digits
 from models_zoo.registry import build
-from prune.load import save_model
+from prune.inputs import InputRequest
+from prune.inspection import measure
+from prune.load import ModelSource, save_model
 from prune.loaders import LoaderSplit, data_set
 
 
@@ -100,6 +102,15 @@ def test_a_result_is_shown_and_saved(halved: Any, pairs: Any, tmp_path: Path) ->
     with pytest.raises(prune.PruneError) as caught:
         result.save(folder)
     assert caught.value.hint and result.save(folder, force=True) == folder
+
+
+def test_the_command_line_measures_the_prediction_too(halved: Any, tmp_path: Path) -> None:
+    net, _ = halved
+    torch.save(net.state_dict(), tmp_path / "two.pt")
+    request = InputRequest(shape=(1, 8, 8))
+    source = ModelSource(model=f"{__name__}:TwoHeads", weights=tmp_path / "two.pt", request=request)
+    found, name = measure(source, "digits", "test")
+    assert name == "digits" and found == prune.evaluate(net, "digits")
 
 
 def test_the_temporary_folder_goes_with_the_result(tmp_path: Path) -> None:
