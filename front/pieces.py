@@ -33,7 +33,7 @@ from prune.surgery import prune_program
 from prune.tune import evaluate, fit
 from prune.verify import verify
 from rl.reward import Evaluator
-from rl.search import BASELINES
+from rl.search import BASELINES, FINALISTS
 from rl.sensitivity import SHARES
 
 _RECORDS = 512  # that an evaluation is timed on
@@ -132,7 +132,7 @@ def _on_data(
     mender = Mender(axes, data, reconstruct=config.reconstruct)
     first, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
     again, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
-    finalists = len(BASELINES) + 2 if searched and mender.fits else 0
+    finalists = len(BASELINES) + 2 + FINALISTS if searched and mender.fits else 0
     yield Piece("look at the whole network", points, max(0.0, first - again))
     yield Piece("fit what remains", points * (finalists + 2), again)
     tuning = config.tuning(data)

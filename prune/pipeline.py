@@ -120,7 +120,7 @@ def complete(
     mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
-        found = replace(found, plan=mender.finalist(found.finalists))
+        found = replace(found, plan=mender.finalist(found.finalists, listener.step))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
