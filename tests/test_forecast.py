@@ -17,7 +17,7 @@ from models_zoo.digits import load as digits
 from prune.files import read_json
 from prune.stored import read_stored
 from prune.tables import sensitivity
-from rl.search import BASELINES
+from rl.search import SearchConfig
 
 NETWORK = """
 import torch
@@ -68,7 +68,7 @@ def test_a_dry_run_tells_and_writes_nothing(here: Path) -> None:
     assert macs["lowest"] == 9 * 36 + 9 * 16 + 10 and macs["limits"] == [macs["whole"] // 2]
     assert found["work"]["seed"] == "3" and found["groups"] == 2 and found["output"] == "runs/make-0.5"
     times = {p["name"]: p["times"] for p in found["pieces"]}
-    assert times["score a plan"] == 12 + len(BASELINES) and times["step of fine-tuning"] == 2 * 9
+    assert times["score a plan"] == SearchConfig(episodes=12).trials and times["step of fine-tuning"] == 2 * 9
     assert times["score a group cut alone"] == 6 and times["prove"] == 1
     assert all(p["seconds"] > 0 for p in found["pieces"] if p["name"] != "look at the whole network")
     assert found["seconds"] == pytest.approx(sum(p["total"] for p in found["pieces"]))
