@@ -184,6 +184,7 @@ def complete(
         pruned=figures["pruned"],
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
+        sensitivity=found.sensitivity,
         plan=plan_section(plan, subject.minimum, subject.axes, pruned),
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),

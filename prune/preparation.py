@@ -100,7 +100,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
         PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
     """
     start = time.perf_counter()
-    _check_planner(config)
+    check_planner(config)
     listener.stage("loading the model")
     subject = open_model(config.source, config.selection)
     space = subject.space(round_to=config.multiple)
@@ -113,7 +113,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
                 config.states.kept(layer.units.shape[1])
     data = find_data(config.data, subject.loaded)
     check_batch(subject.program, data, config.source.model)
-    method = _method(config, data)
+    method = method_of(config, data)
     for note in (*subject.notes, *_data_notes(config, data)):
         listener.note(note)
     original = ProgramModule(subject.program)
@@ -152,14 +152,19 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
     return path
 
 
-def _check_planner(config: CompressConfig) -> None:
+def check_planner(config: CompressConfig) -> None:
+    """Refuse a planner that does not exist.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if config.planner is not None and config.planner not in (SEARCH, *BASELINES):
         raise UsageError(
             f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
         )
 
 
-def _method(config: CompressConfig, data: DataSet | None) -> str:
+def method_of(config: CompressConfig, data: DataSet | None) -> str:
     """Who makes the plan.
 
     Raises:
