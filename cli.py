@@ -16,19 +16,10 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
+from front.screen import Screen
 from graph.errors import PruneError, UsageError
 
 if TYPE_CHECKING:
@@ -36,8 +27,6 @@ if TYPE_CHECKING:
     from prune.gate import Judged
     from prune.load import ModelSource
     from prune.selection import Selection
-    from prune.trials import Trial
-    from prune.tune import EpochResult
 
 console = Console()
 stderr = Console(stderr=True)
@@ -258,82 +247,10 @@ def _print_error(message: str, hint: str) -> None:
         stderr.print(f"[dim]hint:[/dim] {escape(hint)}", soft_wrap=True)
 
 
-class _Screen:
-    """Shows a run: a line for each stage, a bar for what takes long."""
-
-    def __init__(self, *, trials: int = 0, epochs: int = 0, as_json: bool = False) -> None:
-        # With --json, stdout is for the result alone.
-        self.console = Console(stderr=True, quiet=console.quiet) if as_json else console
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-        )
-        self.trials, self.epochs = trials, epochs
-        self.task: TaskID | None = None
-        self.best: Trial | None = None
-        self.last_epoch = ""
-
-    def stage(self, title: str) -> None:
-        """A stage begins."""
-        self._finish()
-        total = {"searching": self.trials, "training the policy": self.trials}.get(title)
-        self.console.print(f"[bold]{title}[/bold]")
-        self.task = self.progress.add_task(title, total=total, told="")
-
-    def _finish(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-        if self.best is not None:
-            best = self.best
-            self.console.print(f"  best plan: {best.accuracy:.2%} on the search split, by {best.method}")
-            self.best = None
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-        out = stderr if self.console.quiet else self.console
-        out.print(f"  [yellow]note:[/yellow] {escape(text)}")
-
-    def trial(self, trial: Trial) -> None:
-        """A plan was scored."""
-        better = self.best is None or trial.rank > self.best.rank
-        self.best = trial if better or self.best is None else self.best
-        if better or _state["verbose"]:
-            self.console.print(
-                f"  {trial.method} {trial.index}: {trial.accuracy:.2%}, {2 * trial.macs / 1e6:.2f} MFLOPs"
-            )
-        if self.task is not None:
-            told = f"{trial.method} {trial.accuracy:.2%}, best {self.best.accuracy:.2%}"
-            self.progress.update(self.task, advance=1, told=told)
-
-    def epoch(self, result: EpochResult) -> None:
-        """An epoch of training ended."""
-        found = result.found.told()
-        self.last_epoch = f"loss {result.loss:.3f}, search {found}"
-        if _state["verbose"] or result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
-            self.console.print(
-                f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
-                f"search {found}, {result.seconds:.1f} s"
-            )
-
-    def step(self, done: int, total: int) -> None:
-        """A step of training ended."""
-        if self.task is not None:
-            self.progress.update(self.task, completed=done, total=total, told=self.last_epoch)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Draw while the block runs."""
-        with self.progress:
-            yield
-            self._finish()
+def _screen(*, trials: int = 0, as_json: bool = False) -> Screen:
+    """With --json, stdout is for the result alone."""
+    out = Console(stderr=True, quiet=console.quiet) if as_json else console
+    return Screen(out, stderr, trials=trials, verbose=_state["verbose"])
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
@@ -539,6 +456,22 @@ def compress(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove equality with the masked original in float64.")
     ] = True,
+    sensitivity: Annotated[
+        bool | None,
+        typer.Option(
+            "--sensitivity/--no-sensitivity",
+            help="Score each group cut alone to 3/4, 1/2 and 1/4 of its width, for the report.",
+            show_default="where it takes at most half as many plans as the search",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for event files of TensorBoard, written while the run goes on."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, what can be reached and how long it takes."),
+    ] = False,
     force: ForceOption = False,
     trust_code: TrustOption = False,
     config_file: ConfigOption = None,
@@ -566,12 +499,14 @@ def compress(
         demands = () if alone and not any(given.values()) else parse_demands(given)
         from dataclasses import replace
 
+        from front.tensorboard import board
         from prune.config import CompressConfig
         from prune.depth import BlockConfig
         from prune.pareto import pareto as run_pareto
         from prune.pareto import parse_shares
         from prune.pipeline import compress as run
         from prune.states import StateConfig
+        from prune.subject import NO_DATA
         from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
         from rl import search as agent
         from rl.workers import cores
@@ -579,6 +514,7 @@ def compress(
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
+        source = replace(source, predicts=data not in (None, NO_DATA))
         points = parse_shares(pareto) if pareto is not None else ()
         parts = {"states": states, "blocks": blocks}
         shares = [d.text for d in (*points, *demands)]
@@ -590,6 +526,7 @@ def compress(
             seed=seed,
             reward=reward,  # type: ignore[arg-type]
             policy=policy,
+            sensitivity=sensitivity,
         )
         training: dict[str, Any] = {"epochs": epochs if tune else 0, "lr": lr, "batch_size": batch_size}
         told = {"seed": seed} | {name: value for name, value in training.items() if value is not None}
@@ -618,13 +555,24 @@ def compress(
             verify=verify,
         )
         neighbours = 1 if points else 0  # plans of the point before
-        screen = _Screen(trials=search.trials + neighbours, as_json=as_json)
+        screen = _screen(trials=search.trials + neighbours, as_json=as_json)
+        if dry_run:
+            from front.forecast import forecast
+            from front.request import Request
+
+            asked = Request(
+                config=config, points=points, search=search, images=images, workers=workers or str(cores())
+            )
+            with screen.running():
+                expected = forecast(asked, screen)
+            return _print_json(expected.to_json()) if as_json else _print_tables(expected)
+        events = tensorboard / config.output.name if tensorboard is not None else None
         planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
-        with planning as planned, screen.running():
+        with planning as planned, board(events, screen) as seen, screen.running():
             if points:
-                curve = run_pareto(config, points, planned, screen)
+                curve = run_pareto(config, points, planned, seen)
             else:
-                report = run(config, planned, screen)
+                report = run(config, planned, seen)
         if as_json:
             return _print_json({"points": curve.rows()} if points else report.to_json())
         if points:
@@ -632,6 +580,19 @@ def compress(
         else:
             _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
+
+
+def _print_tables(found: Any) -> None:
+    """Whatever has tables and lines under them."""
+    for title, header, rows in found.tables():
+        table = Table(*header, title=title, title_justify="left", show_header=any(header))
+        for column in table.columns[1 if any(header) else 2 :]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+    for line in found.lines():
+        console.print(escape(line), soft_wrap=True)
 
 
 def _print_report(report: Any) -> None:
@@ -1161,15 +1122,7 @@ def diff(
         if form != "table":
             typer.echo(written(found, form))
             return
-        for title, header, rows in found.tables():
-            table = Table(*header, title=title, title_justify="left")
-            for column in table.columns[1:]:
-                column.justify = "right"
-            for row in rows:
-                table.add_row(*(escape(cell) for cell in row))
-            console.print(table)
-        for line in found.lines():
-            console.print(escape(line), soft_wrap=True)
+        _print_tables(found)
 
 
 @app.command()
@@ -1252,7 +1205,7 @@ def zoo_train(
             SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
         )
         path = output or Path(f"{name}.pt")
-        screen = _Screen(epochs=config.epochs, as_json=as_json)
+        screen = _screen(as_json=as_json)
         with screen.running():
             screen.stage(f"loading {spec}")
             loaded = load_data(spec)
@@ -1313,7 +1266,7 @@ def policy_train(
             seed=seed,
             force=force,
         )
-        screen = _Screen(trials=config.trials, epochs=epochs, as_json=as_json)
+        screen = _screen(trials=config.trials, as_json=as_json)
         with screen.running():
             found = train_policy(
                 config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)

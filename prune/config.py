@@ -49,7 +49,7 @@ class CompressConfig:
         demands: the limits, one for each limited quantity; see ``prune.demands``. There may be none where
             ``states`` or ``blocks`` says how many of these stay.
         output: folder of the results.
-        data: name of the data set, or ``none``; the model file's own when left out.
+        data: name of the data set, ``none``, or the data set itself; the model file's own when left out.
         planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
             when left out, ``uniform`` without data.
         importance: criterion that ranks the channels of a group.
@@ -64,13 +64,14 @@ class CompressConfig:
         seed: of everything random.
         search: words of the command line that say how the planner searches, for the report.
         force: replace files of an earlier run.
+        temporary: the output goes away with whoever asked for it.
         verify: prove equality in float64 before anything is written.
     """
 
     source: ModelSource
     demands: tuple[Demand, ...]
     output: Path
-    data: str | None = None
+    data: str | DataSet | None = None
     planner: str | None = None
     importance: Criterion = "magnitude"
     selection: Selection = field(default_factory=Selection)
@@ -83,6 +84,7 @@ class CompressConfig:
     seed: int = 0
     search: tuple[str, ...] = ()
     force: bool = False
+    temporary: bool = False
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -94,7 +96,8 @@ class CompressConfig:
             raise UsageError(f"--round-to {self.round_to}: must be at least 1")
         if self.blocks.text is not None and self.limits_latency:
             raise UsageError("--blocks and --latency do not go together", hint="limit --flops in its place")
-        if not self.source.is_named and self.output.resolve() == self.source.path.resolve():
+        named = self.source.module is not None or self.source.is_named
+        if not named and self.output.resolve() == self.source.path.resolve():
             raise UsageError(f"the output {self.output} is the model itself", hint="name another folder")
 
     def tuning(self, data: DataSet | None) -> TuneConfig:

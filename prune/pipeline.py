@@ -186,6 +186,7 @@ def complete(
         pruned=figures["pruned"],
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
+        sensitivity=found.sensitivity,
         plan=plan_section(plan, subject.minimum, subject.axes, pruned),
         blocks=ready.depth.to_json() if ready.depth is not None else None,
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),

@@ -106,7 +106,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
         PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
     """
     start = time.perf_counter()
-    _check_planner(config)
+    check_planner(config)
     listener.stage("loading the model")
     whole = open_model(config.source, config.selection)
     exact = [d for d in config.demands if d.name != "latency"]
@@ -115,7 +115,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
         _check_widths(config, whole, whole, exact)  # before anything takes long
     data = find_data(config.data, whole.loaded)
     check_batch(whole.program, data, config.source.model)
-    method = _method(config, data)
+    method = method_of(config, data)
     for note in (*whole.notes, *_data_notes(config, data)):
         listener.note(note)
     original = ProgramModule(whole.program)
@@ -220,14 +220,19 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
     return path
 
 
-def _check_planner(config: CompressConfig) -> None:
+def check_planner(config: CompressConfig) -> None:
+    """Refuse a planner that does not exist.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if config.planner is not None and config.planner not in (SEARCH, *BASELINES):
         raise UsageError(
             f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
         )
 
 
-def _method(config: CompressConfig, data: DataSet | None) -> str:
+def method_of(config: CompressConfig, data: DataSet | None) -> str:
     """Who makes the plan.
 
     Raises:

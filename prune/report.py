@@ -69,6 +69,7 @@ class Report:
     native: Mapping[str, Any]
     seed: int
     seconds: float
+    sensitivity: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, with FLOPs beside the MACs and the ratios beside the pairs."""

@@ -20,6 +20,7 @@ from graph.channels import Axes
 from graph.errors import UsageError
 from graph.groups import Group, Kind
 from graph.program import Program
+from graph.suggest import suggestion
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def parse_kinds(text: str) -> tuple[Kind, ...]:
     known: tuple[Kind, ...] = get_args(Kind)
     for word in words:
         if word not in known:
-            near = get_close_matches(word, known, 1, 0.5)
-            hint = f"did you mean {near[0]}? The kinds are" if near else "the kinds are"
-            raise UsageError(f"--kinds {text}: no kind {word!r}", hint=f"{hint} {', '.join(known)}")
+            raise UsageError(f"--kinds {text}: no kind {word!r}", hint=suggestion(word, known))
     return tuple(kind for kind in known if kind in words)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graph.channels import Axes
 from graph.errors import UsageError
+from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from prune.counts import check_count, kept_count
@@ -53,10 +54,11 @@ class StateConfig:
     def __post_init__(self) -> None:
         if self.criterion is not None and self.criterion not in STATE_CRITERIA:
             raise UsageError(
-                f"--state-criterion {self.criterion}: unknown", hint="one of " + ", ".join(STATE_CRITERIA)
+                f"--state-criterion {self.criterion}: unknown",
+                hint=suggestion(self.criterion, STATE_CRITERIA),
             )
         if self.scope not in SCOPES:
-            raise UsageError(f"--state-scope {self.scope}: unknown", hint="layer or global")
+            raise UsageError(f"--state-scope {self.scope}: unknown", hint=suggestion(self.scope, SCOPES))
         if self.scope != "layer" and self.text is None:
             raise UsageError(
                 "--state-scope says how --states are spread", hint="give --states, such as --states 0.5"

@@ -201,6 +201,37 @@ def trials(run: Part) -> Table:
     return Table("trials", "Every scored plan", header, tuple(rows))
 
 
+def sensitivity(run: Part) -> Table:
+    """What each group costs that is cut alone; empty where that was not scored."""
+    found = run.part("sensitivity")
+    whole = found.part("whole")
+    rows: list[tuple[Cell, ...]] = []
+    for group in found.parts("groups"):
+        units = group.number("units")
+        for cut in group.parts("cuts"):
+            values = {n: cut.number(n) for n in ("accuracy", "loss")}
+            lost = [_difference(values[n], whole.number(n)) for n in values]
+            rows.append(
+                (
+                    group.text("name") or "",
+                    group.text("kind") or MISSING,
+                    Number(units, "whole"),
+                    Number(cut.number("ratio"), "share"),
+                    Number(cut.number("macs"), "whole"),
+                    Number(values["accuracy"], "share"),
+                    Number(lost[0], "points"),
+                    Number(values["loss"], "plain"),
+                    Number(lost[1], "plain"),
+                )
+            )
+    header = ("group", "kind", "units", "kept", "MACs", "accuracy", "change", "loss", "change of the loss")
+    return Table("sensitivity", "Each group cut alone", header, tuple(rows))
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return a - b if a is not None and b is not None else None
+
+
 def limits(run: Part) -> Table:
     """What was asked for, and what came out."""
     rows: list[tuple[Cell, ...]] = []

@@ -60,6 +60,7 @@ class SearchResult:
         images: how many search images each was scored on.
         seconds: wall time.
         finalists: the best plan of each method and the best plans of all, to be looked at more closely.
+        sensitivity: what each group cut alone costs, as JSON data; None where that was not scored.
     """
 
     plan: Plan
@@ -69,6 +70,7 @@ class SearchResult:
     images: int
     seconds: float
     finalists: tuple[Plan, ...] = ()
+    sensitivity: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graph.adapter import prediction
 from graph.errors import DataError, TrainingError, UsageError
 from models_zoo.data import DataSet, Split
 from models_zoo.text import TokenSplit
@@ -384,7 +385,7 @@ def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, co
     if teacher is None or not config.distill:
         return label_loss
     with torch.no_grad():
-        wanted_BK: Tensor = teacher(x)
+        wanted_BK = prediction(teacher(x))
     wanted_BK = wanted_BK.flatten(0, -2)
     if wanted_BK.shape != logits_BK.shape:
         raise TrainingError(
@@ -407,7 +408,7 @@ def _logits(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Of text, every token counts as a record: (B, L, K) becomes (B L, K).
     """
-    out = module(x)
+    out = prediction(module(x))
     if not isinstance(out, Tensor) or out.dim() != y.dim() + 1 or out.shape[:-1] != y.shape:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         wanted = "images, not (B, K)" if y.dim() == 1 else "windows of text, not (B, L, K)"

@@ -28,6 +28,7 @@ from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.population import evolve, random_plans
 from rl.reward import IMAGES, Evaluator
+from rl.sensitivity import sensitivity
 from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
@@ -56,6 +57,8 @@ class SearchConfig:
             with fresh weights.
         refine: share of the episodes that mutate the best plans after the agent.
         baselines: those of ``BASELINES`` that are scored first; the agent starts from the best of them.
+        sensitivity: whether each group is also scored cut alone (``rl.sensitivity``); when left out, where
+            that takes at most half as many plans as the search.
 
     Raises:
         UsageError: a value out of range.
@@ -68,6 +71,7 @@ class SearchConfig:
     policy: str = policy.DEFAULT
     refine: float = 0.5
     baselines: tuple[str, ...] = BASELINES
+    sensitivity: bool | None = None
 
     def __post_init__(self) -> None:
         if self.agent not in METHODS:
@@ -104,7 +108,9 @@ def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, .
         "--reward": (config.reward, default.reward),
         "--images": (images, IMAGES),
     }
-    return tuple(w for name, (value, usual) in options.items() if value != usual for w in (name, str(value)))
+    words = [w for name, (value, usual) in options.items() if value != usual for w in (name, str(value))]
+    flags = {True: ("--sensitivity",), False: ("--no-sensitivity",), None: ()}
+    return (*words, *flags[config.sensitivity])
 
 
 @contextmanager
@@ -135,7 +141,11 @@ def planner(
             known[:] = [Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note)]
         before = known[0].evaluations
         found = search(problem, topology.build(problem.axes), known[0], config)
-        return replace(found, evaluations=known[0].evaluations - before)
+        found = replace(found, evaluations=known[0].evaluations - before)
+        if config.sensitivity is False:
+            return found
+        most = None if config.sensitivity else config.trials // 2
+        return replace(found, sensitivity=sensitivity(problem, known[0], most))
 
     def close() -> None:
         for evaluator in known:

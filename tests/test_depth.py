@@ -195,10 +195,19 @@ def test_a_shorter_mamba_in_the_layout_of_mamba_ssm(version: Version, tmp_path: 
 
 def test_blocks_and_flops_are_shares_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any network with residual blocks, on images: blocks by the loss, then channels to the limit."""
-    (tmp_path / "mine.py").write_text("from test_depth import Images as net\n")
+    (tmp_path / "residual_images.py").write_text("from test_depth import Images as net\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    common = ["compress", "mine:net", "--input-shape", "1x8x8", "--data", "digits", "--blocks", "2"]
+    common = [
+        "compress",
+        "residual_images:net",
+        "--input-shape",
+        "1x8x8",
+        "--data",
+        "digits",
+        "--blocks",
+        "2",
+    ]
     common += ["--epochs", "0", "--planner", "uniform", "-o", tmp_path / "o"]
     code, told = run(*common, "--flops", "0.5")
     assert code == 0 and "blocks kept: 2 of 3" in told, told

@@ -103,13 +103,13 @@ def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -
     evaluator = Evaluator(found_axes, data, images=32)
     config = SearchConfig(agent="gnn-rl", episodes=0, policy=str(path))
     result = search(asked, graph_of("resnet32"), evaluator, config)
-    assert [t.method for t in result.trials][4:] == ["gnn-rl"] and len(result.trials) == config.trials == 5
+    assert [t.method for t in result.trials][7:] == ["gnn-rl"] and len(result.trials) == config.trials == 8
     alone = SearchConfig(agent="gnn-rl", episodes=0)
-    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 4
+    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 7
     further = SearchConfig(agent="gnn-rl", episodes=6, policy=str(path), refine=0.0)
     trials = search(asked, graph_of("resnet32"), evaluator, further).trials
-    assert trials[4].ratios == result.trials[4].ratios  # the search goes on from the policy's plan
-    assert len(trials) == further.trials == 10
+    assert trials[7].ratios == result.trials[7].ratios  # the search goes on from the policy's plan
+    assert len(trials) == further.trials == 13
 
 
 def _tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -546,6 +546,7 @@ def run(*args: object) -> tuple[int, str]:
         (("--states", "many"), "not a share or a number of states"),
         (("--states", "nan"), "not a share or a number of states"),
         (("--states", "0.5", "--state-criterion", "luck"), "--state-criterion luck: unknown"),
+        (("--states", "0.5", "--state-criterion", "eliminate"), "did you mean elimination?"),
         (("--states", "0.5", "--state-scope", "all"), "--state-scope all: unknown"),
         (("--flops", "0.5", "--state-scope", "global"), "--state-scope says how --states are spread"),
         (("--states", "0.5", "--state-criterion", "delta", "--data", "none"), "delta needs text"),
