@@ -334,6 +334,13 @@ def compress(
             "(8); alone, or beside other limits."
         ),
     ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the residual blocks that stays (0.75, 75%), or their number (6); alone, or beside "
+            "other limits."
+        ),
+    ] = None,
     pareto: Annotated[
         str | None,
         typer.Option(help="Several shares of the FLOPs in one run, such as 0.3,0.5,0.7, and their curve."),
@@ -400,11 +407,18 @@ def compress(
             "one threshold over all layers."
         ),
     ] = "layer",
+    block_criterion: Annotated[
+        str,
+        typer.Option(
+            help="Which blocks go: those whose absence raises the loss least, one after the other (loss), or "
+            "that turn the stream least (similarity)."
+        ),
+    ] = "loss",
     compensate: Annotated[
         bool,
         typer.Option(
             "--compensate/--no-compensate",
-            help="With --states alone: fit what remains to the original in closed form.",
+            help="With --states or --blocks alone: fit what is left of a Mamba to the original.",
         ),
     ] = True,
     exclude: ExcludeOption = None,
@@ -465,10 +479,11 @@ def compress(
 ) -> None:
     """Prune a trained model until all limits hold, fine-tune it and export it.
 
-    Limits go together: --flops or --macs, --params, --memory, --latency, --states. Writes model.onnx,
-    model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html, native.safetensors too
-    if the model's own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto
-    these for each point, and the curve. The table compress of prune.toml holds options under their names.
+    Limits go together: --flops or --macs, --params, --memory, --latency, --states, --blocks. Writes
+    model.onnx, model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html,
+    native.safetensors too if the model's own class runs with the pruned weights, of a Mamba also a folder
+    checkpoint; with --pareto these for each point, and the curve. The table compress of prune.toml holds
+    options under their names.
     """
     with _errors():
         from prune.demands import parse_demands
@@ -480,12 +495,13 @@ def compress(
             "--memory": memory,
             "--latency": latency,
         }
-        alone = pareto is not None or states is not None
+        alone = pareto is not None or states is not None or blocks is not None
         demands = () if alone and not any(given.values()) else parse_demands(given)
         from dataclasses import replace
 
         from front.tensorboard import board
         from prune.config import CompressConfig
+        from prune.depth import BlockConfig
         from prune.pareto import pareto as run_pareto
         from prune.pareto import parse_shares
         from prune.pipeline import compress as run
@@ -500,7 +516,9 @@ def compress(
         )
         source = replace(source, predicts=data not in (None, NO_DATA))
         points = parse_shares(pareto) if pareto is not None else ()
-        shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
+        parts = {"states": states, "blocks": blocks}
+        shares = [d.text for d in (*points, *demands)]
+        shares += [f"{name}-{given}" for name, given in parts.items() if given is not None]
         named = "-".join(shares).replace("%", "pct").replace("/", "_")
         search = agent.SearchConfig(
             agent=method,
@@ -527,6 +545,7 @@ def compress(
                 scope=state_scope,  # type: ignore[arg-type]
                 compensate=compensate,
             ),
+            blocks=BlockConfig(text=blocks, criterion=block_criterion),  # type: ignore[arg-type]
             tune=replace(FINE_TUNE, **told),
             tune_text=replace(FINE_TUNE_TEXT, **told),
             reconstruct=reconstruct,
@@ -586,7 +605,7 @@ def _print_report(report: Any) -> None:
     console.print(table)
     if report.search["best"]:
         _print_search(report)
-    for line in (*report.limit_lines(), *report.state_lines()):
+    for line in (*report.limit_lines(), *report.block_lines(), *report.state_lines()):
         console.print(escape(line), soft_wrap=True)
     console.print(report.verdict())
     proof = report.verification

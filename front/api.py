@@ -39,6 +39,7 @@ def compress(
     memory: Limit = None,
     latency: Limit = None,
     states: Limit = None,
+    blocks: Limit = None,
     output: str | Path | None = None,
     inputs: Examples | None = None,
     input_shape: Shape | None = None,
@@ -57,6 +58,7 @@ def compress(
     importance: str = "magnitude",
     state_criterion: str | None = None,
     state_scope: str = "layer",
+    block_criterion: str = "loss",
     compensate: bool = True,
     exclude: Texts = None,
     only: Texts = None,
@@ -95,6 +97,7 @@ def compress(
         memory: limit of weights and activations for one record.
         latency: limit of the latency of one record in onnxruntime on this machine.
         states: of Mambas, the share or number of states that stays in every layer.
+        blocks: share or number of the residual blocks that stays.
         output: folder for the results. Left out, they are in a temporary folder; ``Result.save`` keeps them.
         inputs: examples of what the model takes: a tensor, a tuple of them, or a dict by name; the first
             dimension is the batch. Needed where neither data nor the model itself tells.
@@ -114,7 +117,8 @@ def compress(
         importance: ranks the channels of a group.
         state_criterion: ranks states.
         state_scope: ``layer`` or ``global``.
-        compensate: with ``states`` alone, fit what remains to the original.
+        block_criterion: ``loss`` or ``similarity``: which blocks go.
+        compensate: with ``states`` or ``blocks`` alone, fit what is left of a Mamba to the original.
         exclude: patterns of modules that keep their channels.
         only: patterns of modules of which alone channels are pruned.
         limit: least shares or numbers of channels, ``"layer1.*=0.5"``.
@@ -157,6 +161,7 @@ def compress(
         memory=memory,
         latency=latency,
         states=states,
+        blocks=blocks,
         planner=planner,
         agent=agent,
         policy=policy,
@@ -167,6 +172,7 @@ def compress(
         importance=importance,
         state_criterion=state_criterion,
         state_scope=state_scope,
+        block_criterion=block_criterion,
         compensate=compensate,
         exclude=exclude,
         only=only,

@@ -131,12 +131,13 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     check_batch(subject.program, data, config.source.model)
     method = method_of(config, data)
     for budget in budgets:
-        if budget.bounds:
+        if budget.bounds and config.blocks.text is None:  # without some blocks less is reachable
             budget.check_reachable()
     listener.stage("timing the pieces")
     pieces = [Piece("load and capture", 1, loading), *pieces_of(request, subject, budgets[-1], data, method)]
     waits = ["latencies of the models"]
     waits += ["timing of operators, minutes the first time"] if config.limits_latency else []
+    waits += ["judging blocks; with fewer of them everything is quicker"] if config.blocks.text else []
     waits += ["judging and compensating states"] if config.states.is_given else []
     waits += ["what the agent learns between plans"] if method == SEARCH and config.demands else []
     files: tuple[str, ...] = CURVE_FILES if request.points else FILES
@@ -178,6 +179,7 @@ def _work(request: Request, data: DataSet | None, method: str, space: WidthSpace
     config, search = request.config, request.search
     limits = [*(p.text for p in request.points), *(str(d) for d in config.demands)]
     limits += [f"--states {config.states.text}"] if config.states.text is not None else []
+    limits += [f"--blocks {config.blocks.text}"] if config.blocks.text is not None else []
     tuning = config.tuning(data)
     work = {
         "limits": ", ".join(limits),
@@ -191,7 +193,13 @@ def _work(request: Request, data: DataSet | None, method: str, space: WidthSpace
         agent = f"{search.agent}, {search.episodes} plans beside {len(BASELINES)} baselines"
         work["search"] = f"{agent}, each on {request.images} records, by {request.workers} workers"
     else:
-        work["plan"] = method if config.demands or request.points else "the states alone"
+        work["plan"] = (
+            method
+            if config.demands or request.points
+            else "the states alone"
+            if config.blocks.text is None
+            else "states and blocks alone"
+        )
     work["fine-tuning"] = (
         f"{tuning.epochs} epochs, batches of {tuning.batch_size}, peak learning rate {tuning.lr:g}"
         if data is not None and tuning.epochs

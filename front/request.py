@@ -11,6 +11,7 @@ from typing import Any
 from models_zoo.data import DataSet
 from prune.config import CompressConfig
 from prune.demands import Demand, parse_demands
+from prune.depth import BlockConfig
 from prune.load import ModelSource
 from prune.pareto import parse_shares
 from prune.selection import Selection, parse_kinds, parse_limit
@@ -38,6 +39,7 @@ class Options:
     memory: Limit = None
     latency: Limit = None
     states: Limit = None
+    blocks: Limit = None
     pareto: str | None = None
     planner: str | None = None
     agent: str = "agmc"
@@ -49,6 +51,7 @@ class Options:
     importance: str = "magnitude"
     state_criterion: str | None = None
     state_scope: str = "layer"
+    block_criterion: str = "loss"
     compensate: bool = True
     exclude: Texts = None
     only: Texts = None
@@ -94,14 +97,14 @@ class Request:
 
 
 def limits(options: Options) -> tuple[Demand, ...]:
-    """The limits; none where states or a curve are all that is asked for.
+    """The limits; none where states, blocks or a curve are all that is asked for.
 
     Raises:
         TargetError: a malformed limit, or none at all.
     """
     names = ("flops", "macs", "params", "memory", "latency")
     given = {f"--{name}": getattr(options, name) for name in names}
-    alone = options.pareto is not None or options.states is not None
+    alone = any(given is not None for given in (options.pareto, options.states, options.blocks))
     return () if alone and not any(given.values()) else parse_demands(given)
 
 
@@ -130,7 +133,10 @@ def request(
     demands = limits(options)
     points = parse_shares(options.pareto) if options.pareto is not None else ()
     states = None if options.states is None else _told(options.states)
-    shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
+    blocks = None if options.blocks is None else _told(options.blocks)
+    parts = {"states": states, "blocks": blocks}
+    shares = [d.text for d in (*points, *demands)]
+    shares += [f"{name}-{share}" for name, share in parts.items() if share is not None]
     named = "-".join(shares).replace("%", "pct").replace("/", "_")
     training: dict[str, Any] = {
         "epochs": options.epochs if options.tune else 0,
@@ -161,6 +167,7 @@ def request(
             scope=options.state_scope,  # type: ignore[arg-type]
             compensate=options.compensate,
         ),
+        blocks=BlockConfig(text=blocks, criterion=options.block_criterion),  # type: ignore[arg-type]
         tune=replace(FINE_TUNE, **told),
         tune_text=replace(FINE_TUNE_TEXT, **told),
         reconstruct=options.reconstruct,

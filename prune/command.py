@@ -38,6 +38,8 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
         "--states": config.states.text,
         "--state-criterion": config.states.criterion,
         "--state-scope": config.states.scope if config.states.scope != "layer" else None,
+        "--blocks": config.blocks.text,
+        "--block-criterion": config.blocks.criterion if config.blocks.criterion != "loss" else None,
         "--epochs": config.tune.epochs,
         "--lr": config.tune.lr,
         "--batch-size": config.tune.batch_size,

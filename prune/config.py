@@ -10,6 +10,7 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.demands import Demand
+from prune.depth import BlockConfig
 from prune.importance import CRITERIA, Criterion
 from prune.load import ModelSource
 from prune.selection import Selection
@@ -46,7 +47,7 @@ class CompressConfig:
     Attributes:
         source: the model.
         demands: the limits, one for each limited quantity; see ``prune.demands``. There may be none where
-            ``states`` says how many of these stay.
+            ``states`` or ``blocks`` says how many of these stay.
         output: folder of the results.
         data: name of the data set, ``none``, or the data set itself; the model file's own when left out.
         planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
@@ -55,6 +56,7 @@ class CompressConfig:
         selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
         states: how many and which states of a Mamba stay.
+        blocks: how many and which residual blocks stay.
         reconstruct: whether the weights that remain may be fitted to what the whole model made, see
             ``prune.reconstruct``.
         tune: how to fine-tune; 0 epochs leave it out.
@@ -75,6 +77,7 @@ class CompressConfig:
     selection: Selection = field(default_factory=Selection)
     round_to: int | None = None
     states: StateConfig = field(default_factory=StateConfig)
+    blocks: BlockConfig = field(default_factory=BlockConfig)
     reconstruct: bool = True
     tune: TuneConfig = field(default_factory=TuneConfig)
     tune_text: TuneConfig | None = None
@@ -91,6 +94,8 @@ class CompressConfig:
             )
         if self.round_to is not None and self.round_to < 1:
             raise UsageError(f"--round-to {self.round_to}: must be at least 1")
+        if self.blocks.text is not None and self.limits_latency:
+            raise UsageError("--blocks and --latency do not go together", hint="limit --flops in its place")
         named = self.source.module is not None or self.source.is_named
         if not named and self.output.resolve() == self.source.path.resolve():
             raise UsageError(f"the output {self.output} is the model itself", hint="name another folder")

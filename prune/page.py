@@ -68,6 +68,7 @@ def _run_body(run: Part) -> str:
             badges(checks(run)),
             _network(network(run), [tables.groups(run), tables.layers(run)]),
             section("Original against pruned", tabled(tables.figures(run))),
+            _blocks(run),
             _states(run),
             _search(run),
             _sensitivity(run),
@@ -163,6 +164,17 @@ def _network(
         f'<p class="note">{text(told, 400)}</p><figure>{draw_skyline(skyline)}<p class="ends">{ends}</p>'
         f"{legend(items)}</figure>{below}" + "".join(map(folded, details)),
     )
+
+
+def _blocks(run: Part) -> str:
+    table, found = tables.blocks(run), run.part("blocks")
+    if not table.rows:
+        return ""
+    asked, count = found.text("asked") or tables.MISSING, len(found.texts("blocks"))
+    told = f"Asked for {asked} of {count} blocks, judged by {found.text('criterion') or tables.MISSING}"
+    if (loss := found.number("loss_of_all")) is not None:
+        told += f", which is {loss:.4f} with all of them"
+    return section("Blocks", f"<p>{text(told)}.</p>{tabled(table)}")
 
 
 def _states(run: Part) -> str:

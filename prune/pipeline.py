@@ -52,7 +52,6 @@ from prune.smaller_mamba import write_checkpoint
 from prune.states import CALIBRATION, kept_states
 from prune.stored import of_report
 from prune.student import Student, student_of
-from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
 from prune.tune import Evaluation, TuneResult, evaluate, fit
@@ -61,7 +60,7 @@ from prune.verify import Verification, check, verify
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
-STATES = "states"  # the method of plans that take states alone
+STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -111,8 +110,9 @@ def complete(
 
     searches = ready.method == SEARCH and bool(config.demands)
     listener.stage("searching" if searches else "planning")
-    if not config.demands:  # nothing but the states go, and which is decided
-        found = _planned(make_plan(space, space.widest, scores, STATES))
+    if not config.demands:  # nothing but states and blocks go, and which is decided
+        method = STATES if ready.states is not None else BLOCKS
+        found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and data is not None:
         found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
     else:
@@ -130,6 +130,8 @@ def complete(
 
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
+    if proof is not None and ready.depth is not None:
+        proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
     if mender is not None:
         listener.stage("mending what remains")
@@ -168,7 +170,7 @@ def complete(
     checkpoint = write_checkpoint(subject.loaded, final, folder)
 
     listener.stage("trying the model's own class")
-    native = _native(subject, final, folder / NATIVE_FILE)
+    native = _native(ready, final, folder / NATIVE_FILE)
 
     listener.stage("measuring latency")
     figures = _measure(ready, student.module, final, (before, after), folder)
@@ -186,6 +188,7 @@ def complete(
         search=search_section(found),
         sensitivity=found.sensitivity,
         plan=plan_section(plan, subject.minimum, subject.axes, pruned),
+        blocks=ready.depth.to_json() if ready.depth is not None else None,
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),
         verification=proof_section(proof),
@@ -239,13 +242,25 @@ def _operate(axes: Axes, plan: Plan, *, verify_result: bool) -> tuple[Program, V
 def _compensated(
     ready: Prepared, plan: Plan, student: Student, data: DataSet, listener: Listener
 ) -> Evaluation | None:
-    """Fit what remains to the original, where it can be; how good the student is then."""
-    own, axes = ready.subject.loaded.module, ready.subject.axes
-    if ready.states is None or not isinstance(own, MambaLM) or isinstance(student.module, ProgramModule):
+    """Fit what remains to the original where that helps; how good the student is then."""
+    own, whole = ready.subject.loaded.module, ready.whole.loaded.module
+    if not isinstance(own, MambaLM) or not isinstance(whole, MambaLM):
         return None
-    kept = kept_states(ready.states.layers, plan.keep_mask(axes))
+    if isinstance(student.module, ProgramModule) or (ready.states is None and ready.depth is None):
+        return None
+    kept = layers = None
+    if ready.states is not None:
+        kept = kept_states(ready.states.layers, plan.keep_mask(ready.subject.axes))
+    if ready.depth is not None:
+        layers = ready.depth.kept
     listener.stage("compensating")
-    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)))
+    cut = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
+    before = evaluate(student.module, data.search)
+    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)), whole, layers)
+    if evaluate(student.module, data.search).loss > before.loss:
+        listener.note("the fit made it worse on the search split, and was undone")
+        student.module.load_state_dict(cut)
+        return None
     return evaluate(student.module, data.test)
 
 
@@ -262,8 +277,11 @@ def _uniform_accuracy(ready: Prepared, budget: Budget, mender: Mender) -> float:
     return evaluate(student_of(ready.subject, mending.program).module, mender.data.test).accuracy
 
 
-def _native(subject: Subject, final: Program, path: Path) -> NativeResult:
+def _native(ready: Prepared, final: Program, path: Path) -> NativeResult:
     """The user's own module with the pruned weights, if it runs with them; its state dict is written."""
+    subject = ready.subject
+    if ready.depth is not None:
+        return NativeResult(None, reason="blocks of it went")
     if subject.costs.macs > _NATIVE_MACS:
         return NativeResult(None, reason=f"not tried: over {_NATIVE_MACS / 1e9:.0f} GMACs for one record")
     found = native_module(subject.loaded.module, subject.program, final, seconds=_NATIVE_SECONDS)
@@ -305,7 +323,7 @@ def _measure(
     modules: dict[str, nn.Module] = {"original": ready.reference, "pruned": student}
     in_torch = compare({name: torch_call(module, *one) for name, module in modules.items()})
     in_onnx = compare({name: onnx_call(path, *map(Tensor.numpy, one)) for name, path in files.items()})
-    counts = {"original": ready.subject.costs, "pruned": costs(final)}
+    counts = {"original": ready.whole.costs, "pruned": costs(final)}
     base = ready.base
     before, after = (e.accuracy if e is not None else None for e in accuracies)
     return {

@@ -83,7 +83,15 @@ def open_model(source: ModelSource, selection: Selection | None = None) -> Subje
     Raises:
         PruneError: any of the named failures of loading and capturing.
     """
-    loaded = load(source)
+    return subject_of(load(source), selection)
+
+
+def subject_of(loaded: LoadedModel, selection: Selection | None = None) -> Subject:
+    """Capture a loaded model and find its groups.
+
+    Raises:
+        PruneError: any of the named failures of capturing, or a selection that matches nothing.
+    """
     program = program_of(loaded)
     axes, minimum = select(program, selection or Selection())
     return Subject(loaded, axes, costs(program), minimum)

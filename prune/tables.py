@@ -141,6 +141,16 @@ def layers(run: Part) -> Table:
     return Table("layers", "Layers", ("layer", "kind", "kept", "of", "share"), tuple(rows))
 
 
+def blocks(run: Part) -> Table:
+    """Which blocks went, in turn, and what each was worth then; empty where none were judged."""
+    found = run.part("blocks")
+    rows = [
+        (part.text("name") or "", Number(part.number("score"), "plain")) for part in found.parts("dropped")
+    ]
+    score = "1 - cos of the stream" if found.text("criterion") == "similarity" else "loss without it"
+    return Table("blocks", "Blocks that went, in this order", ("block", score), tuple(rows))
+
+
 def states(run: Part) -> Table:
     """What each layer keeps of its states; empty where none were judged."""
     rows = []

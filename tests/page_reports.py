@@ -52,6 +52,7 @@ REPORT: dict[str, Any] = {
                           "search_loss": 1.25 / i, "lr": 0.01, "seconds": 1.0} for i in (1, 2, 3)]},
     "verification": {"ran": True, "max_error": 1.9e-16, "limit": 1e-9, "records": 2},
     "onnx": {"opset": 20, "max_error": 1.0e-6, "rounding": 0.0, "comparisons": 15},
+    "blocks": None,
     "states": None,
     "native": {"runs": True, "reason": "", "file": "native.safetensors",
                "attributes": [{"name": "conv1.out_channels", "old": 16, "new": 9}]},

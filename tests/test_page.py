@@ -469,5 +469,14 @@ def test_states_and_bits_of_a_language_model() -> None:
     assert "States" not in page(of_report(report()))
 
 
+def test_blocks_that_went() -> None:
+    blocks = {"asked": "0.75", "criterion": "loss", "blocks": ["a.0", "a.1", "a.2", "a.3"],
+              "loss_of_all": 1.25, "dropped": [{"name": "a.<2>", "score": 1.375}], "records": 64}  # fmt: skip
+    html = page(of_report(report(blocks=blocks)))
+    assert "Asked for 0.75 of 4 blocks, judged by loss, which is 1.2500 with all of them" in html
+    assert "a.&lt;2&gt;" in html and "1.375" in html and "loss without it" in html
+    assert "Blocks that went" not in page(of_report(report()))
+
+
 def test_a_real_reports_sections_are_all_known() -> None:
     assert {f for f in Report.__dataclass_fields__} <= REPORT.keys()

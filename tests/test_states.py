@@ -540,7 +540,7 @@ def run(*args: object) -> tuple[int, str]:
     ("args", "says"),
     [
         (("--states", "0.1"), "--states 0.1 leaves none of 5 states"),
-        (("--states", "5"), "the layers have only 5 states"),
+        (("--states", "5"), "there are only 5 states"),
         (("--states", "0"), "not a share or a number of states"),
         (("--states", "1.5"), "not a share or a number of states"),
         (("--states", "many"), "not a share or a number of states"),
