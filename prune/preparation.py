@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import nn
 
 from graph.channels import Axes
-from graph.errors import ModelFileError, UsageError
+from graph.errors import ModelFileError, ResumeError, UsageError
 from graph.program import ProgramModule
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
@@ -19,7 +19,9 @@ from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
 from prune.export import export_onnx
+from prune.identity import of_data, of_model
 from prune.importance import Criterion, Scores, sampled, score
+from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
 from prune.states import StateChoice, choose_states, state_layers
@@ -88,16 +90,18 @@ class Prepared:
             path.unlink()
 
 
-def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepared:
+def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: Journal) -> Prepared:
     """Load a model, find its groups, and measure it.
 
     Args:
         config: what to do.
         listener: sees the run.
         folder: for files that the whole run shares.
+        journal: of the run.
 
     Raises:
-        PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
+        PruneError: any of the named failures of loading and capturing, limits that cannot be met, or a model
+            or data that are not those with which the run was started.
     """
     start = time.perf_counter()
     _check_planner(config)
@@ -114,6 +118,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     data = find_data(config.data, subject.loaded)
     check_batch(subject.program, data, config.source.model)
     method = _method(config, data)
+    _must_be_the_same(journal, "model", config.source.model, of_model(subject.axes))
+    if data is not None:
+        _must_be_the_same(journal, "data", data.name, of_data(data))
     for note in (*subject.notes, *_data_notes(config, data)):
         listener.note(note)
     original = ProgramModule(subject.program)
@@ -121,7 +128,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     base: Evaluation | None = None
     if data is not None:
         listener.stage("measuring the original")
-        base = _sound(evaluate(reference, data.test), subject.loaded)
+        test = data.test
+        found = journal.recall("base", lambda: asdict(_sound(evaluate(reference, test), subject.loaded)))
+        base = Evaluation(**found)
     scores = _scores(subject.axes, config.importance, data)
     states = None
     if config.states.is_given:
@@ -134,7 +143,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     if config.limits_latency:
         listener.stage("timing operators")
         file = _original_onnx(subject, original, folder)
-        clock = Clock(subject.axes, space, file, listener.step)
+        clock = Clock(subject.axes, space, file, journal, listener.step)
         if clock.guessed:
             named = ", ".join(f"{op} ({count} times)" for op, count in clock.guessed.items())
             listener.note(f"priced as a pass over their elements, for want of a kernel: {named}")
@@ -150,6 +159,14 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
         example = subject.program.random_inputs(2)
         export_onnx(original, example, path, dynamic_batch=subject.program.dynamic_batch)
     return path
+
+
+def _must_be_the_same(journal: Journal, kind: str, name: str, found: str) -> None:
+    if journal.recall(kind, lambda: found) != found:
+        raise ResumeError(
+            f"the {kind} {name} is not what it was when the run was started",
+            hint="put back what was there; --force starts over",
+        )
 
 
 def _check_planner(config: CompressConfig) -> None:

@@ -127,6 +127,7 @@ def planner(
         if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
             close()
             known[:] = [Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note)]
+        known[0].journal = problem.journal
         before = known[0].evaluations
         found = search(problem, topology.build(problem.axes), known[0], config)
         return replace(found, evaluations=known[0].evaluations - before)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from graph.errors import PlanError, PruneError, UsageError, WorkerError
+from prune.failures import is_out_of_memory
 from rl.parcel import Parcel, mapped, pack
 from rl.scorer import Keep, Score, Scorer
 
@@ -104,7 +105,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, parcel, path), daemon=True)
+        # Ctrl-C is for the process that asks, also while this one starts.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # else the pipe would not end with the process
         self.task: int | None = None
 
@@ -217,7 +221,7 @@ class Processes:
 
 def _serve(connection: Connection, parcel: Parcel, path: Path) -> None:
     """A worker's life: plans come, scores go, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was blocked while this process started
     torch.set_num_threads(1)
     scorer = parcel.open(mapped(path, parcel.length))
     classes = parcel.axes.classes
@@ -231,6 +235,10 @@ def _serve(connection: Connection, parcel: Parcel, path: Path) -> None:
             reply: dict[str, float | str] = {"accuracy": score.accuracy, "loss": score.loss}
         except PruneError as err:
             reply = {"error": str(err), "hint": err.hint}
+        except (MemoryError, RuntimeError) as err:
+            if not is_out_of_memory(err):
+                raise
+            return  # lost, as if the system had killed it
         connection.send_bytes(json.dumps(reply).encode())
 
 
