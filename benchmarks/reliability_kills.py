@@ -2,12 +2,13 @@
 
     python -m benchmarks.reliability_kills -o benchmarks/results/reliability_kills.json
 
-The moments: before each call with which the run changes the disk (and after the last), halfway through each
-write of the journal, random times, and random times of processes that are started afresh, each with its own
-order of sets. Whatever is killed is forked from a process that has imported everything, since an import takes
-longer than the run; the kill is SIGKILL. After each one every file must be whole, and ``--resume`` must end
-with the same plan, weights, exports and report, times aside, and leave nothing else behind. Then the same run
-is interrupted by SIGINT at random times: how long it takes to end, and whether it can be resumed.
+The moments: before each call that changes a file of the run, halfway through each write of the journal, at
+random times, and at random times of processes that are started afresh, each with its own order of sets. What
+is killed is forked from a process that has imported everything, since an import takes longer than the run;
+the kill is SIGKILL. A run is killed several times (--chain) before it may end, so that what was resumed is
+killed, too. After each kill every file must be whole, and the end must be the same plan, weights, exports and
+report as the unbroken run's, times aside, with nothing else left behind. Some moments are Ctrl-C, that is,
+SIGINT, instead: how long does it take to end, with which exit code, and does it say how to go on?
 """
 
 from __future__ import annotations
@@ -48,40 +49,58 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCH = f"{__name__ if __name__ != '__main__' else 'benchmarks.reliability_kills'}:network"
 SAME = ("plan.json", "graph.json", "model.safetensors", "native.safetensors", "model.onnx")
 CALLS = ("write", "fsync", "replace", "unlink", "ftruncate", "pwrite")  # on files
+_IMPORTS = 8.0  # seconds that a process takes to import everything, about
 _TIMES = ("seconds", "torch_ms", "onnx_ms", "speedup_torch", "speedup_onnx")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a run is killed.
+    """When and how a run is cut short.
 
     Attributes:
-        kind: ``call`` (before it), ``half`` (of a write), ``time`` (seconds since its start), ``fresh`` (the
-            same in a process of its own).
-        at: number of the call, or the share of the unbroken run's time.
+        kind: ``call`` (killed before it), ``half`` (in the middle of what it writes), ``time``, ``fresh`` (the
+            same, but a process of its own that imports everything itself), ``ctrl-c`` (SIGINT, not SIGKILL).
+        share: of the unbroken run's time; of a call its place among all of them.
+        call: the call, with its number among those of the same name.
     """
 
     kind: str
-    at: float
+    share: float
+    call: str = ""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one.
+class Cut:
+    """What came of one moment.
 
     Attributes:
-        moment: when it was killed.
-        call: the call before which that was.
+        moment: when the run was cut short.
+        resumed: whether it had been cut short before.
         state: what was there then: ``nothing``, ``unfinished`` or ``finished``.
-        wrong: what differs from the unbroken run, or is not whole; empty if all is well.
-        seconds: that resuming took.
+        code: exit code, negative for a signal.
+        seconds: from the signal to the end of the process.
+        wrong: files that are not whole, or another end than the signal should have.
     """
 
     moment: Moment
-    call: str
+    resumed: bool
     state: str
-    wrong: tuple[str, ...]
+    code: int
     seconds: float
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A run that was cut short again and again, and then left to end.
+
+    Attributes:
+        cuts: in turn.
+        wrong: what differs from the unbroken run.
+    """
+
+    cuts: tuple[Cut, ...]
+    wrong: tuple[str, ...]
 
 
 def network(num_classes: int = 10) -> CifarResNet:
@@ -128,13 +147,15 @@ class Calls:
                 where = f"{_place(kwargs['dir_fd'])}/{where}"
             if not where.startswith(self.folder) or os.path.isdir(where):
                 return call(*args, **kwargs)
-            at, moment = len(self.names), self.moment
-            self.names.append(f"{name} {where.removeprefix(self.folder)}")
-            if moment is not None and moment.at == at:
-                if moment.kind == "half":
+            told = re.sub(r"partial-\d+", "partial-PID", f"{name} {where.removeprefix(self.folder)}")
+            if name == "write":  # of the journal: the first question that is answered
+                told += f" {json.loads(bytes(args[1]).partition(b'\n')[0])[0]}"
+            told += f" #{sum(n.startswith(told) for n in self.names) + 1}"
+            self.names.append(told)
+            if self.moment is not None and self.moment.call == told:
+                if self.moment.kind == "half":
                     call(args[0], args[1][: len(args[1]) // 2])
-                if moment.kind in ("call", "half"):
-                    os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
 
         return counted
@@ -161,8 +182,7 @@ def forked(words: Sequence[str], folder: Path, log: Path, moment: Moment | None 
         except SystemExit as err:
             code = err.code if isinstance(err.code, int) else int(err.code is not None)
         if moment is None:
-            names = [re.sub(r"partial-\d+", "partial-PID", name) for name in calls.names]
-            report = {"calls": names, "modules": sorted(sys.modules)}
+            report = {"calls": calls.names, "modules": sorted(sys.modules)}
             log.with_suffix(".calls").write_text(json.dumps(report))
     finally:
         sys.stdout.flush()
@@ -238,16 +258,17 @@ class Lab:
 
     Args:
         home: an empty folder.
+        warm: time the unbroken run once more, when everything that it needs is imported.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, warm: bool = True) -> None:
         self.home, self.model = home, home / "model.pt"
         self.folder, self.wanted, self.log = home / "run", home / "wanted", home / "log"
         make_model(self.model)
-        for _ in range(2):  # the first one imports what it needs
+        for _ in range(1 + warm):
             shutil.rmtree(self.wanted, ignore_errors=True)
             start = time.perf_counter()
-            self._run(command(self.model, self.folder))
+            self._run(command(self.model, self.folder), check=True)
             self.seconds = time.perf_counter() - start
             self.folder.rename(self.wanted)
             told = json.loads(self.log.with_suffix(".calls").read_text())
@@ -259,114 +280,92 @@ class Lab:
                     except Exception:  # noqa: BLE001 - made while something ran, no file
                         continue
 
-    def _run(self, words: list[str], moment: Moment | None = None) -> int:
-        code = ended(forked(words, self.folder, self.log, moment))
-        if moment is None and code:
+    def _run(self, words: list[str], *, check: bool) -> int:
+        code = ended(forked(words, self.folder, self.log))
+        if check and code:
             raise RuntimeError(f"exit code {code}: {self.log.read_text()[-2000:]}")
         return code
 
-    def moments(self, times: int, fresh: int, seed: int = 0) -> list[Moment]:
-        """All calls, all writes of the journal, and random times, none of them near another."""
-        calls = [Moment("call", i) for i in range(len(self.calls))]
-        halves = [Moment("half", i) for i, name in enumerate(self.calls) if name.startswith("write ")]
-        draw = random.Random(seed)
-        at = [Moment("time", (i + draw.random()) / times) for i in range(times)]
-        return calls + halves + at + [Moment("fresh", (i + draw.random()) / fresh) for i in range(fresh)]
+    def moments(self, times: int, fresh: int, ctrl_c: int, seed: int = 0) -> list[Moment]:
+        """Before each call, halfway through each write of the journal, and at random times, well spread."""
+        total, draw = len(self.calls), random.Random(seed)
+        found = [Moment("call", i / total, name) for i, name in enumerate(self.calls)]
+        found += [Moment("half", m.share, m.call) for m in found if m.call.startswith("write ")]
+        for kind, count in (("time", times), ("fresh", fresh), ("ctrl-c", ctrl_c)):
+            found += [Moment(kind, (i + draw.random()) / count) for i in range(count)]
+        return sorted(found, key=lambda m: m.share)
 
-    def kill(self, moment: Moment) -> Outcome:
-        """Kill a run at a moment, look at what is there, resume it, and compare."""
+    def chain(self, moments: Sequence[Moment]) -> Chain:
+        """Start a run, cut it short at each moment in turn and resume it, let it end, and compare."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        words, call = command(self.model, self.folder), ""
-        if moment.kind in ("call", "half"):
-            code, call = self._run(words, moment), self.calls[int(moment.at)]
-        elif moment.kind == "time":
-            code = self._killed_after(forked(words, self.folder, self.log), moment.at * self.seconds)
+        words, cuts = command(self.model, self.folder), []
+        again = ["compress", "--resume", str(self.folder)]
+        for moment in moments:
+            cuts.append(self._cut(words, moment, resumed=words == again))
+            if cuts[-1].state == "nothing":
+                code = self._run(again, check=False)
+                if code != 2 or "holds no unfinished run" not in self.log.read_text():
+                    return Chain(tuple(cuts), (f"resuming nothing: exit code {code}",))
+            else:
+                words = again
+        if moments[-1].kind == "fresh":
+            code = fresh(words, self.log).wait()
         else:
-            process = fresh(words, self.log)
-            code = self._killed_after(process.pid, moment.at * self._fresh_seconds)
-        wrong = [] if code in (-signal.SIGKILL, 0) else [f"exit code {code}"]
-        wrong += not_whole(self.folder) if self.folder.exists() else []
+            code = self._run(words, check=False)
+        if code:
+            return Chain(tuple(cuts), (f"exit code {code}: {self.log.read_text()[-500:]}",))
+        return Chain(tuple(cuts), tuple(differences(self.folder, self.wanted)))
+
+    def _cut(self, words: list[str], moment: Moment, *, resumed: bool) -> Cut:
+        start, sent = time.perf_counter(), signal.SIGINT if moment.kind == "ctrl-c" else signal.SIGKILL
+        if moment.call:
+            code = ended(forked(words, self.folder, self.log, moment))
+        else:
+            if moment.kind == "fresh":
+                pid, seconds = fresh(words, self.log).pid, self.seconds + _IMPORTS
+            else:
+                pid, seconds = forked(words, self.folder, self.log), self.seconds
+            time.sleep(moment.share * seconds)
+            start = time.perf_counter()
+            os.kill(pid, sent)
+            code = ended(pid)
+        seconds = time.perf_counter() - start
         state = "nothing"
         if is_unfinished(self.folder):
             state = "unfinished"
         elif (self.folder / "report.json").exists():
             state = "finished"
-        start = time.perf_counter()
-        wrong += self._resumed(state, in_fresh_process=moment.kind == "fresh")
-        return Outcome(moment, call, state, tuple(wrong), time.perf_counter() - start)
-
-    @property
-    def _fresh_seconds(self) -> float:
-        """A process that imports everything itself takes so long, about."""
-        return self.seconds + 8.0
-
-    def _killed_after(self, pid: int, seconds: float) -> int:
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-        return ended(pid)
-
-    def _resumed(self, state: str, *, in_fresh_process: bool = False) -> list[str]:
-        """Go on and compare; where nothing was there yet, that must be said, and the run starts again."""
-        again = ["compress", "--resume", str(self.folder)]
-        if state == "nothing":
-            code = ended(forked(again, self.folder, self.log))
-            if code != 2 or "holds no unfinished run" not in self.log.read_text():
-                return [f"resuming nothing: exit code {code}"]
-            again = command(self.model, self.folder)
-        if in_fresh_process:
-            code = fresh(again, self.log).wait()
-        else:
-            code = ended(forked(again, self.folder, self.log))
-        if code:
-            return [f"resuming: exit code {code}: {self.log.read_text()[-500:]}"]
-        return differences(self.folder, self.wanted)
-
-    def interrupt(self, share: float) -> tuple[float, int, list[str]]:
-        """Interrupt a run: seconds until it ended, its exit code, and what is wrong after resuming it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        pid = forked(command(self.model, self.folder), self.folder, self.log)
-        time.sleep(share * self.seconds)
-        start = time.perf_counter()
-        os.kill(pid, signal.SIGINT)
-        code = ended(pid)
-        seconds = time.perf_counter() - start
-        told = " ".join(self.log.read_text().split())
-        wrong = []
-        unfinished = is_unfinished(self.folder)
-        if (
-            code == EXIT_CODE
-            and unfinished
-            and f"go on with: prune compress --resume {self.folder}" not in told
-        ):
-            wrong.append(f"it does not say how to go on: {told[-200:]}")
-        if code not in (0, EXIT_CODE):
+        wrong = not_whole(self.folder) if self.folder.exists() else []
+        if code not in (0, EXIT_CODE if sent == signal.SIGINT else -sent):
             wrong.append(f"exit code {code}")
-        done = (self.folder / "report.json").exists()
-        wrong += self._resumed("unfinished" if unfinished else "finished" if done else "nothing")
-        return seconds, code, wrong
+        told = "".join(self.log.read_text().split())
+        if code == EXIT_CODE and state == "unfinished":
+            wanted = f"interrupted; go on with: prune compress --resume {self.folder}"
+            if "".join(wanted.split()) not in told:
+                wrong.append(f"it does not say how to go on: {told[-200:]}")
+        return Cut(moment, resumed, state, code, seconds, tuple(wrong))
 
 
 def experiment(
-    home: Path, *, times: int, fresh: int, interrupts: int, part: int = 0, parts: int = 1
+    home: Path, *, times: int, fresh: int, ctrl_c: int, length: int, part: int = 0, parts: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Kill and interrupt, one after the other: first what the unbroken run was like, then what came of each.
+    """Cut runs short: first what the unbroken run was like, then what came of each chain.
 
     Args:
         home: an empty folder.
         times: kills at random times.
         fresh: kills at random times of processes started afresh.
-        interrupts: by SIGINT, at random times.
-        part: of the moments only every so manieth, beginning with this one.
+        ctrl_c: interrupts at random times.
+        length: of a chain.
+        part: of the chains only every so manieth, beginning with this one.
         parts: that they are shared out to.
     """
     lab = Lab(home)
     yield {"unbroken_seconds": lab.seconds, "calls": len(lab.calls)}
-    for moment in lab.moments(times, fresh)[part::parts]:
-        yield asdict(lab.kill(moment))
-    draw = random.Random(1)
-    for share in [(i + draw.random()) / interrupts for i in range(interrupts)][part::parts]:
-        seconds, code, wrong = lab.interrupt(share)
-        yield {"share": share, "ended_after_seconds": seconds, "code": code, "wrong": wrong}
+    moments = lab.moments(times, fresh, ctrl_c)
+    chains = -(-len(moments) // length)
+    for index in range(chains)[part::parts]:
+        yield asdict(lab.chain(moments[index::chains]))  # each over the whole run
 
 
 def work(part: int, home: Path, options: argparse.Namespace) -> int:
@@ -378,8 +377,8 @@ def work(part: int, home: Path, options: argparse.Namespace) -> int:
     try:
         (home / f"{part}").mkdir()
         found = experiment(
-            home / f"{part}", times=options.times, fresh=options.fresh, interrupts=options.interrupts,
-            part=part, parts=options.jobs,
+            home / f"{part}", times=options.times, fresh=options.fresh, ctrl_c=options.ctrl_c,
+            length=options.chain, part=part, parts=options.jobs,
         )  # fmt: skip
         with (home / f"{part}.jsonl").open("w", encoding="utf-8") as file:
             for entry in found:
@@ -394,13 +393,15 @@ def work(part: int, home: Path, options: argparse.Namespace) -> int:
 
 def told(entry: dict[str, Any]) -> str:
     """A result in words."""
-    end = "; ".join(entry.get("wrong", ())) or "the same"
-    if "moment" in entry:
-        moment = entry["moment"]
-        return f"{moment['kind']} {moment['at']:.2f} {entry['call']}: {entry['state']}, {end}"
-    if "code" in entry:
-        return f"SIGINT: {entry['ended_after_seconds']:.2f} s, exit code {entry['code']}, {end}"
-    return f"unbroken run: {entry['unbroken_seconds']:.1f} s, {entry['calls']} calls that change a file"
+    if "cuts" not in entry:
+        return f"unbroken run: {entry['unbroken_seconds']:.1f} s, {entry['calls']} calls that change a file"
+    lines = []
+    for cut in entry["cuts"]:
+        moment = cut["moment"]
+        when = moment["call"] or f"{moment['share']:.0%}"
+        end = f"exit code {cut['code']} after {cut['seconds']:.2f} s" if moment["kind"] == "ctrl-c" else ""
+        lines.append(f"{moment['kind']} {when}: {cut['state']} {end} {'; '.join(cut['wrong'])}".rstrip())
+    return "\n".join([*lines, "  in the end: " + ("; ".join(entry["wrong"]) or "the same")])
 
 
 def main() -> None:
@@ -408,27 +409,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--times", type=int, default=24)
     parser.add_argument("--fresh", type=int, default=4)
-    parser.add_argument("--interrupts", type=int, default=12)
+    parser.add_argument("--ctrl-c", type=int, default=12)
+    parser.add_argument("--chain", type=int, default=4, help="cuts of one run before it may end")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
-        failed = [code for code in map(ended, [work(i, home, options) for i in range(options.jobs)]) if code]
+        failed = any([ended(pid) for pid in [work(i, home, options) for i in range(options.jobs)]])
         entries = [json.loads(line) for path in sorted(home.glob("*.jsonl")) for line in path.open()]
-    kills = [e for e in entries if "moment" in e]
-    ends = [e for e in entries if "code" in e]
-    rows = Counter((e["moment"]["kind"], e["state"], "wrong" if e["wrong"] else "same") for e in kills)
-    print("killed at | found then | ended | moments")
-    for (kind, state, end), count in sorted(rows.items()):
-        print(f"{kind} | {state} | {end} | {count}")
-    slowest = max((e["ended_after_seconds"] for e in ends if e["code"] == EXIT_CODE), default=0.0)
-    print(f"{len(kills)} kills; {len(ends)} interrupts, the slowest ended after {slowest:.2f} s")
+    chains = [e for e in entries if "cuts" in e]
+    cuts = [cut for chain in chains for cut in chain["cuts"]]
+    rows = Counter((c["moment"]["kind"], c["code"], c["state"]) for c in cuts)
+    print("cut short at | exit code | found then | moments")
+    for (kind, code, state), count in sorted(rows.items()):
+        print(f"{kind} | {code} | {state} | {count}")
+    slowest = max((c["seconds"] for c in cuts if c["code"] == EXIT_CODE), default=0.0)
+    wrong = [w for found in (*cuts, *chains) for w in found["wrong"]]
+    kills = sum(c["code"] == -signal.SIGKILL for c in cuts)
+    print(f"{kills} kills in {len(chains)} runs, {len(wrong)} things wrong; slowest Ctrl-C {slowest:.2f} s")
     if options.output is not None:
-        write_json(options.output, {"entries": entries})
-    if failed or any(e["wrong"] for e in kills + ends):
-        sys.exit(1)
+        write_json(options.output, {"arguments": sys.argv[1:-2], "entries": entries})
+    sys.exit(1 if failed or wrong else 0)
 
 
 if __name__ == "__main__":

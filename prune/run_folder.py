@@ -275,8 +275,10 @@ class RunFolder:
     def _publish(self) -> None:
         try:
             names = [p.relative_to(self.staging) for p in synced(self.staging)]
-            ours = self.journal.recall(_MOVING, lambda: sorted(map(str, names)))
-            move(self.staging, self.path, names, None if self.force else ours)
+            if not self.force:
+                check_free(self.path, names, but=self.journal.get(_MOVING) or ())
+            self.journal.recall(_MOVING, lambda: sorted(map(str, names)))
+            move(self.staging, self.path, names)
         except OSError as failure:
             raise OutputError(
                 f"{self.path} cannot be put in place: {failure.strerror} ({failure.filename})",
@@ -285,26 +287,33 @@ class RunFolder:
         self._remove()
 
 
-def move(source: Path, target: Path, names: list[Path], ours: Collection[str] | None) -> None:
+def check_free(folder: Path, names: list[Path], but: Collection[str] = ()) -> None:
+    """Whether files can be put into a folder without replacing any.
+
+    Raises:
+        FileExistsError: one is there, and is not among those that may be.
+    """
+    for name in names:
+        if str(name) not in but and (folder / name).exists():
+            raise FileExistsError(errno.EEXIST, "File exists", str(folder / name))
+
+
+def move(source: Path, target: Path, names: list[Path]) -> None:
     """Move files into place one by one, those last that tell of the others.
+
+    Reports that will be replaced go first, so that none is ever beside files of another run.
 
     Args:
         source: folder that they are in.
         target: folder that they go to.
         names: relative to both.
-        ours: files that may be replaced, any when None. Reports that will be replaced go first, so that none
-            is ever beside files of another run.
 
     Raises:
-        OSError: one is there already, or the system refuses.
+        OSError: the system refuses.
     """
-    taken = [n for n in names if (target / n).exists()]
-    for name in taken:
-        if ours is not None and str(name) not in ours:
-            raise FileExistsError(errno.EEXIST, "File exists", str(target / name))
-    for name in taken:
+    for name in names:
         if name.name in _LAST:
-            (target / name).unlink()
+            (target / name).unlink(missing_ok=True)
     ordered = sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, _LAST[::-1].count(n.name), n))
     for name in ordered:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +352,10 @@ def finish(path: Path) -> bool:
         if journal.get(_MOVING) is None:
             return False
         staging = home / _RESULTS
-        move(staging, path, [p.relative_to(staging) for p in synced(staging)], None if found.force else ())
+        names = [p.relative_to(staging) for p in synced(staging)]
+        if not found.force:
+            check_free(path, names)
+        move(staging, path, names)
         (home / RUN_FILE).unlink()
         shutil.rmtree(home, ignore_errors=True)
         return True
