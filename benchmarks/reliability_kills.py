@@ -58,8 +58,8 @@ class Moment:
     """When and how a run is cut short.
 
     Attributes:
-        kind: ``call`` (killed before it), ``half`` (in the middle of what it writes), ``time``, ``fresh`` (the
-            same, but a process of its own that imports everything itself), ``ctrl-c`` (SIGINT, not SIGKILL).
+        kind: ``call`` (killed before it), ``half`` (in the middle of what it writes), ``time``, ``fresh``
+            (the same, of a process that imports everything itself), ``ctrl-c`` (SIGINT instead).
         share: of the unbroken run's time; of a call its place among all of them.
         call: the call, with its number among those of the same name.
     """
@@ -149,7 +149,7 @@ class Calls:
                 return call(*args, **kwargs)
             told = re.sub(r"partial-\d+", "partial-PID", f"{name} {where.removeprefix(self.folder)}")
             if name == "write":  # of the journal: the first question that is answered
-                told += f" {json.loads(bytes(args[1]).partition(b'\n')[0])[0]}"
+                told += " " + json.loads(bytes(args[1]).splitlines()[0])[0]
             told += f" #{sum(n.startswith(told) for n in self.names) + 1}"
             self.names.append(told)
             if self.moment is not None and self.moment.call == told:
@@ -308,10 +308,8 @@ class Lab:
                     return Chain(tuple(cuts), (f"resuming nothing: exit code {code}",))
             else:
                 words = again
-        if moments[-1].kind == "fresh":
-            code = fresh(words, self.log).wait()
-        else:
-            code = self._run(words, check=False)
+        last_is_fresh = moments[-1].kind == "fresh"
+        code = fresh(words, self.log).wait() if last_is_fresh else self._run(words, check=False)
         if code:
             return Chain(tuple(cuts), (f"exit code {code}: {self.log.read_text()[-500:]}",))
         return Chain(tuple(cuts), tuple(differences(self.folder, self.wanted)))
