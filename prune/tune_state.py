@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from graph.errors import ModelFileError
@@ -116,7 +116,8 @@ class Checkpoints:
         if torch.cuda.is_available():
             tensors[f"{_RANDOM}.cuda"] = torch.cuda.get_rng_state()
         path = folder / f"{self.journal.name.replace('/', '-')}tune-{at.epoch}-{at.batches}.safetensors"
-        write_file(path, lambda temporary: save_file(tensors, temporary))
+        data = save(tensors)  # not save_file, whose error on a full disk is none of the system's
+        write_file(path, lambda temporary: temporary.write_bytes(data))
         before = self.journal.get(_KEY)
         entry = {"config": dict(config), "file": path.name, "sha256": sha256(path), "at": asdict(at)}
         self.journal.put({_KEY: entry})
