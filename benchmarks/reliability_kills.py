@@ -108,10 +108,10 @@ def network(num_classes: int = 10) -> CifarResNet:
     return CifarResNet(8, num_classes, 1, 8)
 
 
-def make_model(path: Path) -> None:
+def make_model(path: Path, seed: int = 0) -> None:
     """Train the network for two epochs and write it."""
     data = load_embedded("digits")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     module = network()
     fit(module, data, TuneConfig(epochs=2, lr=0.1))
     save_model(path, module, arch=ARCH, arch_args={}, input_shape=data.input_shape, data="digits", metrics={})
@@ -137,6 +137,7 @@ class Calls:
     def __init__(self, folder: Path, moment: Moment | None = None) -> None:
         self.folder, self.moment = str(folder), moment
         self.names: list[str] = []
+        self._asked: list[str] = []
         for name in CALLS:
             setattr(os, name, self._counted(name, getattr(os, name)))
 
@@ -150,6 +151,9 @@ class Calls:
             told = re.sub(r"partial-\d+", "partial-PID", f"{name} {where.removeprefix(self.folder)}")
             if name == "write":  # of the journal: the first question that is answered
                 told += " " + json.loads(bytes(args[1]).splitlines()[0])[0]
+                self._asked = told.split()[2:]
+            elif name == "fsync" and where.endswith(".jsonl"):
+                told += " " + " ".join(self._asked)
             told += f" #{sum(n.startswith(told) for n in self.names) + 1}"
             self.names.append(told)
             if self.moment is not None and self.moment.call == told:

@@ -118,9 +118,10 @@ class Unfinished:
 
 
 def _told(name: str, value: Any) -> str:
-    if value is None or value is False:
-        return f"without --{name}"
-    return f"with --{name}" + ("" if value is True else f" {value}")
+    option = name if name.isupper() else f"--{name}"  # MODEL is an argument
+    if value is False:
+        return f"with --no-{name}"
+    return f"without {option}" if value is None else f"with {option}" + ("" if value is True else f" {value}")
 
 
 class RunFolder:
