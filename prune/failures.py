@@ -12,9 +12,8 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad[_ ]alloc|faile
 
 def is_out_of_memory(err: BaseException) -> bool:
     """Whether an exception says that there is no memory left: Python's, torch's, CUDA's or onnxruntime's."""
-    return isinstance(err, MemoryError) or (
-        isinstance(err, RuntimeError) and _NO_MEMORY.search(str(err)) is not None
-    )
+    foreign = isinstance(err, Exception) and not isinstance(err, PruneError)
+    return isinstance(err, MemoryError) or (foreign and _NO_MEMORY.search(str(err)) is not None)
 
 
 def named(err: BaseException) -> PruneError | None:

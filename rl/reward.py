@@ -29,10 +29,11 @@ class Evaluator:
         data: its search split is scored on.
         images: how many images of it are used; always the same ones.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
+        journal: of the run, which may have been cut short; in memory alone when left out.
         note: is told of lost workers.
 
     Attributes:
-        journal: of the run, which may have been cut short; in memory alone unless it is set.
+        journal: of the part of the run that asks at present.
         evaluations: how many plans were run, remembered ones not counted.
         seconds: the time spent on them.
     """
@@ -44,15 +45,16 @@ class Evaluator:
         *,
         images: int = IMAGES,
         workers: str = "1",
+        journal: Journal | None = None,
         note: Note = lambda text: None,
     ) -> None:
         self.axes = axes
         self.data = data
-        self.journal = Journal()
+        self.journal = journal or Journal()
         self.evaluations = 0
         self.seconds = 0.0
         self._scorer = Scorer(axes, chunks(axes, data, images))
-        self._workers: Workers = find_workers(workers, self._scorer, note)
+        self._workers: Workers = find_workers(workers, self._scorer, note, self.journal.folder)
         self._memo: dict[bytes, Score] = {}
 
     @property

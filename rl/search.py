@@ -126,7 +126,8 @@ def planner(
     def plan(problem: Problem) -> SearchResult:
         if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
             close()
-            known[:] = [Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note)]
+            options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
+            known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
         known[0].journal = problem.journal
         before = known[0].evaluations
         found = search(problem, topology.build(problem.axes), known[0], config)
