@@ -15,18 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 START = "import sys, time; from prune.interrupts import interruptible\n"
 STUBBORN = """
 with interruptible(lambda: "go on with: prune again"):
-    print("ready", flush=True)
+    told = 0
     while True:
-        try: time.sleep(60)
+        try: told = told or print("ready", flush=True) or 1; time.sleep(60)
         except KeyboardInterrupt: print("swallowed", flush=True)
 """
 IN_TORCH = """
 import torch
 matrix = torch.randn(5000, 5000)
 with interruptible(lambda: "go on with: prune again"):
-    print("ready", flush=True)
-    while True:  # also where the signal comes just before
-        try: torch.linalg.svd(matrix)  # minutes, with no instruction of Python in between
+    told = 0
+    while True:  # each time minutes with no instruction of Python in between
+        try: told = told or print("ready", flush=True) or 1; torch.linalg.svd(matrix)
         except KeyboardInterrupt: pass
 """
 POLITE = """
