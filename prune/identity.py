@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from graph.channels import Axes
+from graph.errors import ResumeError
 from models_zoo.data import DataSet
+from prune.journal import Journal
 
 _RECORDS = 256  # of each split that are looked at
 
@@ -41,3 +43,22 @@ def of_data(data: DataSet) -> str:
         for records, labels in split.batches(_RECORDS, limit=_RECORDS):
             parts += [labels] if split is data.train else [records, labels]
     return digest(parts)
+
+
+def must_be_the_same(journal: Journal, kind: str, name: str, found: str) -> None:
+    """Whether something is what it was when the run was started.
+
+    Args:
+        journal: of the run.
+        kind: ``model``, ``data`` or ``policy``.
+        name: as the user gave it.
+        found: its identity now.
+
+    Raises:
+        ResumeError: it is not.
+    """
+    if journal.root.recall(kind, lambda: found) != found:
+        raise ResumeError(
+            f"the {kind} {name} is not what it was when the run was started",
+            hint="put back what was there; --force starts over",
+        )

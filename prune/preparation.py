@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from graph.channels import Axes
-from graph.errors import ModelFileError, ResumeError, UsageError
+from graph.errors import ModelFileError, UsageError
 from graph.program import ProgramModule
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
@@ -19,7 +19,7 @@ from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
 from prune.export import export_onnx
-from prune.identity import of_data, of_model
+from prune.identity import must_be_the_same, of_data, of_model
 from prune.importance import Criterion, Scores, sampled, score
 from prune.journal import Journal
 from prune.latency_limit import Clock
@@ -118,9 +118,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: J
     data = find_data(config.data, subject.loaded)
     check_batch(subject.program, data, config.source.model)
     method = _method(config, data)
-    _must_be_the_same(journal, "model", config.source.model, of_model(subject.axes))
+    must_be_the_same(journal, "model", config.source.model, of_model(subject.axes))
     if data is not None:
-        _must_be_the_same(journal, "data", data.name, of_data(data))
+        must_be_the_same(journal, "data", data.name, of_data(data))
     for note in (*subject.notes, *_data_notes(config, data)):
         listener.note(note)
     original = ProgramModule(subject.program)
@@ -159,14 +159,6 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
         example = subject.program.random_inputs(2)
         export_onnx(original, example, path, dynamic_batch=subject.program.dynamic_batch)
     return path
-
-
-def _must_be_the_same(journal: Journal, kind: str, name: str, found: str) -> None:
-    if journal.recall(kind, lambda: found) != found:
-        raise ResumeError(
-            f"the {kind} {name} is not what it was when the run was started",
-            hint="put back what was there; --force starts over",
-        )
 
 
 def _check_planner(config: CompressConfig) -> None:

@@ -84,7 +84,7 @@ class Unfinished:
     @staticmethod
     def new(options: Mapping[str, Any], output: str, force: bool) -> Unfinished:
         """A run that starts here and now."""
-        versions = {"prune": __version__} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+        versions = {"prune": __version__} | {name: _version(name) for name in _PACKAGES}
         return Unfinished(options, output, force, versions, os.getcwd(), torch.get_num_threads())
 
     def to_json(self) -> dict[str, Any]:
@@ -115,6 +115,13 @@ class Unfinished:
                     f"the run in {path} was started by {name} {version}, this is {now.versions.get(name)}",
                     hint="go on with that version; --force starts over",
                 )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # under another name, such as onnxruntime-gpu
+        return "unknown"
 
 
 def _told(name: str, value: Any) -> str:
@@ -196,6 +203,8 @@ class RunFolder:
         try:
             self._open()
         except BaseException:
+            if not is_unfinished(path):
+                self._remove()
             self._lock.close()
             raise
         return self
@@ -216,7 +225,6 @@ class RunFolder:
             if found.threads != torch.get_num_threads():
                 torch.set_num_threads(found.threads)
         elif any(p != self._home for p in path.iterdir()) and not self.force:
-            self._remove()
             raise OutputError(f"{path} is not empty", hint="--force replaces files of the same names")
         try:
             self._clear(keep=() if found is None else (RUN_FILE, _JOURNAL, *self._weights()))

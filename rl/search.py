@@ -19,6 +19,7 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.baselines import global_ratios
+from prune.identity import digest, must_be_the_same
 from prune.importance import magnitude, sampled, taylor
 from prune.plan import make_plan
 from prune.trials import Planner, Problem, SearchResult
@@ -129,9 +130,13 @@ def planner(
             options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
             known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
         known[0].journal = problem.journal
+        if config.agent in AGENTS:
+            saved = policy.find(config.policy, config.agent)
+            found = "" if saved is None else digest(saved.weights.values())
+            must_be_the_same(problem.journal, "policy", config.policy, found)
         before = known[0].evaluations
-        found = search(problem, topology.build(problem.axes), known[0], config)
-        return replace(found, evaluations=known[0].evaluations - before)
+        result = search(problem, topology.build(problem.axes), known[0], config)
+        return replace(result, evaluations=known[0].evaluations - before)
 
     def close() -> None:
         for evaluator in known:

@@ -17,9 +17,8 @@ from benchmarks.reliability_kills import ARCH, SAME, differences, make_model, ti
 from graph.errors import ResumeError
 from models_zoo import digits
 from prune.files import write_json
-from prune.identity import of_data
+from prune.identity import must_be_the_same, of_data
 from prune.journal import Journal
-from prune.preparation import _must_be_the_same
 from prune.run_folder import HOME, is_unfinished
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,10 +119,10 @@ def test_another_model_of_the_same_name_is_refused(model: Path, unfinished: Path
 
 def test_other_data_of_the_same_name_is_refused() -> None:
     journal = Journal()
-    _must_be_the_same(journal, "data", "digits", of_data(digits.load()))
-    _must_be_the_same(journal, "data", "digits", of_data(digits.load()))
+    must_be_the_same(journal, "data", "digits", of_data(digits.load()))
+    must_be_the_same(journal, "data", "digits", of_data(digits.load()))
     with pytest.raises(ResumeError, match="the data digits is not what it was"):
-        _must_be_the_same(journal, "data", "digits", of_data(digits.load(seed=1)))
+        must_be_the_same(journal, "data", "digits", of_data(digits.load(seed=1)))
 
 
 def test_a_damaged_state_is_told(model: Path, unfinished: Path) -> None:

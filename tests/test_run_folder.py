@@ -405,3 +405,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="Permission denied"):
             RunFolder(tmp_path / "one", OPTIONS).__enter__()
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("room", [10, 100])
+def test_a_disk_that_is_full_from_the_start_gets_nothing(tmp_path: Path, room: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # for the lock, or for the options
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"):
+            RunFolder(tmp_path / "one", OPTIONS).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == set()
