@@ -14,6 +14,7 @@ SIGINT, instead: how long does it take to end, with which exit code, and does it
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import os
@@ -27,7 +28,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,8 @@ def differences(folder: Path, wanted: Path) -> list[str]:
     both = {name: [(place / name).read_bytes() for place in (folder, wanted)] for name in SAME}
     found = [f"{name} differs" for name, (mine, theirs) in both.items() if mine != theirs]
     report, other = (timeless(json.loads((p / "report.json").read_text())) for p in (folder, wanted))
+    for told in (report, other):
+        told["command"][told["command"].index("-o") + 1] = "FOLDER"
     found += [f"report: {key} differs" for key in other if report.get(key) != other[key]]
     names, others = ({str(p.relative_to(f)) for p in f.rglob("*")} for f in (folder, wanted))
     return found + [f"{name} is left over or missing" for name in sorted(names ^ others)]
@@ -283,6 +286,12 @@ class Lab:
                         importlib.import_module(name)
                     except Exception:  # noqa: BLE001 - made while something ran, no file
                         continue
+
+    def part(self, number: int) -> Lab:
+        """The same laboratory with a folder of its own."""
+        found = copy.copy(self)
+        found.folder, found.log = self.home / f"run-{number}", self.home / f"log-{number}"
+        return found
 
     def _run(self, words: list[str], *, check: bool) -> int:
         code = ended(forked(words, self.folder, self.log))
@@ -348,42 +357,16 @@ class Lab:
         return Cut(moment, resumed, state, code, seconds, tuple(wrong))
 
 
-def experiment(
-    home: Path, *, times: int, fresh: int, ctrl_c: int, length: int, part: int = 0, parts: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Cut runs short: first what the unbroken run was like, then what came of each chain.
-
-    Args:
-        home: an empty folder.
-        times: kills at random times.
-        fresh: kills at random times of processes started afresh.
-        ctrl_c: interrupts at random times.
-        length: of a chain.
-        part: of the chains only every so manieth, beginning with this one.
-        parts: that they are shared out to.
-    """
-    lab = Lab(home)
-    yield {"unbroken_seconds": lab.seconds, "calls": len(lab.calls)}
-    moments = lab.moments(times, fresh, ctrl_c)
-    chains = -(-len(moments) // length)
-    for index in range(chains)[part::parts]:
-        yield asdict(lab.chain(moments[index::chains]))  # each over the whole run
-
-
-def work(part: int, home: Path, options: argparse.Namespace) -> int:
-    """One process's share of the experiment, as lines of JSON; its number."""
+def work(lab: Lab, part: int, chains: Sequence[Sequence[Moment]], out: Path) -> int:
+    """Cut runs short in a process of its own, and write a line of JSON for each; its number."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        (home / f"{part}").mkdir()
-        found = experiment(
-            home / f"{part}", times=options.times, fresh=options.fresh, ctrl_c=options.ctrl_c,
-            length=options.chain, part=part, parts=options.jobs,
-        )  # fmt: skip
-        with (home / f"{part}.jsonl").open("w", encoding="utf-8") as file:
-            for entry in found:
+        with out.open("w", encoding="utf-8") as file:
+            for moments in chains:
+                entry = asdict(lab.part(part).chain(moments))
                 file.write(json.dumps(entry) + "\n")
                 print(told(entry), flush=True)
         code = 0
@@ -395,8 +378,6 @@ def work(part: int, home: Path, options: argparse.Namespace) -> int:
 
 def told(entry: dict[str, Any]) -> str:
     """A result in words."""
-    if "cuts" not in entry:
-        return f"unbroken run: {entry['unbroken_seconds']:.1f} s, {entry['calls']} calls that change a file"
     lines = []
     for cut in entry["cuts"]:
         moment = cut["moment"]
@@ -419,9 +400,14 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder).resolve()
-        failed = any([ended(pid) for pid in [work(i, home, options) for i in range(options.jobs)]])
-        entries = [json.loads(line) for path in sorted(home.glob("*.jsonl")) for line in path.open()]
-    chains = [e for e in entries if "cuts" in e]
+        lab = Lab(home)
+        print(f"unbroken run: {lab.seconds:.1f} s, {len(lab.calls)} calls that change a file", flush=True)
+        moments = lab.moments(options.times, options.fresh, options.ctrl_c)
+        count = -(-len(moments) // options.chain)
+        planned = [moments[i::count] for i in range(count)]  # each over the whole run
+        pids = [work(lab, i, planned[i :: options.jobs], home / f"{i}.jsonl") for i in range(options.jobs)]
+        failed = any([ended(pid) for pid in pids])
+        chains = [json.loads(line) for path in sorted(home.glob("*.jsonl")) for line in path.open()]
     cuts = [cut for chain in chains for cut in chain["cuts"]]
     rows = Counter((c["moment"]["kind"], c["code"], c["state"]) for c in cuts)
     print("cut short at | exit code | found then | moments")
@@ -432,7 +418,8 @@ def main() -> None:
     kills = sum(c["code"] == -signal.SIGKILL for c in cuts)
     print(f"{kills} kills in {len(chains)} runs, {len(wrong)} things wrong; slowest Ctrl-C {slowest:.2f} s")
     if options.output is not None:
-        write_json(options.output, {"arguments": sys.argv[1:-2], "entries": entries})
+        data = {"unbroken_seconds": lab.seconds, "calls": lab.calls, "chains": chains}
+        write_json(options.output, data)
     sys.exit(1 if failed or wrong else 0)
 
 
