@@ -323,8 +323,7 @@ def move(source: Path, target: Path, names: list[Path]) -> None:
     for name in names:
         if name.name in _LAST:
             (target / name).unlink(missing_ok=True)
-    ordered = sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, _LAST[::-1].count(n.name), n))
-    for name in ordered:
+    for name in sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, n)):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / name, target / name)
     for folder in {(target / n).parent for n in names} | {target}:
