@@ -95,7 +95,7 @@ def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path 
 
 def _stored_options(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Where an unfinished run keeps its options, and those that words stand for."""
-    from prune.run_folder import HOME, RUN_FILE, Unfinished
+    from prune.unfinished import HOME, RUN_FILE, Unfinished
 
     found = Unfinished.read(folder)
     # To run code of a file is allowed anew each time: a folder may come from anywhere.
@@ -283,7 +283,7 @@ def _farewell() -> str:
     if _run["told"] is not None:
         return ""
     if _run["folder"] is not None:
-        from prune.run_folder import is_unfinished
+        from prune.unfinished import is_unfinished
 
         if is_unfinished(Path(_run["folder"])):
             return f"interrupted; go on with: {_run['again']}"
@@ -589,7 +589,8 @@ def compress(
 
         unfinished = None
         if resume is not None:
-            from prune.run_folder import Unfinished, finish
+            from prune.run_folder import finish
+            from prune.unfinished import Unfinished
 
             if finish(resume):
                 return _print_finished(resume, as_json)

@@ -43,8 +43,8 @@ from models_zoo.resnet_cifar import CifarResNet
 from prune.files import write_json
 from prune.interrupts import EXIT_CODE
 from prune.load import save_model
-from prune.run_folder import is_unfinished
 from prune.tune import TuneConfig, fit
+from prune.unfinished import is_unfinished
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH = f"{__name__ if __name__ != '__main__' else 'benchmarks.reliability_kills'}:network"

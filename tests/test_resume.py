@@ -19,7 +19,7 @@ from models_zoo import digits
 from prune.files import write_json
 from prune.identity import must_be_the_same, of_data
 from prune.journal import Journal
-from prune.run_folder import HOME, is_unfinished
+from prune.unfinished import HOME, is_unfinished
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,7 +17,8 @@ from graph.errors import OutputError, PruneError, ResumeError, TrainingError, Us
 from prune.files import write_json
 from prune.journal import Journal
 from prune.lock import Lock
-from prune.run_folder import HOME, RunFolder, finish, is_unfinished
+from prune.run_folder import RunFolder, finish
+from prune.unfinished import HOME, is_unfinished
 
 pytestmark = pytest.mark.smoke
 
