@@ -7,7 +7,7 @@ the whole network made (``prune.reconstruct``). Labels of the search split decid
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -68,22 +68,24 @@ class Mender:
     def _loss(self, program: Program) -> float:
         return evaluate(ProgramModule(program), self.data.search).loss
 
-    def finalist(self, plans: Sequence[Plan]) -> Plan:
+    def finalist(self, plans: Sequence[Plan], on_step: Callable[[int, int], None] = lambda *_: None) -> Plan:
         """The plan that is best once its weights are fitted, by its loss on the whole search split.
 
         Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
 
         Args:
             plans: at least one, such as the best of each method; of equal ones the first is taken.
+            on_step: told after each plan how many of them are done, and of how many.
         """
         losses: dict[bytes, float] = {}
         best, least = plans[0], math.inf
-        for plan in plans:
+        for done, plan in enumerate(plans, start=1):
             keep = plan.keep_mask(self.axes)
             if keep.tobytes() not in losses:
                 _, losses[keep.tobytes()] = self._fitted(keep, self._slicer(keep))
             if losses[keep.tobytes()] < least:
                 best, least = plan, losses[keep.tobytes()]
+            on_step(done, len(plans))
         return best
 
     def mended(self, keep: Keep, program: Program) -> Mended:

@@ -152,7 +152,7 @@ def complete(
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
         finalists, fitted = found.finalists, mender
-        best = journal.recall("finalist", lambda: fitted.finalist(finalists).to_json())
+        best = journal.recall("finalist", lambda: fitted.finalist(finalists, listener.step).to_json())
         found = replace(found, plan=Plan.from_json(best))
     timed = None
     if ready.clock is not None:

@@ -60,7 +60,7 @@ class SearchResult:
         evaluations: how many plans were run; repeated ones are remembered.
         images: how many search images each was scored on.
         seconds: wall time.
-        finalists: the best plan of each method.
+        finalists: the best plan of each method and the best plans of all, to be looked at more closely.
     """
 
     plan: Plan

@@ -6,7 +6,7 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,7 +21,7 @@ from graph.topology import Topology
 from prune.baselines import global_ratios
 from prune.identity import digest, must_be_the_same
 from prune.importance import magnitude, sampled, taylor
-from prune.plan import make_plan
+from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
@@ -33,8 +33,11 @@ from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
-BASELINES = ("uniform", "global-magnitude", "global-sum", "global-taylor")
+PER_COST = "global-per-cost"
+BASELINES = ("uniform", "global-magnitude", "global-sum", PER_COST, "global-taylor")
+_POWERS = (0.25, 0.5, 0.75)  # of the price
 REFINED = "refinement"
+FINALISTS = 8  # best plans of all that are looked at more closely, beside the best of each method
 _TAYLOR_IMAGES = 512
 _TAYLOR_WINDOWS = 32
 
@@ -53,6 +56,7 @@ class SearchConfig:
             where there is one for the agent and its plan is no worse than the best baseline; ``none`` starts
             with fresh weights.
         refine: share of the episodes that mutate the best plans after the agent.
+        baselines: those of ``BASELINES`` that are scored first; the agent starts from the best of them.
 
     Raises:
         UsageError: a value out of range.
@@ -64,6 +68,7 @@ class SearchConfig:
     reward: Reward = "error"
     policy: str = policy.DEFAULT
     refine: float = 0.5
+    baselines: tuple[str, ...] = BASELINES
 
     def __post_init__(self) -> None:
         if self.agent not in METHODS:
@@ -81,7 +86,8 @@ class SearchConfig:
     def trials(self) -> int:
         """How many plans will be scored."""
         zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
-        return len(BASELINES) + self.episodes + zero_shot
+        baselines = sum(len(_POWERS) if name == PER_COST else 1 for name in self.baselines)
+        return baselines + self.episodes + zero_shot
 
 
 def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
@@ -163,7 +169,7 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     """
     problem.budget.check_reachable()
     book = Book(problem, evaluator, config.reward)
-    score_baselines(problem, book)
+    score_baselines(problem, book, config.baselines)
     random = np.random.default_rng(config.seed)
     if config.agent == "random":
         random_plans(book, config.episodes, random)
@@ -181,25 +187,41 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         evaluator.evaluations,
         evaluator.images,
         book.seconds,
-        tuple(make_plan(problem.space, lv, problem.scores, name) for name, (_, lv) in book.best.items()),
+        _finalists(problem, book),
     )
 
 
-def score_baselines(problem: Problem, book: Book) -> None:
+def _finalists(problem: Problem, book: Book) -> tuple[Plan, ...]:
+    """The best plan of each method, then the best plans of all."""
+    chosen = [*book.best.values(), *book.ranked[:FINALISTS]]
+    distinct = {levels.tobytes(): (trial.method, levels) for trial, levels in reversed(chosen)}
+    return tuple(
+        make_plan(problem.space, levels, problem.scores, method)
+        for method, levels in reversed(distinct.values())
+    )
+
+
+def score_baselines(problem: Problem, book: Book, names: Sequence[str] = BASELINES) -> None:
     """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
-    for name, wish in {**baseline_ratios(problem), **problem.starts}.items():
-        book.score([book.project(np.asarray(wish))], name)
+    found = baseline_ratios(problem)
+    starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
+    for name, wishes in {**{name: found[name] for name in names}, **starts}.items():
+        book.score([book.project(wish) for wish in wishes], name)
 
 
-def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
-    """The wish of each baseline; which channels stay, ``problem.scores`` says for all of them."""
+def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
+    """The wishes of each baseline; which channels stay, ``problem.scores`` says for all of them."""
     space, budget = problem.space, problem.budget
+    by_magnitude = magnitude(problem.axes)
     batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
     return {
-        "uniform": np.ones(space.bundles),
-        "global-magnitude": global_ratios(space, magnitude(problem.axes), budget),
-        "global-sum": global_ratios(space, magnitude(problem.axes), budget, relative=False),
-        "global-taylor": global_ratios(space, taylor(problem.axes, batches), budget),
+        "uniform": [np.ones(space.bundles)],
+        "global-magnitude": [global_ratios(space, by_magnitude, budget)],
+        "global-sum": [global_ratios(space, by_magnitude, budget, relative=False)],
+        PER_COST: [
+            global_ratios(space, by_magnitude, budget, relative=False, by_price=power) for power in _POWERS
+        ],
+        "global-taylor": [global_ratios(space, taylor(problem.axes, batches), budget)],
     }
 
 

@@ -88,10 +88,10 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["original"]["flops"] == 2 * report["original"]["macs"]
     assert report["verification"]["max_error"] <= 1e-9
     assert report["onnx"]["max_error"] <= 1e-4
-    baselines = {"uniform", "global-magnitude", "global-sum", "global-taylor"}
+    baselines = {"uniform", "global-magnitude", "global-sum", "global-per-cost", "global-taylor"}
     assert set(report["search"]["best"]) == {*baselines, "agmc", "refinement"}
     assert report["search"]["winner"] in report["search"]["best"]
-    assert len(report["search"]["trials"]) == 4 + 4
+    assert len(report["search"]["trials"]) == 7 + 4
     layers = {layer["name"]: layer for layer in report["plan"]["layers"]}
     assert list(layers)[0] == "conv1" and list(layers)[-1] == "linear" and len(layers) == 20
     for name in ("layer1.0.conv1", "layer3.2.conv1"):

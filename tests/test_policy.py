@@ -217,7 +217,7 @@ def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_
         config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
         evaluator = _Baselines(found, data, images=2)
         runs.append([t.ratios for t in search(asked, graph_of("resnet20"), evaluator, config).trials])
-    assert runs[0][4:] == runs[1][5:] and len(runs[1]) == 4 + 5
+    assert runs[0][7:] == runs[1][8:] and len(runs[1]) == 7 + 5
 
 
 def _network(folder: Path, name: str) -> Path:

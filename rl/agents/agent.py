@@ -63,8 +63,7 @@ class Agent:
         if isinstance(self.learner, GnnRl):
             self.learner.learn(steps, start_std=factor * START_STD, end_std=END_STD)
         else:
-            warm_up = 0 if self.trained else min(25, rounds // 4) * len(self.tasks)
-            self.learner.learn(steps, warm_up=warm_up, noise=factor * NOISE)
+            self.learner.learn(steps, noise=factor * NOISE)
 
     def plan(self, task: int = 0) -> Levels:
         """The plan that the agent holds best for a task: its actions without noise."""
