@@ -151,9 +151,7 @@ def complete(
     mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
-        finalists, fitted = found.finalists, mender
-        best = journal.recall("finalist", lambda: fitted.finalist(finalists, listener.step).to_json())
-        found = replace(found, plan=Plan.from_json(best))
+        found = replace(found, plan=mender.finalist(found.finalists, listener.step, journal))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
