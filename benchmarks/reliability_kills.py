@@ -364,6 +364,7 @@ def work(lab: Lab, part: int, chains: Sequence[Sequence[Moment]], out: Path) -> 
         return pid
     code = 1
     try:
+        os.setsid()  # as if each were started from a terminal of its own
         with out.open("w", encoding="utf-8") as file:
             for moments in chains:
                 entry = asdict(lab.part(part).chain(moments))
