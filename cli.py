@@ -20,7 +20,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from front.screen import Screen
-from graph.errors import PruneError, UsageError
+from graph.errors import UsageError
 
 if TYPE_CHECKING:
     from profilers.profile import Profile
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 console = Console()
 stderr = Console(stderr=True)
 _state = {"debug": False, "verbose": False}
+_run: dict[str, Path | str | None] = {"folder": None, "again": None, "told": None}  # of a long run under way
 
 
 class _Anywhere(TyperGroup):
@@ -62,7 +63,7 @@ class _Configured(TyperCommand):
 def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path | None, list[str]]:
     """A file, and the words of the command line that it stands for."""
     from prune.config_words import Option, config_words, named_file
-    from prune.settings import read_settings
+    from prune.settings import Settings, read_settings
 
     options = {
         name.removeprefix("--"): Option(p.is_flag, p.multiple, tuple(p.secondary_opts))
@@ -70,11 +71,26 @@ def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path 
         for name in p.opts
         if name.startswith("--")
     }
-    found = read_settings(section, named_file(args))
+    folder = named_file(args, "--resume")
+    if folder is None:
+        found = read_settings(section, named_file(args))
+    else:  # the run knows all that a file told it
+        found = Settings(*_stored_options(folder), named=True)
     words = config_words(found, options, args)
-    if words and not console.quiet:
+    if words and not console.quiet and folder is None:
         stderr.print(f"options of {found.path}: {escape(shlex.join(words))}", soft_wrap=True)
     return found.path, words
+
+
+def _stored_options(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where an unfinished run keeps its options, and those that words stand for."""
+    from prune.unfinished import HOME, RUN_FILE, Unfinished
+
+    found = Unfinished.read(folder)
+    # To run code of a file is allowed anew each time: a folder may come from anywhere.
+    left_out = ("MODEL", "trust-code")
+    options = {} if found is None else {n: v for n, v in found.options.items() if n not in left_out}
+    return folder / HOME / RUN_FILE, options
 
 
 app = typer.Typer(
@@ -231,14 +247,36 @@ def _errors() -> Iterator[None]:
     """Turn named failures into one clear line and an exit code."""
     try:
         yield
-    except PruneError as err:
+    except KeyboardInterrupt as err:
+        stderr.print(escape(_farewell()), soft_wrap=True)
+        _run["told"] = "yes"
+        raise typer.Exit(130) from err
+    except typer.Exit:
+        raise
+    except Exception as err:
+        from prune.failures import named
+
+        known = named(err)
+        if known is None:
+            raise
         if _state["debug"]:
             traceback.print_exc()
-        _print_error(str(err), err.hint)
+        _print_error(str(known), known.hint)
+        for line in getattr(err, "__notes__", ()):
+            stderr.print(escape(line), soft_wrap=True)
         raise typer.Exit(2) from err
-    except KeyboardInterrupt as err:
-        stderr.print("interrupted; nothing was written")
-        raise typer.Exit(130) from err
+
+
+def _farewell() -> str:
+    """What an interrupt ends with; empty when it was said already."""
+    if _run["told"] is not None:
+        return ""
+    if _run["folder"] is not None:
+        from prune.unfinished import is_unfinished
+
+        if is_unfinished(Path(_run["folder"])):
+            return f"interrupted; go on with: {_run['again']}"
+    return "interrupted; nothing was written"
 
 
 def _print_error(message: str, hint: str) -> None:
@@ -309,7 +347,8 @@ def _selection(
 
 @app.command(cls=_Configured)
 def compress(
-    model: ModelArgument,
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help=f"{MODEL}.", show_default=False)] = None,
     flops: Annotated[
         str | None,
         typer.Option(help="Limit: a ratio (0.5 or 50%) or absolute FLOPs (120M). FLOPs = 2 x MACs."),
@@ -473,6 +512,14 @@ def compress(
         typer.Option("--dry-run", help="Say what would be done, what can be reached and how long it takes."),
     ] = False,
     force: ForceOption = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a run that was cut short: go on with it. No other argument is needed; --lr, "
+            "--epochs and --batch-size may be others than before.",
+            show_default=False,
+        ),
+    ] = None,
     trust_code: TrustOption = False,
     config_file: ConfigOption = None,
     as_json: JsonOption = False,
@@ -488,6 +535,19 @@ def compress(
     with _errors():
         from prune.demands import parse_demands
 
+        unfinished = None
+        if resume is not None:
+            from prune.run_folder import finish
+            from prune.unfinished import Unfinished
+
+            if finish(resume):
+                return _print_finished(resume, as_json)
+            unfinished = Unfinished.read(resume)
+            model = model or (unfinished.options.get("MODEL") if unfinished is not None else None)
+        if model is None:
+            raise UsageError(
+                "no model is named", hint="prune compress MODEL --flops 0.5, or prune compress --resume DIR"
+            )
         given = {
             "--flops": flops,
             "--macs": macs,
@@ -505,6 +565,7 @@ def compress(
         from prune.pareto import pareto as run_pareto
         from prune.pareto import parse_shares
         from prune.pipeline import compress as run
+        from prune.pipeline import resuming
         from prune.states import StateConfig
         from prune.subject import NO_DATA
         from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
@@ -520,6 +581,14 @@ def compress(
         shares = [d.text for d in (*points, *demands)]
         shares += [f"{name}-{given}" for name, given in parts.items() if given is not None]
         named = "-".join(shares).replace("%", "pct").replace("/", "_")
+        folder = output or Path("runs") / f"{source.stem}-{named}"
+        if resume is not None:
+            if output is not None and output.resolve() != resume.resolve():
+                raise UsageError(f"-o {output} is not {resume}", hint="a run is resumed where it is")
+            folder = resume
+            if unfinished is not None and Path(unfinished.output).resolve() == resume.resolve():
+                folder = Path(unfinished.output)  # as the report names it
+        _run.update(folder=folder, again=resuming(folder, trust_code=trust_code), told=None)
         search = agent.SearchConfig(
             agent=method,
             episodes=episodes,
@@ -533,7 +602,7 @@ def compress(
         config = CompressConfig(
             source=source,
             demands=demands,
-            output=output or Path("runs") / f"{source.stem}-{named}",
+            output=folder,
             data=data,
             planner=planner,
             importance=importance,  # type: ignore[arg-type]
@@ -552,6 +621,8 @@ def compress(
             seed=seed,
             search=agent.command_words(search, images=images),
             force=force,
+            resume=resume is not None,
+            options=_options(context) | {"MODEL": model},
             verify=verify,
         )
         neighbours = 1 if points else 0  # plans of the point before
@@ -593,6 +664,29 @@ def _print_tables(found: Any) -> None:
         console.print(table)
     for line in found.lines():
         console.print(escape(line), soft_wrap=True)
+
+
+_NOT_OF_THE_RUN = ("model", "output", "force", "resume", "config_file", "as_json", "workers")
+
+
+def _options(context: typer.Context) -> dict[str, Any]:
+    """The options that do not have their defaults, by name: what a run is, for whoever resumes it."""
+    found = {}
+    for param in context.command.params:
+        value = context.params.get(str(param.name))
+        if param.name not in _NOT_OF_THE_RUN and value not in (None, [], ()) and value != param.default:
+            name = next(o for o in param.opts if o.startswith("--")).removeprefix("--")
+            plain = value if isinstance(value, bool | int | float) else str(value)
+            found[name] = [str(v) for v in value] if isinstance(value, list | tuple) else plain
+    return found
+
+
+def _print_finished(folder: Path, as_json: bool) -> None:
+    if as_json:
+        found = next(p for p in (folder / "report.json", folder / "pareto.json") if p.exists())
+        typer.echo(found.read_text(encoding="utf-8").rstrip())
+        return
+    console.print(f"the run in [bold]{escape(str(folder))}[/bold] is finished: " + _listing(folder))
 
 
 def _print_report(report: Any) -> None:
@@ -1313,7 +1407,10 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")  # third-party deprecations are not the user's business
-    sys.exit(app(prog_name="prune"))
+    from prune.interrupts import interruptible
+
+    with interruptible(_farewell):
+        sys.exit(app(prog_name="prune"))
 
 
 if __name__ == "__main__":

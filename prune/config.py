@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from graph.errors import UsageError
 from graph.suggest import suggestion
@@ -65,6 +66,8 @@ class CompressConfig:
         search: words of the command line that say how the planner searches, for the report.
         force: replace files of an earlier run.
         temporary: the output goes away with whoever asked for it.
+        resume: go on with the unfinished run in ``output``, which must be the same one.
+        options: what the command line was told, by name, as JSON data, for whoever resumes the run.
         verify: prove equality in float64 before anything is written.
     """
 
@@ -85,6 +88,8 @@ class CompressConfig:
     search: tuple[str, ...] = ()
     force: bool = False
     temporary: bool = False
+    resume: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     verify: bool = True
 
     def __post_init__(self) -> None:

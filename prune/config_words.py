@@ -15,7 +15,7 @@ from prune.settings import Settings
 
 # One of these on the command line replaces the others of a file: they say the same thing in other ways.
 _SAME = (frozenset({"flops", "macs", "pareto"}),)
-_FLAGS_ONLY = ("config", "json", "help")
+_FLAGS_ONLY = ("config", "resume", "json", "help")
 _OBJECTS = ("arch-args",)
 # What runs no code of the working directory, by the name before the colon.
 _HARMLESS = {"data": ("cifar10", "imagefolder", "text", "tokens"), "arch": ("timm", "torchvision")}
@@ -36,14 +36,14 @@ class Option:
     negative: tuple[str, ...] = ()
 
 
-def named_file(args: Sequence[str]) -> Path | None:
-    """The file that ``--config`` names, the last one as usual."""
+def named_file(args: Sequence[str], option: str = "--config") -> Path | None:
+    """The file that an option names, the last one as usual."""
     found = None
     words = _before_end(args)
     for index, word in enumerate(words):
-        if word.startswith("--config="):
+        if word.startswith(f"{option}="):
             found = word.partition("=")[2]
-        elif word == "--config" and index + 1 < len(words):
+        elif word == option and index + 1 < len(words):
             found = words[index + 1]
     return None if found is None else Path(found)
 

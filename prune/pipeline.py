@@ -6,6 +6,7 @@ alone, and no accuracy is claimed. All else is the same.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,9 +26,11 @@ from prune.budget import Budget
 from prune.command import repeated
 from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
+from prune.demands import Demand
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
-from prune.files import OutputFolder, write_json
+from prune.files import write_json
 from prune.importance import sampled
+from prune.journal import Journal
 from prune.load import LoadedModel
 from prune.mend import Mender, Way
 from prune.native import NativeResult, native_module
@@ -36,6 +39,7 @@ from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
 from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, WEIGHTS_FILE
 from prune.report import REPORT_FILE, ModelFigures, Report
+from prune.run_folder import RunFolder
 from prune.sections import (
     accuracy_section,
     data_section,
@@ -55,12 +59,14 @@ from prune.student import Student, student_of
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
 from prune.tune import Evaluation, TuneResult, evaluate, fit
+from prune.tune_state import Checkpoints
 from prune.verify import Verification, check, verify
 
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
 STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
+LATE = ("tune", "epochs", "lr", "batch-size")  # options that count only once the plan is made
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -76,13 +82,35 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
         The report; the files are in ``config.output`` by then, or nothing is.
 
     Raises:
-        PruneError: any of the named failures; nothing is written then.
+        PruneError: any of the named failures. What was found out by then is in ``config.output`` for
+            ``config.resume``, but for failures that come before anything is; see ``prune.run_folder``.
     """
-    with OutputFolder(config.output, config.force) as out:
-        ready = prepare(config, listener, out.staging)
-        report, _ = complete(ready, config, planner, listener, out.staging)
+    with run_folder(config) as run:
+        for note in run.notes:
+            listener.note(note)
+        ready = prepare(config, listener, run.staging, run.journal)
+        report, _ = complete(ready, config, planner, listener, run.staging, run.journal)
         ready.remove_files()
     return report
+
+
+def run_folder(config: CompressConfig, points: Sequence[Demand] = ()) -> RunFolder:
+    """The folder of a run."""
+    return RunFolder(
+        config.output,
+        config.options or {"command": shlex.join(repeated(config, points))},
+        output=str(config.output),
+        late=LATE,
+        force=config.force,
+        resume=config.resume,
+        again=resuming(config.output, trust_code=config.source.trust_code),
+    )
+
+
+def resuming(folder: Path, *, trust_code: bool) -> str:
+    """The command that goes on with a run."""
+    words = ["prune", "compress", "--resume", str(folder), *(["--trust-code"] if trust_code else [])]
+    return shlex.join(words)
 
 
 def complete(
@@ -91,6 +119,7 @@ def complete(
     planner: Planner,
     listener: Listener,
     folder: Path,
+    journal: Journal,
     *,
     starts: Starts | None = None,
 ) -> tuple[Report, SearchResult]:
@@ -102,6 +131,7 @@ def complete(
         planner: searches for the plan.
         listener: sees the run.
         folder: for the files.
+        journal: of the run, or of this point of a curve.
         starts: keep ratios by name that the search scores beside the baselines.
     """
     start = time.perf_counter()
@@ -114,13 +144,14 @@ def complete(
         method = STATES if ready.states is not None else BLOCKS
         found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and data is not None:
-        found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
+        problem = Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}, journal)
+        found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
     mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
-        found = replace(found, plan=mender.finalist(found.finalists, listener.step))
+        found = replace(found, plan=mender.finalist(found.finalists, listener.step, journal))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
@@ -160,6 +191,8 @@ def complete(
             teacher=ready.reference,
             on_epoch=listener.epoch,
             on_step=listener.step,
+            note=listener.note,
+            checkpoints=Checkpoints(journal, listener.note),
         )
         after = evaluate(student.module, data.test)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -21,7 +21,9 @@ from prune.config import CompressConfig, Listener
 from prune.demands import Demand
 from prune.depth import Blocks, Depth, drop_blocks
 from prune.export import export_onnx
+from prune.identity import must_be_the_same, of_data, of_model
 from prune.importance import Criterion, Scores, sampled, score
+from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
 from prune.states import StateChoice, choose_states, state_layers
@@ -94,16 +96,18 @@ class Prepared:
             path.unlink()
 
 
-def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepared:
+def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: Journal) -> Prepared:
     """Load a model, find its groups, and measure it.
 
     Args:
         config: what to do.
         listener: sees the run.
         folder: for files that the whole run shares.
+        journal: of the run.
 
     Raises:
-        PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
+        PruneError: any of the named failures of loading and capturing, limits that cannot be met, or a model
+            or data that are not those with which the run was started.
     """
     start = time.perf_counter()
     check_planner(config)
@@ -116,6 +120,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     data = find_data(config.data, whole.loaded)
     check_batch(whole.program, data, config.source.model)
     method = method_of(config, data)
+    must_be_the_same(journal, "model", config.source.model, of_model(whole.axes))
+    if data is not None:
+        must_be_the_same(journal, "data", data.name, of_data(data))
     for note in (*whole.notes, *_data_notes(config, data)):
         listener.note(note)
     original = ProgramModule(whole.program)
@@ -123,7 +130,9 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     base: Evaluation | None = None
     if data is not None:
         listener.stage("measuring the original")
-        base = _sound(evaluate(reference, data.test), whole.loaded)
+        test = data.test
+        found = journal.recall("base", lambda: asdict(_sound(evaluate(reference, test), whole.loaded)))
+        base = Evaluation(**found)
     subject, depth = whole, None
     if blocks is not None and data is not None:
         listener.stage("judging the blocks")
@@ -147,7 +156,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
     if config.limits_latency:
         listener.stage("timing operators")
         file = _original_onnx(whole, original, folder)
-        clock = Clock(subject.axes, space, file, listener.step)
+        clock = Clock(subject.axes, space, file, journal, listener.step)
         if clock.guessed:
             named = ", ".join(f"{op} ({count} times)" for op, count in clock.guessed.items())
             listener.note(f"priced as a pass over their elements, for want of a kernel: {named}")

@@ -19,6 +19,7 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.baselines import global_ratios
+from prune.identity import digest, must_be_the_same
 from prune.importance import magnitude, sampled, taylor
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult
@@ -138,14 +139,20 @@ def planner(
     def plan(problem: Problem) -> SearchResult:
         if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
             close()
-            known[:] = [Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note)]
+            options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
+            known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
+        known[0].journal = problem.journal
+        if config.agent in AGENTS:
+            saved = policy.find(config.policy, config.agent)
+            found = "" if saved is None else digest(saved.weights.values())
+            must_be_the_same(problem.journal, "policy", config.policy, found)
         before = known[0].evaluations
-        found = search(problem, topology.build(problem.axes), known[0], config)
-        found = replace(found, evaluations=known[0].evaluations - before)
+        result = search(problem, topology.build(problem.axes), known[0], config)
+        result = replace(result, evaluations=known[0].evaluations - before)
         if config.sensitivity is False:
-            return found
+            return result
         most = None if config.sensitivity else config.trials // 2
-        return replace(found, sensitivity=sensitivity(problem, known[0], most))
+        return replace(result, sensitivity=sensitivity(problem, known[0], most))
 
     def close() -> None:
         for evaluator in known:
