@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from graph.errors import ModelFileError, UntrustedCodeError
+from prune.files import regular_size
 from prune.metadata import FORMAT, HEADER_KEY, Metadata, parse
 
 # Where checkpoints keep the state dict.
@@ -43,9 +44,9 @@ def check_readable(path: Path) -> int:
     try:
         if path.is_dir():
             raise ModelFileError(f"{path} is a folder, not a model file", hint="name the file inside it")
+        size = regular_size(path)
         with path.open("rb") as file:
             file.read(1)
-        size = path.stat().st_size
     except OSError as err:
         reason = "no such file" if isinstance(err, FileNotFoundError) else err.strerror
         raise ModelFileError(f"cannot read {path}: {reason}", hint="check the path") from err

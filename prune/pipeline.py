@@ -29,6 +29,7 @@ from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_
 from prune.files import OutputFolder, write_json
 from prune.importance import sampled
 from prune.load import LoadedModel
+from prune.manifest import write_manifest
 from prune.mend import Mender, Way
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
@@ -83,6 +84,7 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
         ready = prepare(config, listener, out.staging)
         report, _ = complete(ready, config, planner, listener, out.staging)
         ready.remove_files()
+        write_manifest(out.staging)
     return report
 
 
