@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 console = Console()
 stderr = Console(stderr=True)
+_LONGEST = 2000  # characters of a message
 _state = {"debug": False, "verbose": False}
 
 
@@ -250,12 +251,22 @@ def _errors() -> Iterator[None]:
     except KeyboardInterrupt as err:
         stderr.print("interrupted; nothing was written")
         raise typer.Exit(130) from err
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+        raise
+    except Exception as err:
+        if _state["debug"]:
+            raise
+        # Not 1, with which the gate says that a budget is broken.
+        _print_error(f"prune itself failed: {type(err).__name__}: {err}", "--debug shows where; please report it")
+        raise typer.Exit(2) from err
 
 
 def _print_error(message: str, hint: str) -> None:
-    stderr.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+    from prune.escaping import plain  # names in files may hold line breaks and escape sequences
+
+    stderr.print(f"[red]error:[/red] {escape(plain(message, _LONGEST))}", soft_wrap=True)
     if hint:
-        stderr.print(f"[dim]hint:[/dim] {escape(hint)}", soft_wrap=True)
+        stderr.print(f"[dim]hint:[/dim] {escape(plain(hint, _LONGEST))}", soft_wrap=True)
 
 
 class _Screen:

@@ -82,7 +82,7 @@ def read_file(path: Path, size: int, trust_code: bool) -> tuple[Any, Metadata]:
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK"):
-        members = _check_zip(path, size)
+        members = check_zip(path, size)
         if "data.pkl" in members and (
             "constants.pkl" in members or any(m.startswith("code/") for m in members)
         ):
@@ -137,10 +137,13 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
     raise ModelFileError(f"{path} is not a model file: it is {kind}", hint=again)
 
 
-def _check_zip(path: Path, size: int) -> set[str]:
+def check_zip(path: Path, size: int) -> set[str]:
     """Member names without the archive's own folder, after every check that torch does not make.
 
     ``torch.load`` compares no checksum: a flipped bit would go through.
+
+    Raises:
+        ModelFileError: the archive is broken, encrypted or a bomb, or has members that point outside.
     """
     broken = "copy or download it again"
     try:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from graph.errors import ArchitectureError, ModelFileError, UntrustedCodeError
+from prune.bounded import no_larger_than
 from prune.checkpoint import check_readable, checked_weights, first_line, read_safetensors
 from prune.files import read_json
 
@@ -186,9 +187,11 @@ def _filled(
     # How attention is computed is ours to choose: a checkpoint could name kernels to be downloaded.
     plain = {k: v for k, v in settings.items() if "attn_implementation" not in k and "experts_impl" not in k}
     try:
-        with _quiet():
+        with _quiet(), no_larger_than(state, name):
             config = model_class.config_class.from_dict(plain)
             model, found = _built(model_class, config, state)
+    except ArchitectureError:
+        raise
     except Exception as err:  # noqa: BLE001 - the library raises what it likes
         raise ArchitectureError(
             f"hf:{folder}: transformers cannot build {name}: {first_line(err)}",

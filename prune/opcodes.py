@@ -11,6 +11,7 @@ import pickletools
 from collections.abc import Iterator
 from typing import IO, Any
 
+_DEEPEST = 200  # levels of values within values: Python looks at tuples recursively, without a limit
 _MOST_PARTS = 10_000_000  # of all values together, shared ones counted as often as they are met
 _CODECS = ("latin1", "latin-1")  # of which `_codecs.encode` takes a time that grows with the text alone
 _CONSTANTS = frozenset(
@@ -150,6 +151,7 @@ def _check_call(value: _Value) -> None:
 def _check_size(made: list[_Value]) -> None:
     """Refuse values that contain themselves, or so many parts that to look at them takes for ever."""
     sizes: dict[int, int] = {}
+    depths: dict[int, int] = {}
     open_: set[int] = set()
     for root in made:
         todo = [(root, False)]
@@ -159,6 +161,9 @@ def _check_size(made: list[_Value]) -> None:
             if done:
                 open_.discard(key)
                 sizes[key] = 1 + sum(sizes[id(p)] for p in value.parts)
+                depths[key] = 1 + max((depths[id(p)] for p in value.parts), default=0)
+                if depths[key] > _DEEPEST:
+                    raise PickleError(f"its values are nested more than {_DEEPEST} deep")
                 if sizes[key] > _MOST_PARTS:
                     raise PickleError(f"its values have more than {_MOST_PARTS:,} parts")
             elif key in open_:
