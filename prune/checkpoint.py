@@ -45,8 +45,9 @@ _PLAIN = re.compile(
     r"(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|meta_tensor_no_storage))"
 )
 _TENSORS = re.compile(
-    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(cuda\.)?(sparse\.)?\w*Tensor)|builtins\.bytearray"
+    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(cuda\.)?(sparse\.)?\w*Tensor|per_\w+|q\w+)|builtins\.bytearray"
 )
+_TENSORS_AT_MOST = 1 << 15  # of a file
 _NAMES = 20  # that are told of a pickle
 _MAX_RATIO = 20  # torch.save does not compress; other writers gain a factor of 2 or 3
 _MAX_GAIN = 4 << 30  # bytes that unpacking may add to what is on disk
@@ -192,7 +193,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = list(file.keys())
+            if len(names) > _TENSORS_AT_MOST:
+                raise ModelFileError(
+                    f"{path} has {len(names):,} tensors, more than {_TENSORS_AT_MOST:,}", hint="do not use this file"
+                )
+            state = {name: file.get_tensor(name) for name in names}
+    except ModelFileError:
+        raise
     except Exception as err:  # noqa: BLE001 - a hostile file's types and sizes fail in several ways
         raise ModelFileError(
             f"{path} is a broken or truncated safetensors file: {first_line(err)}",

@@ -24,6 +24,7 @@ from prune.files import read_json
 
 CONFIG = "config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LABELS = 1 << 20  # that a configuration may have
 _CONVERT = "save it anew with model.save_pretrained(DIR), which writes safetensors"
 
 
@@ -83,6 +84,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
                 hint="if you trust the code, write a function that loads the model and name it: "
                 "prune ... package.module:function",
             )
+        labels = part.get("num_labels")
+        if isinstance(labels, int) and labels > _LABELS:  # each gets a name before the model is built
+            raise ModelFileError(f"hf:{folder}: {CONFIG} says {labels:,} labels", hint="check num_labels")
         if "quantization_config" in part:
             raise ModelFileError(
                 f"hf:{folder} holds quantized weights ({CONFIG} has quantization_config)",

@@ -102,6 +102,11 @@ def load_mamba(folder: Path) -> tuple[MambaLM, tuple[Path, ...]]:
     reference = _is_reference(settings)
     config = _from_reference(settings) if reference else _from_transformers(folder, settings)
     state, files = _weights(folder, reference)
+    if config.n_layer > len(state):
+        raise ArchitectureError(
+            f"hf:{folder}: {CONFIG} says {config.n_layer:,} layers, there are {len(state)} tensors",
+            hint="correct num_hidden_layers (or n_layer) in config.json",
+        )
     _check_states(folder, config, state)
     with torch.device("meta"), no_larger_than(state, f"the Mamba of hf:{folder}"):  # a configuration must not decide how much memory we take
         blank = MambaLM(config)

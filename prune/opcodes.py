@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 _DEEPEST = 200  # levels of values within values: Python looks at tuples recursively, without a limit
-_MOST_PARTS = 10_000_000  # of all values together, shared ones counted as often as they are met
+_MOST_PARTS = 10_000_000  # of a value, shared ones counted as often as they are met
+_LONGEST = 2_000_000  # opcodes; a tensor takes thirty
 _CODECS = ("latin1", "latin-1")  # of which `_codecs.encode` takes a time that grows with the text alone
 _CONSTANTS = frozenset(
     """NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
@@ -34,11 +35,14 @@ class PickleError(ValueError):
 class _Value:
     """A value that would be built: its parts, and the text that it is, if it is a short one."""
 
-    __slots__ = ("parts", "text")
+    __slots__ = ("depth", "parts", "text")
 
     def __init__(self, parts: list[_Value], text: str | None = None) -> None:
         self.parts = parts
         self.text = text
+        self.depth = 1 + max((p.depth for p in parts), default=0)
+        if self.depth > _DEEPEST:
+            raise PickleError(f"its values are nested more than {_DEEPEST} deep")
 
 
 def names_in(file: IO[bytes]) -> set[str]:
@@ -56,6 +60,8 @@ def names_in(file: IO[bytes]) -> set[str]:
     made: list[_Value] = []
     try:
         for count, (name, arg) in enumerate(_operations(file)):
+            if count > _LONGEST:
+                raise PickleError(f"it has more than {_LONGEST:,} opcodes")
             if name in _CONSTANTS:
                 stack.append(_Value([], arg if isinstance(arg, str) and len(arg) < 100 else None))
                 made.append(_last(stack))

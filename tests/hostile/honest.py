@@ -22,7 +22,7 @@ from models_zoo import registry
 from prune.load import save_model
 from prune.manifest import write_manifest
 from prune.report import REPORT_FILE
-from tests.reports import report
+from tests.reports import HALF, figures, report
 
 
 class Small(nn.Module):
@@ -82,7 +82,7 @@ def write_run(folder: Path, *, manifest: bool = True) -> Path:
     (folder / "model.safetensors").write_bytes(save(dict(program().tensors)))
     plan = {"format": "prune-plan", "version": 1, "method": "uniform", "macs": 5, "base_macs": 9}
     (folder / "plan.json").write_text(json.dumps(plan | {"groups": {"conv": {"width": 4, "kept": [0, 1]}}}))
-    (folder / REPORT_FILE).write_text(json.dumps(report()))
+    (folder / REPORT_FILE).write_text(json.dumps(report(figures(), figures(**HALF))))
     (folder / "model.onnx").write_bytes(onnx_model().SerializeToString())
     if manifest:
         write_manifest(folder)

@@ -101,7 +101,7 @@ def _tricks() -> Iterator[tuple[str, str, Body, str]]:
     ), CALLS
     yield "homoglyph", "a Cyrillic o in the name of the module", lambda p: whole(
         called(named("t\u043erch._utils", "_rebuild_tensor_v2"), 1)
-    ), CALLS
+    ), BROKEN
     yield "escape sequence", "the name clears the terminal", lambda p: whole(
         called(named("os\x1b[2J\x1b[H", "system\x07"), p.shell)
     ), r"os\x1b[2J"

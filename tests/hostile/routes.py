@@ -100,7 +100,6 @@ ROUTES: tuple[tuple[str, str, Args], ...] = (
     ("sys", "setrecursionlimit", lambda p: (1 << 30,)),
     ("gc", "get_objects", lambda p: ()),
     ("torch", "load", lambda p: ("evil.pt",)),
-    ("torch", "hub.load", lambda p: ("evil/evil", "x")),
     ("torch.hub", "load", lambda p: ("evil/evil", "x")),
     ("torch.jit", "load", lambda p: ("evil.pt",)),
     ("torch.serialization", "load", lambda p: ("evil.pt",)),
