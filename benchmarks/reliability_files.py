@@ -19,6 +19,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from graph.errors import ManifestError, PruneError
 from prune.manifest import check_file, write_manifest
 from tests.hostile import cases
 from tests.hostile.mutations import FORMATS, mutated
-from tests.hostile.runner import BASE_BYTES, SECONDS, listening, preload, run_case, status
+from tests.hostile.runner import BASE_BYTES, SECONDS, WALL_SECONDS, listening, preload, run_case, status
 
 _BATCH = 100  # mutated files to a fork
 
@@ -96,9 +97,9 @@ def _watched(numbers: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
     while left:
         pid, pipe = _forked(left, seed)
         begun: dict[str, Any] | None = None
-        with os.fdopen(pipe) as lines:
-            while select.select([lines.buffer], [], [], SECONDS + 5)[0] or begun is None:
-                line = lines.buffer.readline()
+        with os.fdopen(pipe, "rb", buffering=0) as lines:  # what is buffered, select does not see
+            while select.select([lines], [], [], WALL_SECONDS)[0] or begun is None:
+                line = lines.readline()
                 if not line:
                     break
                 row = json.loads(line)
@@ -156,21 +157,28 @@ def _read(number: int, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
     yield row
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         form.read(folder)
         end, told = "accepted", ""
     except PruneError as err:
         end, told = "refused", str(err)
     except BaseException as err:  # noqa: BLE001 - whatever a reader lets through is a fault
-        end, told = "unnamed", f"{type(err).__name__}: {err}"[:300]
-    seconds = time.perf_counter() - start
+        end, told = "unnamed", f"{type(err).__name__}: {err} at {_where(err)}"[:500]
+    seconds = time.process_time() - start
     shutil.rmtree(folder, ignore_errors=True)
     peak = max(0, status("VmHWM") - before)
     if end == "refused":
         told = "" if "\n" not in told else told[:300]
         end = "unnamed" if told else end
+    if seconds > SECONDS:
+        end = "hang"
     yield row | {"end": end, "told": told, "seconds": seconds, "peak_bytes": peak}
+
+
+def _where(err: BaseException) -> str:
+    last = traceback.extract_tb(err.__traceback__)[-4:]
+    return " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(last))
 
 
 def table(hostile_found: dict[str, Any] | None, mutated_found: dict[str, Any] | None) -> str:

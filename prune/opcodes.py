@@ -13,13 +13,14 @@ from typing import IO, Any
 
 _DEEPEST = 200  # levels of values within values: Python looks at tuples recursively, without a limit
 _MOST_PARTS = 10_000_000  # of a value, shared ones counted as often as they are met
-_LONGEST = 2_000_000  # opcodes; a tensor takes thirty
+_LONGEST = 1_000_000  # opcodes; a tensor takes thirty
 _CODECS = ("latin1", "latin-1")  # of which `_codecs.encode` takes a time that grows with the text alone
 _CONSTANTS = frozenset(
     """NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE
-    BINUNICODE8 EMPTY_LIST EMPTY_TUPLE EMPTY_DICT EMPTY_SET PERSID""".split()
+    BINUNICODE8 EMPTY_TUPLE PERSID""".split()
 )
+_EMPTY = frozenset("EMPTY_LIST EMPTY_DICT EMPTY_SET".split())
 _FROM_MARK = frozenset("LIST DICT TUPLE FROZENSET".split())
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "BINPERSID": 1, "REDUCE": 2, "NEWOBJ": 2, "NEWOBJ_EX": 3}
 _INTO_MARK = frozenset("APPENDS SETITEMS ADDITEMS".split())
@@ -38,11 +39,22 @@ class _Value:
     __slots__ = ("depth", "parts", "text")
 
     def __init__(self, parts: list[_Value], text: str | None = None) -> None:
-        self.parts = parts
+        self.parts: list[_Value] = []
         self.text = text
-        self.depth = 1 + max((p.depth for p in parts), default=0)
+        self.depth = 1
+        self.take(parts)
+
+    def take(self, parts: list[_Value]) -> None:
+        """Take more parts."""
+        self.parts += parts
+        for part in parts:
+            if part.depth >= self.depth:
+                self.depth = part.depth + 1
         if self.depth > _DEEPEST:
             raise PickleError(f"its values are nested more than {_DEEPEST} deep")
+
+
+_LEAF = _Value([])
 
 
 def names_in(file: IO[bytes]) -> set[str]:
@@ -63,7 +75,9 @@ def names_in(file: IO[bytes]) -> set[str]:
             if count > _LONGEST:
                 raise PickleError(f"it has more than {_LONGEST:,} opcodes")
             if name in _CONSTANTS:
-                stack.append(_Value([], arg if isinstance(arg, str) and len(arg) < 100 else None))
+                stack.append(_Value([], arg) if isinstance(arg, str) and len(arg) < 100 else _LEAF)
+            elif name in _EMPTY:
+                stack.append(_Value([]))
                 made.append(_last(stack))
             elif name == "MARK":
                 stack.append(None)
@@ -78,10 +92,10 @@ def names_in(file: IO[bytes]) -> set[str]:
                 made.append(value)
             elif name in _INTO_MARK:
                 found = _popped(stack)
-                _last(stack).parts += found
+                _last(stack).take(found)
             elif name in _INTO:
                 found = [_pop(stack) for _ in range(_INTO[name])]
-                _last(stack).parts += found
+                _last(stack).take(found)
             elif name in _GETS:
                 stack.append(memo[int(arg)])
             elif name in _PUTS:

@@ -110,7 +110,7 @@ def _tokenizer() -> bytes:
 
 def _curve(folder: Path) -> None:
     points = [{"name": "original", "macs": 9, "accuracy": 0.9}, {"name": "0.50", "macs": 5, "accuracy": 0.8}]
-    found = {"format": "prune-pareto", "schema": 1, "command": ["prune"], "points": points}
+    found = {"format": "prune-pareto", "schema": 1, "command": ["prune", "compress", "m.pt", "--pareto", "0.5,0.4"], "points": points}
     (folder / "pareto.json").write_text(json.dumps(found))
 
 
