@@ -17,6 +17,7 @@ import random
 import select
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -48,14 +49,15 @@ def hostile(only: str = "") -> dict[str, Any]:
             root = Path(home, str(number))
             found.append(run_case(case, root, port, knocked))
             shutil.rmtree(root)
+            _tell(found[-1].name, found[-1].faults)
     return {
         "tried": len(found),
         "refused": sum(o.refused for o in found),
         "accepted, harmless": sum(o.code == 0 and not o.faults for o in found),
         "faults": {o.name: [*o.faults, o.line] for o in found if o.faults},
         "ran code": sum("ran" in o.faults or "opened a connection" in o.faults for o in found),
-        "longest_seconds": round(max(o.seconds for o in found), 2),
-        "peak_bytes": max(o.peak_bytes for o in found),
+        "longest_seconds": round(max((o.seconds for o in found), default=0.0), 2),
+        "peak_bytes": max((o.peak_bytes for o in found), default=0),
     }
 
 
@@ -73,6 +75,8 @@ def mutations(count: int, seed: int = 0, workers: int = 2) -> dict[str, Any]:
     parts = [range(begin, min(begin + _BATCH, count)) for begin in range(0, count, _BATCH)]
     with ThreadPoolExecutor(workers) as pool:  # each thread watches one fork
         found = [row for rows in pool.map(lambda part: list(_watched(part, seed)), parts) for row in rows]
+    for row in found:
+        _tell(str(row), () if row["found"] and row["end"] in ("refused", "accepted") else ("fault",))
     ends = Counter(row["end"] for row in found)
     by_format = {f.name: Counter(r["end"] for r in found if r["format"] == f.name) for f in FORMATS}
     return {
@@ -89,6 +93,12 @@ def mutations(count: int, seed: int = 0, workers: int = 2) -> dict[str, Any]:
         "formats": {name: dict(c) for name, c in by_format.items()},
         "faults": [r for r in found if r["end"] not in ("refused", "accepted") or not r["found"]],
     }
+
+
+def _tell(name: str, faults: Sequence[str]) -> None:
+    """Tell a fault when it is found: a run takes minutes."""
+    if faults:
+        print(f"fault: {name}: {', '.join(faults)}", file=sys.stderr, flush=True)
 
 
 def _watched(numbers: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
@@ -223,10 +233,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found = measure(given.mutations, seed=given.seed, workers=given.workers, only=given.only)
     print(table(found["hostile"], found["mutated"]))
-    for name, faults in found["hostile"]["faults"].items():
-        print(f"fault: {name}: {faults}")
-    for row in (found["mutated"] or {"faults": []})["faults"][:50]:
-        print(f"fault: {row}")
     if given.output:
         given.output.write_text(json.dumps(found, indent=2) + "\n")
     raise SystemExit(bool(found["hostile"]["faults"] or (found["mutated"] or {}).get("faults")))

@@ -234,7 +234,8 @@ def _unpickle(path: Path, trust_code: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch on its own storages in old files
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # of a path, torch would take the ending for the format
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:  # noqa: BLE001 - broken files raise seven kinds of exception and more
         safe_error = err
     if trust_code:
@@ -295,7 +296,8 @@ def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 def _unpickle_trusted(path: Path) -> Any:
     search_working_directory()
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False)
     except Exception as err:  # noqa: BLE001 - the file's code raises what it likes
         raise ModelFileError(
             f"{path} cannot be unpickled: {first_line(err)}",

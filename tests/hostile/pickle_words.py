@@ -40,6 +40,8 @@ def value(arg: object) -> bytes:
     match arg:
         case bytes():
             return arg
+        case bool():
+            return b"\x88" if arg else b"\x89"
         case str():
             return text(arg)
         case int():
@@ -82,12 +84,10 @@ def in_legacy(data: bytes, behind: bytes = b"") -> bytes:
     return b"".join([*parts, data, behind or pickle.dumps([], 2)])
 
 
-def tensor(storage: bytes, offset: object, size: object, stride: object, *more: object) -> bytes:
+def tensor(storage: bytes, offset: object, size: object, stride: object) -> bytes:
     """A call of torch's own that makes a tensor of a storage, with whatever sizes."""
-    rest = more or (False, called(named("collections", "OrderedDict")))
-    rebuild = "_rebuild_tensor_v2" if not more else "_rebuild_tensor"
-    args = (storage, offset, size, stride, *(() if more else rest))
-    return called(named("torch._utils", rebuild), *args)
+    rest = (False, called(named("collections", "OrderedDict")))
+    return called(named("torch._utils", "_rebuild_tensor_v2"), storage, offset, size, stride, *rest)
 
 
 def storage(key: str, count: object, kind: str = "FloatStorage", device: str = "cpu") -> bytes:
