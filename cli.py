@@ -257,7 +257,9 @@ def _errors() -> Iterator[None]:
         if _state["debug"]:
             raise
         # Not 1, with which the gate says that a budget is broken.
-        _print_error(f"prune itself failed: {type(err).__name__}: {err}", "--debug shows where; please report it")
+        _print_error(
+            f"prune itself failed: {type(err).__name__}: {err}", "--debug shows where; please report it"
+        )
         raise typer.Exit(2) from err
 
 

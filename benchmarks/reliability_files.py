@@ -2,8 +2,8 @@
 
     python -m benchmarks.reliability_files --mutations 10000 -o files.json
 
-Every hostile file is met by its command in a process of its own, with a limit of time and memory, a canary and
-a port that listens. Mutated files are read in forks, many to a fork; a fork that dies or hangs is laid to the
+Every hostile file is met by its command in a process of its own, with a limit of time and memory, a canary
+and a port that listens. Mutated files are read in forks, many to a fork; a fork that dies or hangs is laid to the
 file that it had at hand. Each mutated file is also compared with the manifest of the honest one.
 """
 
@@ -223,7 +223,9 @@ def measure(count: int, *, seed: int = 0, workers: int = 2, only: str = "") -> d
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)

@@ -20,18 +20,30 @@ from graph.program import INPUT, TENSOR, Node, Program, execute
 
 # Operators of torch's own that captures bring along; the others with such names are kernels whose arguments
 # somebody else has checked.
-_OWN = frozenset(
-    """_adaptive_avg_pool2d _adaptive_avg_pool3d _assert_scalar _assert_tensor_metadata _cdist_forward _conj
-    _conj_physical _convolution _embedding_bag _embedding_bag_forward_only _euclidean_dist _fft_c2c _fft_c2r
-    _fft_r2c _fused_rms_norm _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training
-    _native_multi_head_attention _pad_circular _pad_enum _prelu_kernel _reshape_alias _safe_softmax
-    _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention_for_cpu _shape_as_tensor
-    _softmax _to_copy _transformer_encoder_layer_fwd _trilinear _unsafe_index _unsafe_view _upsample_bicubic2d_aa
-    _upsample_bilinear2d_aa _weight_norm _weight_norm_interface __and__ __lshift__ __or__ __rshift__
-    __xor__""".split()
-)
+_OWN = frozenset({
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_assert_scalar", "_assert_tensor_metadata",
+    "_cdist_forward", "_conj", "_conj_physical", "_convolution", "_embedding_bag",
+    "_embedding_bag_forward_only", "_euclidean_dist", "_fft_c2c", "_fft_c2r", "_fft_r2c", "_fused_rms_norm",
+    "_log_softmax", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "_native_multi_head_attention", "_pad_circular", "_pad_enum", "_prelu_kernel", "_reshape_alias",
+    "_safe_softmax", "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_flash_attention_for_cpu", "_shape_as_tensor", "_softmax", "_to_copy",
+    "_transformer_encoder_layer_fwd", "_trilinear", "_unsafe_index", "_unsafe_view",
+    "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "_weight_norm", "_weight_norm_interface",
+    "__and__", "__lshift__", "__or__", "__rshift__", "__xor__",
+})  # fmt: skip
 # Families whose tensors hold what another operator packed: they take the bytes for what they claim to be.
-_PACKED = ("cudnn", "fbgemm", "fake_quantize", "miopen", "mkldnn", "quantize", "resize", "sparse", "to_mkldnn")
+_PACKED = (
+    "cudnn",
+    "fbgemm",
+    "fake_quantize",
+    "miopen",
+    "mkldnn",
+    "quantize",
+    "resize",
+    "sparse",
+    "to_mkldnn",
+)
 _MAX_ELEMENTS = 1 << 26  # of a value of a program that is small
 _PER_WEIGHT, _PER_INPUT = 32, 1024  # elements that a value may have for each of these
 _MAX_INPUT = 1 << 27  # elements of an input

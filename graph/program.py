@@ -290,9 +290,7 @@ class Program:
             found = tuple(tensors[name].shape), _name(tensors[name].dtype)
             for what, is_so, should_be in zip(("shape", "type"), found, wanted, strict=True):
                 if is_so != should_be:
-                    raise ProgramError(
-                        f"tensor {name!r} has {what} {is_so}, the program wants {should_be}"
-                    )
+                    raise ProgramError(f"tensor {name!r} has {what} {is_so}, the program wants {should_be}")
         program.check()
         return program
 
@@ -346,7 +344,15 @@ class Program:
 
 
 # What operators raise, on shapes and arguments that do not fit.
-_FAILURES = (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AssertionError, AttributeError)
+_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+)
 Intercept = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 # Computes a node's value in its operator's place: (operator, node, arguments, keyword arguments) -> value
 Override = Callable[[Callable[..., Any], Node, tuple[Any, ...], dict[str, Any]], Any]

@@ -196,7 +196,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
             names = list(file.keys())
             if len(names) > _TENSORS_AT_MOST:
                 raise ModelFileError(
-                    f"{path} has {len(names):,} tensors, more than {_TENSORS_AT_MOST:,}", hint="do not use this file"
+                    f"{path} has {len(names):,} tensors, more than {_TENSORS_AT_MOST:,}",
+                    hint="do not use this file",
                 )
             state = {name: file.get_tensor(name) for name in names}
     except ModelFileError:

@@ -172,6 +172,7 @@ class _Unpickler(pickle.Unpickler):
             return _GLOBALS[module, name]
         except KeyError:
             raise DataError(
-                f"the pickle asks for {plain(f'{module}.{name}')}, which no CIFAR-10 batch needs; nothing was run",
+                f"the pickle asks for {plain(f'{module}.{name}')}, "
+                "which no CIFAR-10 batch needs; nothing was run",
                 hint="do not trust this file; download CIFAR-10 again",
             ) from None

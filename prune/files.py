@@ -85,7 +85,8 @@ def read_json(path: Path, what: str, *, constants: bool = False) -> dict[str, An
     try:
         if (size := regular_size(path)) > LARGEST_JSON:
             raise ModelFileError(
-                f"the {what} {path} has {size:,} bytes, more than {LARGEST_JSON:,}", hint="give the right file"
+                f"the {what} {path} has {size:,} bytes, more than {LARGEST_JSON:,}",
+                hint="give the right file",
             )
         text = path.read_text(encoding="utf-8")
         if text.count("{") + text.count("[") > _MOST_PARTS:

@@ -108,7 +108,10 @@ def load_mamba(folder: Path) -> tuple[MambaLM, tuple[Path, ...]]:
             hint="correct num_hidden_layers (or n_layer) in config.json",
         )
     _check_states(folder, config, state)
-    with torch.device("meta"), no_larger_than(state, f"the Mamba of hf:{folder}"):  # a configuration must not decide how much memory we take
+    with (
+        torch.device("meta"),
+        no_larger_than(state, f"the Mamba of hf:{folder}"),
+    ):  # a configuration must not decide how much memory we take
         blank = MambaLM(config)
     if config.tie_embeddings:
         head = state.setdefault(_HEAD, state.get(_EMBEDDING, torch.empty(0)))

@@ -30,7 +30,9 @@ def write_manifest(folder: Path) -> None:
         OutputError: it cannot be written.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    _write(folder, {p.relative_to(folder).as_posix(): _entry(p) for p in files if p != folder / MANIFEST_FILE})
+    _write(
+        folder, {p.relative_to(folder).as_posix(): _entry(p) for p in files if p != folder / MANIFEST_FILE}
+    )
 
 
 def check_folder(folder: Path) -> bool:

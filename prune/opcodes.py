@@ -1,8 +1,8 @@
 """Opcodes: what a pickle would import, call and build, worked out without doing any of it.
 
-A reader that imports nothing harmful can still be kept busy for ever: a tuple of tuples that share their parts
-doubles with each line, and one that is the key of a dict is hashed in full; a place in the memo may have the
-number four thousand million. Such a pickle is told by its opcodes before anybody reads it.
+A reader that imports nothing harmful can still be kept busy for ever: a tuple of tuples that share their
+parts doubles with each line, and one that is the key of a dict is hashed in full; a place in the memo may have
+the number four thousand million. Such a pickle is told by its opcodes before anybody reads it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _DEEPEST = 200  # levels of values within values: Python looks at tuples recursi
 _MOST_PARTS = 10_000_000  # of a value, shared ones counted as often as they are met
 _LONGEST = 1_000_000  # opcodes; a tensor takes thirty
 _CODECS = ("latin1", "latin-1")  # of which `_codecs.encode` takes a time that grows with the text alone
-_CONSTANTS = frozenset(
-    """NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
-    SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE
-    BINUNICODE8 EMPTY_TUPLE PERSID""".split()
-)
-_EMPTY = frozenset("EMPTY_LIST EMPTY_DICT EMPTY_SET".split())
-_FROM_MARK = frozenset("LIST DICT TUPLE FROZENSET".split())
+_CONSTANTS = frozenset({
+    "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT",
+    "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_TUPLE", "PERSID",
+})  # fmt: skip
+_EMPTY = frozenset(["EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"])
+_FROM_MARK = frozenset(["LIST", "DICT", "TUPLE", "FROZENSET"])
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "BINPERSID": 1, "REDUCE": 2, "NEWOBJ": 2, "NEWOBJ_EX": 3}
-_INTO_MARK = frozenset("APPENDS SETITEMS ADDITEMS".split())
+_INTO_MARK = frozenset(["APPENDS", "SETITEMS", "ADDITEMS"])
 _INTO = {"APPEND": 1, "SETITEM": 2, "BUILD": 1}
-_GETS, _PUTS = frozenset("GET BINGET LONG_BINGET".split()), frozenset("PUT BINPUT LONG_BINPUT".split())
-_IDLE = frozenset("PROTO FRAME".split())
+_GETS, _PUTS = frozenset(["GET", "BINGET", "LONG_BINGET"]), frozenset(["PUT", "BINPUT", "LONG_BINPUT"])
+_IDLE = frozenset(["PROTO", "FRAME"])
 
 
 class PickleError(ValueError):

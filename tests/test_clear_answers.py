@@ -37,7 +37,7 @@ from tests.hostile.honest import network, onnx_model, state, torch_file, write_r
 
 CASES = {c.name: c for c in cases()}
 NAMED = ("--arch", "resnet20", "--arch-args", '{"width": 4}')
-NETS = '''
+NETS = """
 import torch
 from torch import nn
 
@@ -127,7 +127,7 @@ class Pinned(nn.Module):
 
     def forward(self, x):
         return self.fc(x)
-'''
+"""
 
 
 def run(*args: object) -> tuple[int, str]:
@@ -185,7 +185,9 @@ def test_item_1_unreadable(folder: Path) -> None:
     told = "import os, sys; os.setuid(65534); sys.path[:0] = sys.argv[1:2]\n" \
            "from pathlib import Path; from prune.checkpoint import check_readable\n" \
            "check_readable(Path('m.pt'))"  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", told, str(Path(__file__).parents[1])], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", told, str(Path(__file__).parents[1])], capture_output=True, text=True
+    )
     if "Permission denied" not in done.stderr and "ModuleNotFoundError" in done.stderr:
         pytest.skip("nobody cannot read the checkout")
     assert "ModelFileError" in done.stderr and "Permission denied" in done.stderr
@@ -222,7 +224,9 @@ def test_item_3_unknown_globals_are_listed(zipped: bool, folder: Path) -> None:
     assert "pathlib.Path" in told and "torch.nn.modules.conv.Conv2d" in told and "--trust-code" in told
 
 
-@pytest.mark.parametrize("name", ["weights: no architecture", "weights: half", "weight: extra", "weight: another shape"])
+@pytest.mark.parametrize(
+    "name", ["weights: no architecture", "weights: half", "weight: extra", "weight: another shape"]
+)
 def test_item_4_weights_that_do_not_fit(name: str, folder: Path) -> None:
     meet(name, folder)
 
@@ -304,7 +308,9 @@ def test_item_6_dead_branches_are_accepted(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "1.5", "150%", "nan", "inf", "half", "1e-9"])
 def test_item_7_senseless_targets(value: str, folder: Path) -> None:
-    told = refused("compress", "nets:Net", "--input-shape", "1x8x8", f"--flops={value}", "-o", "out", says="error:")
+    told = refused(
+        "compress", "nets:Net", "--input-shape", "1x8x8", f"--flops={value}", "-o", "out", says="error:"
+    )
     assert "flops" in told.lower() and not (folder / "out").exists()
 
 
@@ -366,7 +372,9 @@ def test_item_10_no_parity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from prune import export
 
     monkeypatch.setattr(export, "ONNX_TOLERANCE", -1.0)
-    monkeypatch.setattr(export, "_compare", lambda *a, **k: (_ for _ in ()).throw(export.ExportError("differs by 3.0")))
+    monkeypatch.setattr(
+        export, "_compare", lambda *a, **k: (_ for _ in ()).throw(export.ExportError("differs by 3.0"))
+    )
     refused("export", "nets:Net", "--input-shape", "1x8x8", "-o", "x.onnx", says="differs")
     assert not (folder / "x.onnx").exists()
 
@@ -382,7 +390,9 @@ def test_item_10_no_onnxruntime(folder: Path) -> None:
     assert done.stderr.count("error:") == 1
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"format": "prune-report", "schema": 99}', b"<html>"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b'{"format": "prune-report", "schema": 99}', b"<html>"]
+)
 def test_item_10_a_baseline_that_is_missing_or_malformed(content: bytes | None, folder: Path) -> None:
     write_run(folder / "run")
     if content is not None:

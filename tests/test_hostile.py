@@ -24,7 +24,14 @@ from tests.hostile.runner import command_line, forked, listening, run_case
 ROOT = Path(__file__).parents[1]
 CASES = cases()
 # One of each kind in a process of its own, as a user starts it.
-REAL = ("pickle: os.system", "legacy pickle: inst", "archive: bomb", "graph: power", "folder: remote code", "special: pipe")
+REAL = (
+    "pickle: os.system",
+    "legacy pickle: inst",
+    "archive: bomb",
+    "graph: power",
+    "folder: remote code",
+    "special: pipe",
+)
 SHARE = 3  # of the routes of pickles, which take the same way, every third
 
 
@@ -67,7 +74,10 @@ def test_a_hostile_file_is_one_clear_line(
     if end.value.code == 2:
         assert "prune itself failed" not in told and "Traceback" not in told
         assert case.says in told
-        assert len([line for line in told.splitlines() if line.startswith("error:")]) == 1 or case.command[0] == "gate"
+        assert (
+            len([line for line in told.splitlines() if line.startswith("error:")]) == 1
+            or case.command[0] == "gate"
+        )
 
 
 @pytest.mark.parametrize("name", REAL)

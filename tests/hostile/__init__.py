@@ -4,7 +4,17 @@ Written from scratch after what is publicly known of attacks on model files; no 
 Payloads create a canary file and knock at a local port, nothing else.
 """
 
-from tests.hostile import archives, datasets, folders, numbers, onnx_files, pickles, programs, settings, special
+from tests.hostile import (
+    archives,
+    datasets,
+    folders,
+    numbers,
+    onnx_files,
+    pickles,
+    programs,
+    settings,
+    special,
+)
 from tests.hostile.case import Case, Payload
 
 MODULES = (pickles, archives, numbers, programs, folders, onnx_files, datasets, settings, special)

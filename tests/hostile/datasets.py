@@ -27,7 +27,9 @@ def _png(width: int, height: int, data: bytes = b"", *, bomb: bool = False) -> b
     """A PNG that claims a size; with ``bomb`` its rows are all there, all black."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     if bomb:
         row = bytes(1 + width // 8)
@@ -80,7 +82,9 @@ def _saved(image: str) -> bytes:
     return buffer.getvalue()
 
 
-def _mamba_with(name: str, content: Callable[[], bytes], tokenizer: object = None) -> Callable[[Path, Payload], object]:
+def _mamba_with(
+    name: str, content: Callable[[], bytes], tokenizer: object = None
+) -> Callable[[Path, Payload], object]:
     def make(folder: Path, payload: Payload) -> None:
         mamba = write_mamba(folder / "mamba")
         (folder / name).write_bytes(content())
@@ -114,7 +118,11 @@ def _header(descr: str, shape: str) -> str:
 
 def _model(kind: str, **more: object) -> dict[str, object]:
     vocab = {chr(97 + i): i for i in range(8)}
-    return {"version": "1.0", "added_tokens": [], "model": {"type": kind, "vocab": vocab, "merges": [], **more}}
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": kind, "vocab": vocab, "merges": [], **more},
+    }
 
 
 def cases() -> Iterator[Case]:
@@ -198,7 +206,20 @@ def cases() -> Iterator[Case]:
         "larger vocabulary": ("than the model's", _model("WordLevel", vocab={str(i): i for i in range(99)}, unk_token="0"), "vocabulary"),
     }  # fmt: skip
     for name, (why, tokenizer, says) in texts.items():
-        yield Case(f"text: {name}", why, _mamba_with("t.txt", lambda: text[0], tokenizer), TEXT, says=says, harmless=says == "")
+        yield Case(
+            f"text: {name}",
+            why,
+            _mamba_with("t.txt", lambda: text[0], tokenizer),
+            TEXT,
+            says=says,
+            harmless=says == "",
+        )
     yield Case("text: binary", "no text", _mamba_with("t.txt", lambda: bytes(10_000)), TEXT, says="no text")
     yield Case("text: short", "too little", _mamba_with("t.txt", lambda: b"a"), TEXT)
-    yield Case("text: vocabulary", "bytes that the model does not have", _mamba_with("t.txt", lambda: text[0]), TEXT, says="vocabulary")
+    yield Case(
+        "text: vocabulary",
+        "bytes that the model does not have",
+        _mamba_with("t.txt", lambda: text[0]),
+        TEXT,
+        says="vocabulary",
+    )

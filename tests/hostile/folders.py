@@ -30,7 +30,9 @@ def _index(index: object, *, shard: bytes | None = None) -> Callable[[Path, Payl
     def make(folder: Path, payload: Payload) -> None:
         bert = write_bert(folder / "bert")
         (bert / "model.safetensors").rename(folder / "elsewhere.safetensors")
-        (bert / "model.safetensors.index.json").write_text(index if isinstance(index, str) else json.dumps(index))
+        (bert / "model.safetensors.index.json").write_text(
+            index if isinstance(index, str) else json.dumps(index)
+        )
         if shard is not None:
             (bert / "a.safetensors").write_bytes(shard)
 
@@ -66,7 +68,14 @@ def _code(folder: Path, payload: Payload) -> None:
 def _code_beside(folder: Path, payload: Payload) -> None:
     """Modules of Python in the folder and in the working directory: none of them may be imported."""
     write_bert(folder / "bert", num_labels=7)
-    for name in ("json.py", "torch.py", "transformers.py", "sitecustomize.py", "modeling_bert.py", "random.py"):
+    for name in (
+        "json.py",
+        "torch.py",
+        "transformers.py",
+        "sitecustomize.py",
+        "modeling_bert.py",
+        "random.py",
+    ):
         (folder / name).write_text(payload.python)
         (folder / "bert" / name).write_text(payload.python)
 

@@ -110,7 +110,12 @@ def _tokenizer() -> bytes:
 
 def _curve(folder: Path) -> None:
     points = [{"name": "original", "macs": 9, "accuracy": 0.9}, {"name": "0.50", "macs": 5, "accuracy": 0.8}]
-    found = {"format": "prune-pareto", "schema": 1, "command": ["prune", "compress", "m.pt", "--pareto", "0.5,0.4"], "points": points}
+    found = {
+        "format": "prune-pareto",
+        "schema": 1,
+        "command": ["prune", "compress", "m.pt", "--pareto", "0.5,0.4"],
+        "points": points,
+    }
     (folder / "pareto.json").write_text(json.dumps(found))
 
 
@@ -120,7 +125,9 @@ def _with_tokenizer(folder: Path) -> None:
 
 
 _SPEC = {"x": {"shape": [1, 3, 32, 32]}, "n": {"shape": [1, 8], "dtype": "int64", "high": 30}}
-_TOML = '[compress]\nflops = 0.5\ndata = "digits"\nlimit = ["layer1.*=0.5"]\ntune = false\narch-args = {a = 1}\n'
+_TOML = (
+    '[compress]\nflops = 0.5\ndata = "digits"\nlimit = ["layer1.*=0.5"]\ntune = false\narch-args = {a = 1}\n'
+)
 _OPTIONS = {"flops": Option(False, False), "data": Option(False, False), "limit": Option(False, True),
             "tune": Option(True, False, ("--no-tune",)), "arch-args": Option(False, False)}  # fmt: skip
 
@@ -201,13 +208,34 @@ def mutated(blob: bytes, draw: random.Random) -> tuple[str, bytes]:
             case "insert":
                 changed[at:at] = draw.choice((b"\0" * 16, b"\xff" * 16, blob[:32], draw.randbytes(200)))
             case "length":
-                value = draw.choice((0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1))
+                value = draw.choice(
+                    (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1)
+                )
                 size = draw.choice((1, 2, 4, 8))
-                raw = struct.pack("<Q", value)[:size] if draw.random() < 0.7 else struct.pack(">Q", value)[-size:]
+                raw = (
+                    struct.pack("<Q", value)[:size]
+                    if draw.random() < 0.7
+                    else struct.pack(">Q", value)[-size:]
+                )
                 changed[at : at + size] = raw
             case "text":
-                old = draw.choice((b"0", b"1", b"2", b'"', b",", b"[", b"{", b"e", b"float32", b"aten", b"ref"))
-                new = draw.choice((b"-1", b"99999999999", b"1e999", b"null", b"true", b'""', b"[]", b"{}", b"int64", b"\\u0000"))
+                old = draw.choice(
+                    (b"0", b"1", b"2", b'"', b",", b"[", b"{", b"e", b"float32", b"aten", b"ref")
+                )
+                new = draw.choice(
+                    (
+                        b"-1",
+                        b"99999999999",
+                        b"1e999",
+                        b"null",
+                        b"true",
+                        b'""',
+                        b"[]",
+                        b"{}",
+                        b"int64",
+                        b"\\u0000",
+                    )
+                )
                 spots = [i for i in range(len(blob)) if blob.startswith(old, i)][:5000]
                 if spots:
                     spot = draw.choice(spots)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from tests.hostile.archives import NAMED
 from tests.hostile.case import Case, Payload
@@ -115,27 +114,77 @@ def _lying() -> Iterator[tuple[str, str, bytes, str]]:
         return in_archive(state_of(call), [("data/0", data)])
 
     long = b"\x8a\x05\x00\x00\x00\x00\x04"  # 2^34
-    yield "stride 0", "2^32 elements of 4 bytes", packed(tensor(storage("0", 1), 0, (1 << 16, 1 << 16), (0, 0)), b"\0" * 4), "claims"
-    yield "size behind the storage", "reads what follows", packed(tensor(storage("0", 8), 0, (1 << 20,), (1,))), ""
-    yield "offset behind the storage", "reads elsewhere", packed(tensor(storage("0", 8), 1 << 20, (4,), (1,))), ""
+    yield (
+        "stride 0",
+        "2^32 elements of 4 bytes",
+        packed(tensor(storage("0", 1), 0, (1 << 16, 1 << 16), (0, 0)), b"\0" * 4),
+        "claims",
+    )
+    yield (
+        "size behind the storage",
+        "reads what follows",
+        packed(tensor(storage("0", 8), 0, (1 << 20,), (1,))),
+        "",
+    )
+    yield (
+        "offset behind the storage",
+        "reads elsewhere",
+        packed(tensor(storage("0", 8), 1 << 20, (4,), (1,))),
+        "",
+    )
     yield "negative offset", "reads what lies before", packed(tensor(storage("0", 8), -64, (4,), (1,))), ""
     yield "negative stride", "reads backwards", packed(tensor(storage("0", 8), 7, (8,), (-1,))), ""
     yield "stride of 2^30", "reads elsewhere", packed(tensor(storage("0", 8), 0, (2,), (1 << 30,))), ""
     yield "negative size", "below zero", packed(tensor(storage("0", 8), 0, (-4,), (1,))), ""
-    yield "more sizes than strides", "they do not go together", packed(tensor(storage("0", 8), 0, (2, 2, 2), (1,))), ""
+    yield (
+        "more sizes than strides",
+        "they do not go together",
+        packed(tensor(storage("0", 8), 0, (2, 2, 2), (1,))),
+        "",
+    )
     yield "sizes of text", "no numbers", packed(tensor(storage("0", 8), 0, ("2",), (1,))), ""
-    yield "storage larger than its file", "8 numbers of which 2 are there", packed(tensor(storage("0", 8), 0, (8,), (1,)), b"\0" * 8), ""
+    yield (
+        "storage larger than its file",
+        "8 numbers of which 2 are there",
+        packed(tensor(storage("0", 8), 0, (8,), (1,)), b"\0" * 8),
+        "",
+    )
     yield "storage of 2^34", "64 GB in an archive", packed(tensor(storage("0", long), 0, (4,), (1,))), ""
     yield "storage of below zero", "a count below zero", packed(tensor(storage("0", -1), 0, (4,), (1,))), ""
-    yield "storage elsewhere", "the key is a path", packed(tensor(storage("../../../etc/passwd", 8), 0, (8,), (1,))), ""
-    yield "storage on another device", "it is not there", packed(tensor(storage("0", 8, device="cuda:99"), 0, (8,), (1,))), ""
+    yield (
+        "storage elsewhere",
+        "the key is a path",
+        packed(tensor(storage("../../../etc/passwd", 8), 0, (8,), (1,))),
+        "",
+    )
+    yield (
+        "storage on another device",
+        "it is not there",
+        packed(tensor(storage("0", 8, device="cuda:99"), 0, (8,), (1,))),
+        "",
+    )
     yield "storage on meta", "no data", packed(tensor(storage("0", 8, device="meta"), 0, (8,), (1,))), ""
-    yield "unknown device", "no such device", packed(tensor(storage("0", 8, device="evil"), 0, (8,), (1,))), ""
-    yield "storage of no type", "torch has no such class", packed(tensor(storage("0", 8, "EvilStorage"), 0, (8,), (1,))), ""
+    yield (
+        "unknown device",
+        "no such device",
+        packed(tensor(storage("0", 8, device="evil"), 0, (8,), (1,))),
+        "",
+    )
+    yield (
+        "storage of no type",
+        "torch has no such class",
+        packed(tensor(storage("0", 8, "EvilStorage"), 0, (8,), (1,))),
+        "",
+    )
     yield "persistent id of a number", "no tuple", in_archive(state_of(value(7) + b"Q")), ""
     yield "persistent id of three", "too short", in_archive(state_of(value(("storage", "x", "y")) + b"Q")), ""
     legacy = value(("storage", b"ctorch\nFloatStorage\n", "0", "cpu", long, None)) + b"Q"
-    yield "legacy storage of 2^34", "64 GB before anything is read", in_legacy(state_of(tensor(legacy, 0, (4,), (1,)))), ""
+    yield (
+        "legacy storage of 2^34",
+        "64 GB before anything is read",
+        in_legacy(state_of(tensor(legacy, 0, (4,), (1,)))),
+        "",
+    )
     short = value(("storage", b"ctorch\nFloatStorage\n", "0", "cpu", 8, None)) + b"Q"
     yield "legacy storage without data", "it ends", in_legacy(state_of(tensor(short, 0, (4,), (1,)))), ""
 
@@ -154,9 +203,17 @@ def _weights() -> dict[str, tuple[str, dict[str, Any], str]]:
     return {
         "NaN": ("no number", {w: torch.full((10,), torch.nan)}, "NaN"),
         "infinite": ("no number", {w: torch.full((10,), torch.inf)}, "NaN or infinite"),
-        "infinite once in float32": ("1e300", {w: torch.full((10,), 1e300, dtype=torch.float64)}, "NaN or infinite"),
+        "infinite once in float32": (
+            "1e300",
+            {w: torch.full((10,), 1e300, dtype=torch.float64)},
+            "NaN or infinite",
+        ),
         "NaN in statistics": ("of batch norm", {"bn1.running_var": torch.full((4,), torch.nan)}, "NaN"),
-        "whole numbers": ("int8 in place of real ones", {w: torch.ones(10, dtype=torch.int8)}, "another type"),
+        "whole numbers": (
+            "int8 in place of real ones",
+            {w: torch.ones(10, dtype=torch.int8)},
+            "another type",
+        ),
         "truth values": ("bool", {w: torch.ones(10, dtype=torch.bool)}, "another type"),
         "complex": ("complex64", {w: torch.ones(10, dtype=torch.complex64)}, "another type"),
         "sparse": ("no ordinary tensor", {w: torch.ones(10).to_sparse()}, "sparse"),
@@ -181,7 +238,9 @@ def _weights() -> dict[str, tuple[str, dict[str, Any], str]]:
 def cases() -> Iterator[Case]:
     """Tensors and weights that lie."""
     for name, (why, make, says) in _headers().items():
-        yield Case(f"safetensors: {name}", why, _put(make, "m.safetensors"), SAFE, says=says, harmless=says == "")
+        yield Case(
+            f"safetensors: {name}", why, _put(make, "m.safetensors"), SAFE, says=says, harmless=says == ""
+        )
     for name, (said, says) in _metadata().items():
         yield Case(f"metadata: {name}", "a file says it of itself", _put(lambda h=said: _ours(h), "m.safetensors"),
                    ("inspect", "m.safetensors"), says=says)  # fmt: skip
@@ -189,17 +248,48 @@ def cases() -> Iterator[Case]:
         yield Case(f"tensor: {name}", why, _put(lambda b=blob: b), NAMED, says=says)
     for name, (why, changes, says) in _weights().items():
         whole_state = {} if name in ("nothing else", "wrapped thirty times") else state()
-        yield Case(f"weight: {name}", why, _put(lambda s=whole_state, c=changes: torch_file({**s, **c})), NAMED, says=says)
-    yield Case("weights: half", "keys are missing", _put(lambda: torch_file(dict(list(state().items())[:20]))), NAMED, says="missing")
-    yield Case("weights: other architecture", "of another depth", _put(zoo_file), ("inspect", "m.pt", "--arch", "resnet110"), says="missing")
-    yield Case("weights: unknown architecture", "nobody knows it", _put(zoo_file), ("inspect", "m.pt", "--arch", "evil"), says="unknown architecture")
-    yield Case("weights: no architecture", "it is not told", _put(lambda: torch_file(state())), says="not the architecture")
-    yield Case("weights: a list", "no state dict", _put(lambda: torch_file([torch.ones(2)])), NAMED, says="a list")
-    yield Case("weights: a tensor", "no state dict", _put(lambda: torch_file(torch.ones(2))), NAMED, says="a Tensor")
+        yield Case(
+            f"weight: {name}",
+            why,
+            _put(lambda s=whole_state, c=changes: torch_file({**s, **c})),
+            NAMED,
+            says=says,
+        )
+    yield Case(
+        "weights: half",
+        "keys are missing",
+        _put(lambda: torch_file(dict(list(state().items())[:20]))),
+        NAMED,
+        says="missing",
+    )
+    yield Case(
+        "weights: other architecture",
+        "of another depth",
+        _put(zoo_file),
+        ("inspect", "m.pt", "--arch", "resnet110"),
+        says="missing",
+    )
+    yield Case(
+        "weights: unknown architecture",
+        "nobody knows it",
+        _put(zoo_file),
+        ("inspect", "m.pt", "--arch", "evil"),
+        says="unknown architecture",
+    )
+    yield Case(
+        "weights: no architecture",
+        "it is not told",
+        _put(lambda: torch_file(state())),
+        says="not the architecture",
+    )
+    yield Case(
+        "weights: a list", "no state dict", _put(lambda: torch_file([torch.ones(2)])), NAMED, says="a list"
+    )
+    yield Case(
+        "weights: a tensor", "no state dict", _put(lambda: torch_file(torch.ones(2))), NAMED, says="a Tensor"
+    )
     yield Case("weights: a text", "no state dict", _put(lambda: torch_file("evil")), NAMED, says="a str")
 
 
 def _put(make: Callable[[], bytes], name: str = "m.pt") -> Callable[[Path, Payload], object]:
     return lambda folder, payload: (folder / name).write_bytes(make())
-
-

@@ -21,7 +21,9 @@ def _written(model: Callable[[], ModelProto]) -> Callable[[Path, Payload], objec
     return lambda folder, payload: (folder / "m.onnx").write_bytes(model().SerializeToString())
 
 
-def _external(location: str, prepare: Callable[[Path], object] | None = None) -> Callable[[Path, Payload], object]:
+def _external(
+    location: str, prepare: Callable[[Path], object] | None = None
+) -> Callable[[Path, Payload], object]:
     """Weights that are said to be in another file."""
 
     def make(folder: Path, payload: Payload) -> None:
@@ -38,7 +40,9 @@ def _external(location: str, prepare: Callable[[Path], object] | None = None) ->
     return make
 
 
-def _nodes(*nodes: onnx.NodeProto, shape: object = ("n", 1, 8, 8), tensors: list[TensorProto] | None = None) -> ModelProto:
+def _nodes(
+    *nodes: onnx.NodeProto, shape: object = ("n", 1, 8, 8), tensors: list[TensorProto] | None = None
+) -> ModelProto:
     graph = helper.make_graph(
         list(nodes), "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],  # type: ignore[call-overload]

@@ -158,7 +158,9 @@ def _renamed(name: str) -> Callable[[Path, Payload], object]:
         text = (run / "graph.json").read_text()
         (run / "graph.json").write_text(text.replace(json.dumps(old), json.dumps(name)))
         tensors = load((run / "model.safetensors").read_bytes())
-        (run / "model.safetensors").write_bytes(save({name if k == old else k: v for k, v in tensors.items()}))
+        (run / "model.safetensors").write_bytes(
+            save({name if k == old else k: v for k, v in tensors.items()})
+        )
 
     return make
 
@@ -192,7 +194,17 @@ def cases() -> Iterator[Case]:
     """Hostile graphs; runs whose files changed; hostile manifests."""
     for name, (why, change, says) in _changes().items():
         yield Case(f"graph: {name}", why, _graph(change), RUN, says=says, harmless=name == "notes of numbers")
-    for name in ("forward", "program", "conv", "training", "a..b", "", "_slots", "a." * 100 + "b", "__class__"):
+    for name in (
+        "forward",
+        "program",
+        "conv",
+        "training",
+        "a..b",
+        "",
+        "_slots",
+        "a." * 100 + "b",
+        "__class__",
+    ):
         yield Case(f"graph: tensor called {name[:20]!r}", "a name that a module has for something else",
                    _renamed(name), RUN, harmless=name == "__class__")  # fmt: skip
     entry = {"size": 1, "sha256": "0" * 64}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from tests.hostile.case import Case, Payload
-from tests.hostile.honest import torch_file, state
+from tests.hostile.honest import state, torch_file
 from tests.reports import HALF, figures, report
 
 SPEC = ("inspect", "m.pt", "--arch", "resnet20", "--arch-args", '{"width": 4}', "--input-spec")
@@ -80,7 +80,9 @@ def _curve(**changes: object) -> Callable[[Path, Payload], object]:
     return make
 
 
-def _policy(header: object, tensors: dict[str, torch.Tensor] | None = None) -> Callable[[Path, Payload], object]:
+def _policy(
+    header: object, tensors: dict[str, torch.Tensor] | None = None
+) -> Callable[[Path, Payload], object]:
     said = header if isinstance(header, str) else json.dumps(header)
     blob = save(tensors or {"w": torch.ones(2)}, {"prune-policy": said})
     return lambda folder, payload: (folder / "p.safetensors").write_bytes(blob)
@@ -174,7 +176,13 @@ def cases() -> Iterator[Case]:
         "escapes": ("clears the terminal", '[compress]\n"\\u001b[2J" = 1', r"\x1b[2J"),
     }  # fmt: skip
     for name, (why, text, says) in settings.items():
-        yield Case(f"settings: {name}", why, _toml(text), ("compress", "m.pt", "--flops", "0.5", "-o", "out"), says=says)
+        yield Case(
+            f"settings: {name}",
+            why,
+            _toml(text),
+            ("compress", "m.pt", "--flops", "0.5", "-o", "out"),
+            says=says,
+        )
     yield Case("settings: pyproject", "imports code", _toml('[tool.prune.compress]\ndata = "evil:data"', "pyproject.toml"),
                ("compress", "m.pt", "--flops", "0.5", "-o", "out"), says="would run code")  # fmt: skip
     curves: dict[str, tuple[str, dict[str, object], str]] = {
