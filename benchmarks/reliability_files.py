@@ -3,8 +3,8 @@
     python -m benchmarks.reliability_files --mutations 10000 -o files.json
 
 Every hostile file is met by its command in a process of its own, with a limit of time and memory, a canary
-and a port that listens. Mutated files are read in forks, many to a fork; a fork that dies or hangs is laid to the
-file that it had at hand. Each mutated file is also compared with the manifest of the honest one.
+and a port that listens. Mutated files are read in forks, many to a fork; a fork that dies or hangs is laid
+to the file that it had at hand. Each mutated file is also compared with the manifest of the honest one.
 """
 
 from __future__ import annotations

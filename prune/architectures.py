@@ -16,8 +16,9 @@ from models_zoo import registry
 from models_zoo.mamba_lm import MambaLM
 from models_zoo.text import LENGTH
 from prune.bounded import no_larger_than
-from prune.checkpoint import first_line, search_working_directory
+from prune.checkpoint import search_working_directory
 from prune.configured import inputs_from_config, is_configured
+from prune.escaping import first_line
 from prune.inputs import BATCH, ModelInput, ModelInputs, one_input
 from prune.libraries import create, is_library, record_shape
 from prune.metadata import Metadata

@@ -1,8 +1,8 @@
 """Bounded building: a configuration says how large a network is, its weights say how large it can be.
 
 A file of a hundred bytes may ask for a million layers. Building stops as soon as the network has more than
-the weights could fill; the margins leave room for weights that are shared, for buffers that no file holds, and
-for messages that say which weights are missing.
+the weights could fill; the margins leave room for weights that are shared, for buffers that no file holds,
+and for messages that say which weights are missing.
 """
 
 from __future__ import annotations

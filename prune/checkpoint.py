@@ -7,19 +7,13 @@ each is refused unless the caller trusts it; there is no silent way from the fir
 
 from __future__ import annotations
 
-import io
 import json
-import mmap
 import re
 import sys
-import tarfile
 import warnings
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import safe_open
@@ -27,30 +21,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from graph.errors import ModelFileError, UntrustedCodeError
-from prune.escaping import plain
-from prune.files import regular_size
+from prune.archives import check_gain, check_zip, is_tar
+from prune.escaping import first_line
 from prune.metadata import FORMAT, HEADER_KEY, Metadata, parse
-from prune.opcodes import PickleError, names_in
+from prune.pickles import check_pickles
+from prune.regular import regular_size
 
 # Where checkpoints keep the state dict.
 _INNER = ("state_dict", "model_state_dict", "model", "net")
 
 # The first bytes of a file of `torch.save` before version 1.6: a pickled magic number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LEGACY_PICKLES = 5  # magic number, version, sizes of types, the content, the names of the storages
-# What the pickle of a state dict imports; torch lets pass more, which can be led astray.
-_PLAIN = re.compile(
-    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)|_codecs\.encode|torch\.(Size|device|serialization"
-    r"\._get_layout|nn\.parameter\.Parameter|(storage\.)?(cuda\.)?\w+Storage|(b?float|u?int|complex|bits|qu?int)[0-9]\w*|bool|_utils\._rebuild_"
-    r"(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state|meta_tensor_no_storage))"
-)
-_TENSORS = re.compile(
-    r"torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_\w+|(cuda\.)?(sparse\.)?\w*Tensor|per_\w+|q\w+)|builtins\.bytearray"
-)
 _TENSORS_AT_MOST = 1 << 15  # of a file
-_NAMES = 20  # that are told of a pickle
-_MAX_RATIO = 20  # torch.save does not compress; other writers gain a factor of 2 or 3
-_MAX_GAIN = 4 << 30  # bytes that unpacking may add to what is on disk
 
 
 def check_readable(path: Path) -> int:
@@ -96,20 +78,11 @@ def read_file(path: Path, size: int, trust_code: bool) -> tuple[Any, Metadata]:
                 hint="give the .pt or .safetensors file; unpack the archive if it is inside",
             )
         return _read_checkpoint(path, trust_code)
-    if head.startswith(_LEGACY_MAGIC) and not _is_tar(head):
+    if head.startswith(_LEGACY_MAGIC) and not is_tar(head):
         return _read_checkpoint(path, trust_code)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return read_safetensors(path)
     _refuse(path, head)
-
-
-def _is_tar(head: bytes) -> bool:
-    """Whether it is the header of a tar archive, which may begin with any name."""
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "replace")
-    except tarfile.HeaderError:
-        return head[257:262] == b"ustar"
-    return True
 
 
 def _refuse(path: Path, head: bytes) -> NoReturn:
@@ -122,7 +95,7 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise ModelFileError(f"{path} is not a model file but a web page", hint=again)
-    if _is_tar(head):
+    if is_tar(head):
         raise ModelFileError(
             f"{path} is a tar archive (torch wrote such files before 0.2), which is not read",
             hint="unpack it if the model is inside, else load it with an old torch and save the state_dict",
@@ -136,52 +109,6 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
         "text" if all(b >= 32 or b in b"\t\n\r\f" for b in head) else "neither a torch nor a safetensors file"
     )
     raise ModelFileError(f"{path} is not a model file: it is {kind}", hint=again)
-
-
-def check_zip(path: Path, size: int) -> set[str]:
-    """Member names without the archive's own folder, after every check that torch does not make.
-
-    ``torch.load`` compares no checksum: a flipped bit would go through.
-
-    Raises:
-        ModelFileError: the archive is broken, encrypted or a bomb, or has members that point outside.
-    """
-    broken = "copy or download it again"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [m.filename for m in members]
-            if len(set(names)) < len(names):
-                twice = Counter(names).most_common(1)[0][0]
-                raise ModelFileError(f"{path} has two members named {twice!r}", hint="do not use this file")
-            for member in members:
-                if ".." in re.split(r"[/\\]", member.filename) or member.filename.startswith(("/", "\\")):
-                    raise ModelFileError(
-                        f"{path} has a member that points outside: {member.filename!r}",
-                        hint="do not use this file",
-                    )
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ModelFileError(
-                        f"{path} is a zip archive, packed in a way that torch does not read",
-                        hint="save it with torch.save",
-                    )
-                if member.flag_bits & 1:
-                    raise ModelFileError(f"{path} is encrypted", hint="unpack and save it without a password")
-            _check_gain(path, size, sum(m.file_size for m in members))
-            if (damaged := archive.testzip()) is not None:
-                raise ModelFileError(f"{path} is damaged: {damaged} fails its checksum", hint=broken)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as err:
-        raise ModelFileError(
-            f"{path} is a broken or truncated zip archive: {first_line(err)}", hint=broken
-        ) from err
-    return {name.partition("/")[2] or name for name in names}
-
-
-def _check_gain(path: Path, size: int, claimed: int) -> None:
-    if claimed > size * _MAX_RATIO + (1 << 20) or claimed > size + _MAX_GAIN:
-        raise ModelFileError(
-            f"{path} has {size:,} bytes but claims to hold {claimed:,}", hint="do not use this file"
-        )
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
@@ -231,7 +158,7 @@ def _read_checkpoint(path: Path, trust_code: bool) -> tuple[Any, Metadata]:
 
 def _unpickle(path: Path, trust_code: bool) -> Any:
     if not trust_code:
-        _check_pickles(path)
+        check_pickles(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch on its own storages in old files
@@ -247,51 +174,6 @@ def _unpickle(path: Path, trust_code: bool) -> Any:
         f"{path} cannot be read by torch.load: {told[1] if told else first_line(safe_error)}",
         hint="copy it again, or save model.state_dict() anew",
     ) from safe_error
-
-
-def _check_pickles(path: Path) -> None:
-    """Look through the pickles of a file of ``torch.save`` for what weights do not need.
-
-    Raises:
-        UntrustedCodeError: one would import or call something; all of it is named.
-        ModelFileError: one is broken, holds tensors of another kind, or would keep its reader busy for ever.
-    """
-    names: set[str] = set()
-    try:
-        for file, pickles in _pickles(path):
-            for _ in range(pickles):
-                names |= names_in(file)
-    except PickleError as err:
-        raise ModelFileError(
-            f"{path} cannot be read by torch.load: its pickle is broken or hostile: {plain(err)}",
-            hint="copy it again, or save model.state_dict() anew",
-        ) from err
-    odd = sorted(n for n in names if not _PLAIN.fullmatch(n))
-    told = ", ".join(plain(n) for n in odd[:_NAMES]) + f" and {len(odd) - _NAMES} more" * (len(odd) > _NAMES)
-    if any(not _TENSORS.fullmatch(n) for n in odd):
-        raise UntrustedCodeError(
-            f"{path} would run code when loaded: it is a pickle that calls {told}",
-            hint="save model.state_dict() and give --arch; or, if you trust the file, --trust-code",
-        )
-    if odd:
-        raise ModelFileError(
-            f"{path} holds tensors that are not plain ones (sparse, nested or quantized): {told}",
-            hint="save ordinary weights",
-        )
-
-
-def _pickles(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """The pickles of a file, and how many follow each other."""
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # how torch tells
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.filename.endswith(".pkl"):
-                    yield io.BytesIO(archive.read(member)), 1
-    else:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            yield cast(IO[bytes], whole), _LEGACY_PICKLES
 
 
 def _unpickle_trusted(path: Path) -> Any:
@@ -364,7 +246,7 @@ def checked_weights(path: Path, size: int, content: Any) -> dict[str, Tensor]:
                 f"{path}: tensor {name!r} claims {tensor.numel():,} numbers but the file stores fewer",
                 hint="save it anew, after .contiguous()",
             )
-    _check_gain(path, size, sum(t.numel() * t.element_size() for t in content.values()))
+    check_gain(path, size, sum(t.numel() * t.element_size() for t in content.values()))
     return {k: t.float() if t.is_floating_point() else t for k, t in content.items()}
 
 
@@ -388,9 +270,3 @@ def search_working_directory() -> None:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-
-
-def first_line(err: BaseException) -> str:
-    """One line of an error that may have many, or none."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(err).__name__

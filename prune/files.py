@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,11 +22,11 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from graph.errors import ModelFileError, OutputError
+from prune.regular import regular_size
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_JSON = 16 << 20  # bytes; Python's objects take up to twelve times as much
 _MOST_PARTS = 1 << 20  # objects and lists of a JSON file: an empty one takes 64 bytes
-_SMALL, _SPARSE_RATIO = 1 << 26, 20  # a disk that compresses gains less than this on weights
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -106,26 +105,6 @@ def read_json(path: Path, what: str, *, constants: bool = False) -> dict[str, An
             f"the {what} {path} holds a {type(data).__name__}, not an object", hint="give the right file"
         )
     return data
-
-
-def regular_size(path: Path) -> int:
-    """The size in bytes of a regular file; opening anything else may wait for ever.
-
-    Raises:
-        OSError: it is missing, or a folder.
-        ModelFileError: it is a pipe or a device, or has far more bytes than the disk holds of it.
-    """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise ModelFileError(f"{path} is no regular file", hint="name a file")
-    if found.st_size > _SMALL and found.st_blocks * 512 * _SPARSE_RATIO < found.st_size:
-        raise ModelFileError(
-            f"{path} claims {found.st_size:,} bytes, of which the disk holds {found.st_blocks * 512:,}",
-            hint="do not use this file",
-        )
-    return found.st_size
 
 
 def sha256(path: Path) -> str:

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from graph.errors import ModelFileError, UsageError
-from prune.checkpoint import check_readable, check_zip
+from prune.archives import check_zip
+from prune.checkpoint import check_readable
 from prune.inputs import BATCH, DTYPES, ModelInput, ModelInputs
 from prune.metadata import is_shape
 

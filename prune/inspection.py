@@ -276,4 +276,5 @@ def _export_mamba(module: nn.Module, name: str, output: Path, opset: int | None,
         example = torch.arange(18).reshape(2, 9) % module.sizes.vocab_size
         checked = export_onnx(MambaAnyLength(module), example, output, opset=opset, dynamic_length=True)
         told = "takes tokens of any length"
+    renew(output)
     return Exported(output, checked.size_bytes, checked, form=told)

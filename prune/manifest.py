@@ -13,7 +13,8 @@ from typing import Any
 
 from graph.errors import ManifestError, ModelFileError
 from prune.escaping import plain
-from prune.files import read_json, regular_size, sha256, write_file
+from prune.files import read_json, sha256, write_file
+from prune.regular import regular_size
 
 MANIFEST_FILE = "manifest.json"
 _FORMAT, _VERSION = "prune-manifest", 1

@@ -1,8 +1,8 @@
 """Opcodes: what a pickle would import, call and build, worked out without doing any of it.
 
 A reader that imports nothing harmful can still be kept busy for ever: a tuple of tuples that share their
-parts doubles with each line, and one that is the key of a dict is hashed in full; a place in the memo may have
-the number four thousand million. Such a pickle is told by its opcodes before anybody reads it.
+parts doubles with each line, and one that is the key of a dict is hashed in full; a place in the memo may
+have the number four thousand million. Such a pickle is told by its opcodes before anybody reads it.
 """
 
 from __future__ import annotations

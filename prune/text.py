@@ -14,7 +14,7 @@ from torch import Tensor
 from graph.errors import DataError
 from models_zoo.data import DataSet
 from models_zoo.text import BYTES, byte_tokens, parted, text_data
-from prune.checkpoint import first_line
+from prune.escaping import first_line
 
 TOKENIZER = "tokenizer.json"
 _MAX_BYTES = 1 << 30  # a text is held in memory
