@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint wheel clean
+.PHONY: help demo test lint wheel docs pictures clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -17,6 +17,7 @@ help:
 	@echo "make test    run the tests               (PYTEST_ARGS='-k name' runs some of them)"
 	@echo "make lint    ruff, its formatter, mypy"
 	@echo "make wheel   build dist/*.whl"
+	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove .venv and everything that the other targets wrote"
 	@echo "PYTHON=...   the Python that .venv is made with (now: $(PYTHON))"
 
@@ -40,8 +41,23 @@ wheel: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --quiet --wheel --no-isolation .
 
+# Anything that would be a warning, such as a link to a page that is not there, is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.venv/docs: $(READY)
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[docs]'
+	@touch .venv/docs
+
+# The pictures of the documentation are those of the report of `make demo`.
+PICTURES := network search plans sensitivity-accuracy tuning-accuracy
+pictures: $(READY)
+	$(BIN)/prune report demo/resnet20-half --plots demo/plots --force -o demo/report.html
+	mkdir -p docs/pictures
+	for name in $(PICTURES); do cp demo/plots/$$name.svg docs/pictures/; done
+
 clean:
-	rm -rf .venv build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so a set-up that was interrupted starts over. constraints.txt goes with

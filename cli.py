@@ -16,33 +16,23 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
-from graph.errors import PruneError, UsageError
+from front.screen import Screen
+from graph.errors import UsageError
 
 if TYPE_CHECKING:
     from profilers.profile import Profile
     from prune.gate import Judged
     from prune.load import ModelSource
     from prune.selection import Selection
-    from prune.trials import Trial
-    from prune.tune import EpochResult
 
 console = Console()
 stderr = Console(stderr=True)
 _LONGEST = 2000  # characters of a message
 _state = {"debug": False, "verbose": False}
+_run: dict[str, Path | str | None] = {"folder": None, "again": None, "told": None}  # of a long run under way
 
 
 class _Anywhere(TyperGroup):
@@ -74,7 +64,7 @@ class _Configured(TyperCommand):
 def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path | None, list[str]]:
     """A file, and the words of the command line that it stands for."""
     from prune.config_words import Option, config_words, named_file
-    from prune.settings import read_settings
+    from prune.settings import Settings, read_settings
 
     options = {
         name.removeprefix("--"): Option(p.is_flag, p.multiple, tuple(p.secondary_opts))
@@ -82,11 +72,27 @@ def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path 
         for name in p.opts
         if name.startswith("--")
     }
-    found = read_settings(section, named_file(args))
+    folder = named_file(args, "--resume")
+    if folder is None:
+        found = read_settings(section, named_file(args))
+    else:  # the run knows all that a file told it
+        trusted = "--trust-code" in args
+        found = Settings(*_stored_options(folder), named=trusted, allowed_by="--trust-code")
     words = config_words(found, options, args)
-    if words and not console.quiet:
+    if words and not console.quiet and folder is None:
         stderr.print(f"options of {found.path}: {escape(shlex.join(words))}", soft_wrap=True)
     return found.path, words
+
+
+def _stored_options(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Where an unfinished run keeps its options, and those that words stand for."""
+    from prune.unfinished import HOME, RUN_FILE, Unfinished
+
+    found = Unfinished.read(folder)
+    # To run code of a file is allowed anew each time: a folder may come from anywhere.
+    left_out = ("MODEL", "trust-code")
+    options = {} if found is None else {n: v for n, v in found.options.items() if n not in left_out}
+    return folder / HOME / RUN_FILE, options
 
 
 app = typer.Typer(
@@ -243,24 +249,38 @@ def _errors() -> Iterator[None]:
     """Turn named failures into one clear line and an exit code."""
     try:
         yield
-    except PruneError as err:
-        if _state["debug"]:
-            traceback.print_exc()
-        _print_error(str(err), err.hint)
-        raise typer.Exit(2) from err
     except KeyboardInterrupt as err:
-        stderr.print("interrupted; nothing was written")
+        stderr.print(escape(_farewell()), soft_wrap=True)
+        _run["told"] = "yes"
         raise typer.Exit(130) from err
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise
     except Exception as err:
+        from prune.failures import named
+
+        known = named(err)
         if _state["debug"]:
-            raise
-        # Not 1, with which the gate says that a budget is broken.
-        _print_error(
-            f"prune itself failed: {type(err).__name__}: {err}", "--debug shows where; please report it"
-        )
+            traceback.print_exc()
+        if known is None:  # not 1, with which the gate says that a budget is broken
+            told = f"prune itself failed: {type(err).__name__}: {err}"
+            _print_error(told, "--debug shows where; please report it")
+        else:
+            _print_error(str(known), known.hint)
+        for line in getattr(err, "__notes__", ()):
+            stderr.print(escape(line), soft_wrap=True)
         raise typer.Exit(2) from err
+
+
+def _farewell() -> str:
+    """What an interrupt ends with; empty when it was said already."""
+    if _run["told"] is not None:
+        return ""
+    if _run["folder"] is not None:
+        from prune.unfinished import is_unfinished
+
+        if is_unfinished(Path(_run["folder"])):
+            return f"interrupted; go on with: {_run['again']}"
+    return "interrupted; nothing was written"
 
 
 def _print_error(message: str, hint: str) -> None:
@@ -271,82 +291,10 @@ def _print_error(message: str, hint: str) -> None:
         stderr.print(f"[dim]hint:[/dim] {escape(plain(hint, _LONGEST))}", soft_wrap=True)
 
 
-class _Screen:
-    """Shows a run: a line for each stage, a bar for what takes long."""
-
-    def __init__(self, *, trials: int = 0, epochs: int = 0, as_json: bool = False) -> None:
-        # With --json, stdout is for the result alone.
-        self.console = Console(stderr=True, quiet=console.quiet) if as_json else console
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-        )
-        self.trials, self.epochs = trials, epochs
-        self.task: TaskID | None = None
-        self.best: Trial | None = None
-        self.last_epoch = ""
-
-    def stage(self, title: str) -> None:
-        """A stage begins."""
-        self._finish()
-        total = {"searching": self.trials, "training the policy": self.trials}.get(title)
-        self.console.print(f"[bold]{title}[/bold]")
-        self.task = self.progress.add_task(title, total=total, told="")
-
-    def _finish(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-        if self.best is not None:
-            best = self.best
-            self.console.print(f"  best plan: {best.accuracy:.2%} on the search split, by {best.method}")
-            self.best = None
-
-    def note(self, text: str) -> None:
-        """Something the user should know."""
-        out = stderr if self.console.quiet else self.console
-        out.print(f"  [yellow]note:[/yellow] {escape(text)}")
-
-    def trial(self, trial: Trial) -> None:
-        """A plan was scored."""
-        better = self.best is None or trial.rank > self.best.rank
-        self.best = trial if better or self.best is None else self.best
-        if better or _state["verbose"]:
-            self.console.print(
-                f"  {trial.method} {trial.index}: {trial.accuracy:.2%}, {2 * trial.macs / 1e6:.2f} MFLOPs"
-            )
-        if self.task is not None:
-            told = f"{trial.method} {trial.accuracy:.2%}, best {self.best.accuracy:.2%}"
-            self.progress.update(self.task, advance=1, told=told)
-
-    def epoch(self, result: EpochResult) -> None:
-        """An epoch of training ended."""
-        found = result.found.told()
-        self.last_epoch = f"loss {result.loss:.3f}, search {found}"
-        if _state["verbose"] or result.epochs <= 20 or result.epoch % (result.epochs // 10) == 0:
-            self.console.print(
-                f"  epoch {result.epoch}/{result.epochs}: loss {result.loss:.4f}, "
-                f"search {found}, {result.seconds:.1f} s"
-            )
-
-    def step(self, done: int, total: int) -> None:
-        """A step of training ended."""
-        if self.task is not None:
-            self.progress.update(self.task, completed=done, total=total, told=self.last_epoch)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Draw while the block runs."""
-        with self.progress:
-            yield
-            self._finish()
+def _screen(*, trials: int = 0, as_json: bool = False) -> Screen:
+    """With --json, stdout is for the result alone."""
+    out = Console(stderr=True, quiet=console.quiet) if as_json else console
+    return Screen(out, stderr, trials=trials, verbose=_state["verbose"])
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
@@ -405,7 +353,8 @@ def _selection(
 
 @app.command(cls=_Configured)
 def compress(
-    model: ModelArgument,
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help=f"{MODEL}.", show_default=False)] = None,
     flops: Annotated[
         str | None,
         typer.Option(help="Limit: a ratio (0.5 or 50%) or absolute FLOPs (120M). FLOPs = 2 x MACs."),
@@ -428,6 +377,13 @@ def compress(
         typer.Option(
             help="Of Mambas: the share of the states of every layer that stays (0.5, 50%), or their number "
             "(8); alone, or beside other limits."
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the residual blocks that stays (0.75, 75%), or their number (6); alone, or beside "
+            "other limits."
         ),
     ] = None,
     pareto: Annotated[
@@ -496,11 +452,18 @@ def compress(
             "one threshold over all layers."
         ),
     ] = "layer",
+    block_criterion: Annotated[
+        str,
+        typer.Option(
+            help="Which blocks go: those whose absence raises the loss least, one after the other (loss), or "
+            "that turn the stream least (similarity)."
+        ),
+    ] = "loss",
     compensate: Annotated[
         bool,
         typer.Option(
             "--compensate/--no-compensate",
-            help="With --states alone: fit what remains to the original in closed form.",
+            help="With --states or --blocks alone: fit what is left of a Mamba to the original.",
         ),
     ] = True,
     exclude: ExcludeOption = None,
@@ -538,21 +501,60 @@ def compress(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Prove equality with the masked original in float64.")
     ] = True,
+    sensitivity: Annotated[
+        bool | None,
+        typer.Option(
+            "--sensitivity/--no-sensitivity",
+            help="Score each group cut alone to 3/4, 1/2 and 1/4 of its width, for the report.",
+            show_default="where it takes at most half as many plans as the search",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for event files of TensorBoard, written while the run goes on."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, what can be reached and how long it takes."),
+    ] = False,
     force: ForceOption = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a run that was cut short: go on with it. No other argument is needed; --lr, "
+            "--epochs and --batch-size may be others than before.",
+            show_default=False,
+        ),
+    ] = None,
     trust_code: TrustOption = False,
     config_file: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prune a trained model until all limits hold, fine-tune it and export it.
 
-    Limits go together: --flops or --macs, --params, --memory, --latency, --states. Writes model.onnx,
-    model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html, native.safetensors too
-    if the model's own class runs with the pruned weights, of a Mamba also a folder checkpoint; with --pareto
-    these for each point, and the curve. The table compress of prune.toml holds options under their names.
+    Limits go together: --flops or --macs, --params, --memory, --latency, --states, --blocks. Writes
+    model.onnx, model.pt2, model.safetensors, graph.json, plan.json, report.json and report.html,
+    native.safetensors too if the model's own class runs with the pruned weights, of a Mamba also a folder
+    checkpoint; with --pareto these for each point, and the curve. The table compress of prune.toml holds
+    options under their names.
     """
     with _errors():
         from prune.demands import parse_demands
 
+        unfinished = None
+        if resume is not None:
+            from prune.run_folder import finish
+            from prune.unfinished import Unfinished
+
+            if finish(resume):
+                return _print_finished(resume, as_json)
+            unfinished = Unfinished.read(resume)
+            if model is None and unfinished is not None:
+                model = _stored_model(resume, unfinished.options.get("MODEL"), trust_code)
+        if model is None:
+            raise UsageError(
+                "no model is named", hint="prune compress MODEL --flops 0.5, or prune compress --resume DIR"
+            )
         given = {
             "--flops": flops,
             "--macs": macs,
@@ -560,15 +562,19 @@ def compress(
             "--memory": memory,
             "--latency": latency,
         }
-        alone = pareto is not None or states is not None
+        alone = pareto is not None or states is not None or blocks is not None
         demands = () if alone and not any(given.values()) else parse_demands(given)
         from dataclasses import replace
 
+        from front.tensorboard import board
         from prune.config import CompressConfig
+        from prune.depth import BlockConfig
         from prune.pareto import pareto as run_pareto
         from prune.pareto import parse_shares
         from prune.pipeline import compress as run
+        from prune.pipeline import resuming
         from prune.states import StateConfig
+        from prune.subject import NO_DATA
         from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
         from rl import search as agent
         from rl.workers import cores
@@ -576,22 +582,35 @@ def compress(
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
+        source = replace(source, predicts=data not in (None, NO_DATA))
         points = parse_shares(pareto) if pareto is not None else ()
-        shares = [d.text for d in (*points, *demands)] + ([f"states-{states}"] if states is not None else [])
+        parts = {"states": states, "blocks": blocks}
+        shares = [d.text for d in (*points, *demands)]
+        shares += [f"{name}-{given}" for name, given in parts.items() if given is not None]
         named = "-".join(shares).replace("%", "pct").replace("/", "_")
+        folder = output or Path("runs") / f"{source.stem}-{named}"
+        if resume is not None:
+            if output is not None and output.resolve() != resume.resolve():
+                raise UsageError(f"-o {output} is not {resume}", hint="a run is resumed where it is")
+            folder = resume
+            if unfinished is not None and Path(unfinished.output).resolve() == resume.resolve():
+                folder = Path(unfinished.output)  # as the report names it
+        options = _options(context) | {"MODEL": model}
+        _run.update(folder=folder, again=resuming(folder, options, trust_code=trust_code), told=None)
         search = agent.SearchConfig(
             agent=method,
             episodes=episodes,
             seed=seed,
             reward=reward,  # type: ignore[arg-type]
             policy=policy,
+            sensitivity=sensitivity,
         )
         training: dict[str, Any] = {"epochs": epochs if tune else 0, "lr": lr, "batch_size": batch_size}
         told = {"seed": seed} | {name: value for name, value in training.items() if value is not None}
         config = CompressConfig(
             source=source,
             demands=demands,
-            output=output or Path("runs") / f"{source.stem}-{named}",
+            output=folder,
             data=data,
             planner=planner,
             importance=importance,  # type: ignore[arg-type]
@@ -603,22 +622,36 @@ def compress(
                 scope=state_scope,  # type: ignore[arg-type]
                 compensate=compensate,
             ),
+            blocks=BlockConfig(text=blocks, criterion=block_criterion),  # type: ignore[arg-type]
             tune=replace(FINE_TUNE, **told),
             tune_text=replace(FINE_TUNE_TEXT, **told),
             reconstruct=reconstruct,
             seed=seed,
             search=agent.command_words(search, images=images),
             force=force,
+            resume=resume is not None,
+            options=options,
             verify=verify,
         )
         neighbours = 1 if points else 0  # plans of the point before
-        screen = _Screen(trials=search.trials + neighbours, as_json=as_json)
+        screen = _screen(trials=search.trials + neighbours, as_json=as_json)
+        if dry_run:
+            from front.forecast import forecast
+            from front.request import Request
+
+            asked = Request(
+                config=config, points=points, search=search, images=images, workers=workers or str(cores())
+            )
+            with screen.running():
+                expected = forecast(asked, screen)
+            return _print_json(expected.to_json()) if as_json else _print_tables(expected)
+        events = tensorboard / config.output.name if tensorboard is not None else None
         planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
-        with planning as planned, screen.running():
+        with planning as planned, board(events, screen) as seen, screen.running():
             if points:
-                curve = run_pareto(config, points, planned, screen)
+                curve = run_pareto(config, points, planned, seen)
             else:
-                report = run(config, planned, screen)
+                report = run(config, planned, seen)
         if as_json:
             return _print_json({"points": curve.rows()} if points else report.to_json())
         if points:
@@ -626,6 +659,56 @@ def compress(
         else:
             _print_report(report)
         console.print(f"written to [bold]{escape(str(config.output))}[/bold]: " + _listing(config.output))
+
+
+def _print_tables(found: Any) -> None:
+    """Whatever has tables and lines under them."""
+    for title, header, rows in found.tables():
+        table = Table(*header, title=title, title_justify="left", show_header=any(header))
+        for column in table.columns[1 if any(header) else 2 :]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        console.print(table)
+    for line in found.lines():
+        console.print(escape(line), soft_wrap=True)
+
+
+_NOT_OF_THE_RUN = ("model", "output", "force", "resume", "config_file", "as_json", "workers")
+
+
+def _stored_model(folder: Path, model: Any, trust_code: bool) -> str | None:
+    """The model that an unfinished run names, unless it would run code that nobody has allowed."""
+    from prune.config_words import runs_code
+
+    if not isinstance(model, str):
+        return None
+    if runs_code("MODEL", model) and not Path(model).exists() and not trust_code:
+        raise UsageError(
+            f"the run in {folder} is of {model}, which would run code",
+            hint="if you trust it: --trust-code, or name the model: prune compress MODEL --resume DIR",
+        )
+    return model
+
+
+def _options(context: typer.Context) -> dict[str, Any]:
+    """The options that do not have their defaults, by name: what a run is, for whoever resumes it."""
+    found = {}
+    for param in context.command.params:
+        value = context.params.get(str(param.name))
+        if param.name not in _NOT_OF_THE_RUN and value not in (None, [], ()) and value != param.default:
+            name = next(o for o in param.opts if o.startswith("--")).removeprefix("--")
+            plain = value if isinstance(value, bool | int | float) else str(value)
+            found[name] = [str(v) for v in value] if isinstance(value, list | tuple) else plain
+    return found
+
+
+def _print_finished(folder: Path, as_json: bool) -> None:
+    if as_json:
+        found = next(p for p in (folder / "report.json", folder / "pareto.json") if p.exists())
+        typer.echo(found.read_text(encoding="utf-8").rstrip())
+        return
+    console.print(f"the run in [bold]{escape(str(folder))}[/bold] is finished: " + _listing(folder))
 
 
 def _print_report(report: Any) -> None:
@@ -638,7 +721,7 @@ def _print_report(report: Any) -> None:
     console.print(table)
     if report.search["best"]:
         _print_search(report)
-    for line in (*report.limit_lines(), *report.state_lines()):
+    for line in (*report.limit_lines(), *report.block_lines(), *report.state_lines()):
         console.print(escape(line), soft_wrap=True)
     console.print(report.verdict())
     proof = report.verification
@@ -1155,15 +1238,7 @@ def diff(
         if form != "table":
             typer.echo(written(found, form))
             return
-        for title, header, rows in found.tables():
-            table = Table(*header, title=title, title_justify="left")
-            for column in table.columns[1:]:
-                column.justify = "right"
-            for row in rows:
-                table.add_row(*(escape(cell) for cell in row))
-            console.print(table)
-        for line in found.lines():
-            console.print(escape(line), soft_wrap=True)
+        _print_tables(found)
 
 
 @app.command()
@@ -1246,7 +1321,7 @@ def zoo_train(
             SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
         )
         path = output or Path(f"{name}.pt")
-        screen = _Screen(epochs=config.epochs, as_json=as_json)
+        screen = _screen(as_json=as_json)
         with screen.running():
             screen.stage(f"loading {spec}")
             loaded = load_data(spec)
@@ -1307,7 +1382,7 @@ def policy_train(
             seed=seed,
             force=force,
         )
-        screen = _Screen(trials=config.trials, epochs=epochs, as_json=as_json)
+        screen = _screen(trials=config.trials, as_json=as_json)
         with screen.running():
             found = train_policy(
                 config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)
@@ -1354,7 +1429,10 @@ def main() -> None:
         import warnings
 
         warnings.simplefilter("ignore")  # third-party deprecations are not the user's business
-    sys.exit(app(prog_name="prune"))
+    from prune.interrupts import interruptible
+
+    with interruptible(_farewell):
+        sys.exit(app(prog_name="prune"))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from graph.axes import infer  # noqa: E402
@@ -63,6 +66,8 @@ from prune.widths import WidthSpace  # noqa: E402
 
 Row = dict[str, Any]
 Forward = Callable[[Tensor], Tensor]
+Tell = Callable[[str], None]
+RESULT = "mamba.json"
 _GRAPH_MOST = 1024  # tokens of the graphs that are counted
 _CAPTURED = 32  # tokens of the captured graph: the weights that a cut takes do not depend on it
 
@@ -86,8 +91,8 @@ class Pruner:
         """What each state is worth."""
         return state_scores(self.model, criterion, self.text, seed=seed)
 
-    def cut(self, judged: StateScores, kept: int) -> tuple[MambaLM, MambaLM]:
-        """The model with so many states in each layer: cut, and compensated as well."""
+    def cut(self, judged: StateScores, kept: int) -> tuple[MambaLM, list[NDArray[np.int64]]]:
+        """The model with so many states in each layer, and which these are."""
         layers, scores = own_layers(self.axes, self.model), self.before.copy()
         for layer, own in zip(layers, judged, strict=True):
             scores[layer.units] = own
@@ -96,50 +101,75 @@ class Pruner:
         space = WidthSpace(self.axes, fixed=choice.fixed(self.axes))
         plan = make_plan(space, space.widest, scores, "states")
         program = prune_program(self.axes, plan)
-        plain, fitted = (smaller_mamba(self.model.sizes, program.tensors) for _ in range(2))
-        compensate(self.model, fitted, kept_states(layers, plan.keep_mask(self.axes)), self.text)
-        return plain, fitted
+        kept_of_each = kept_states(layers, plan.keep_mask(self.axes))
+        return smaller_mamba(self.model.sizes, program.tensors), kept_of_each
+
+    def compensated(self, cut: MambaLM, kept: list[NDArray[np.int64]]) -> MambaLM:
+        """The same with what remains fitted to the original."""
+        fitted = smaller_mamba(cut.sizes, cut.state_dict())
+        compensate(self.model, fitted, kept, self.text)
+        return fitted
 
 
 def accuracy(
-    pruner: Pruner, args: argparse.Namespace, tell: Callable[[str], None]
-) -> tuple[list[Row], dict[int, MambaLM]]:
-    """Bits per byte for every criterion and number of states, and the tuned models by that number."""
-    data, rows, tuned = pruner.data, [], {}
-    version, whole = pruner.model.sizes.version, pruner.model.sizes.states[0]
+    pruner: Pruner, args: argparse.Namespace, rows: list[Row], keep: Callable[[], None], tell: Tell
+) -> None:
+    """Bits per byte for every criterion and number of states, added to the rows that there are already.
 
-    def bits(model: nn.Module) -> float:
-        return evaluate(model, data.test, limit=args.windows).bits
-
-    base = bits(pruner.model)
-    rows.append({"version": version, "criterion": "none", "kept": whole, "of": whole, "cut": base})
+    Args:
+        pruner: of one model.
+        args: of the command line.
+        rows: of all models; what they hold is not measured again.
+        keep: writes them down.
+        tell: prints a line.
+    """
+    data, model = pruner.data, pruner.model
+    version, whole = model.sizes.version, model.sizes.states[0]
     short = replace(data, train=_head(data.train, args.tune_steps * FINE_TUNE_TEXT.batch_size))
+    tuning = replace(FINE_TUNE_TEXT, lr=args.tune_lr)
+
+    def bits(module: nn.Module) -> float:
+        return evaluate(module, data.test, limit=args.windows).bits
+
+    def row_of(criterion: str, kept: int, seed: int = 0) -> Row:
+        key = {"version": version, "criterion": criterion, "seed": seed, "kept": kept, "of": whole}
+        return next((row for row in rows if all(row[k] == v for k, v in key.items())), key)
+
+    first = row_of("none", whole)
+    if "cut" not in first:
+        first["cut"] = bits(model)
+        rows.append(first)
+    if (
+        args.tune_steps and "tuned" not in first
+    ):  # with as much training is what tuning is to be compared with
+        again = smaller_mamba(model.sizes, model.state_dict())
+        fit(again, short, tuning, teacher=model)
+        first["tuned"] = bits(again)
+        tell(f"Mamba-{version}, all states: {_changes(first, first['cut'])}")
+        keep()
     for criterion in args.criteria:
         for seed in range(args.seeds if criterion == "random" else 1):
+            wanted = {"cut", "compensated"} | (
+                {"tuned"} if criterion == args.tuned and args.tune_steps else set()
+            )
+            counts = [max(1, int(share * whole)) for share in args.shares]
+            lacking = [kept for kept in counts if wanted - set(row_of(criterion, kept, seed))]
+            if not lacking:
+                continue
             judged = pruner.judged(criterion, seed)
-            for kept in (max(1, int(share * whole)) for share in args.shares):
-                plain, fitted = pruner.cut(judged, kept)
-                row: Row = {
-                    "version": version,
-                    "criterion": criterion,
-                    "seed": seed,
-                    "kept": kept,
-                    "of": whole,
-                }
-                row |= {"cut": bits(plain), "compensated": bits(fitted)}
-                if criterion == args.tuned and args.tune_steps:
-                    fit(fitted, short, FINE_TUNE_TEXT, teacher=pruner.model)
-                    row["tuned"], tuned[kept] = bits(fitted), fitted
-                rows.append(row)
-                tell(f"Mamba-{version}, {kept} of {whole} states by {criterion}: {_changes(row, base)}")
-    if not args.tune_steps:
-        return rows, tuned
-    # The original with as much training is what tuning has to be compared with.
-    again = smaller_mamba(pruner.model.sizes, pruner.model.state_dict())
-    fit(again, short, FINE_TUNE_TEXT, teacher=pruner.model)
-    rows[0]["tuned"] = bits(again)
-    tell(f"Mamba-{version}, all states, tuned as well: {100 * (rows[0]['tuned'] / base - 1):+.2f}%")
-    return rows, tuned
+            for kept in lacking:
+                row, (plain, states) = row_of(criterion, kept, seed), pruner.cut(judged, kept)
+                fitted = pruner.compensated(plain, states)
+                found = {"cut": bits(plain), "compensated": bits(fitted)}
+                if "tuned" in wanted:
+                    fit(fitted, short, tuning, teacher=model)
+                    found["tuned"] = bits(fitted)
+                rows += [] if "cut" in row else [row]
+                row |= found
+                keep()
+                tell(
+                    f"Mamba-{version}, {kept} of {whole} states by {criterion}: {_changes(row, first['cut'])}"
+                )
 
 
 def _changes(row: Row, base: float) -> str:
@@ -153,15 +183,17 @@ def _head(split: Any, windows: int) -> TokenSplit:
     return TokenSplit(tokens, split.length, bytes_per_token=split.bytes_per_token)
 
 
-def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Callable[[str], None]) -> list[Row]:
+def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Tell) -> list[Row]:
     """Time and peak memory over length of models by their number of states, in both codes."""
-    version = next(iter(models.values())).sizes.version
+    version, device = next(iter(models.values())).sizes.version, torch.device(args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        stock = {k: _stock(m, Path(folder) / str(k), device) for k, m in models.items()} if args.stock else {}
+    for model in models.values():
+        model.to(device)
     codes: dict[str, dict[int, Forward]] = {
         "ours": {k: m.__call__ for k, m in models.items()},
         "ours, training": {k: _training(m) for k, m in models.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        stock = {k: _stock(m, Path(folder) / str(k)) for k, m in models.items()} if args.stock else {}
     if all(f is not None for f in stock.values()) and stock:
         codes["transformers"] = {k: f for k, f in stock.items() if f is not None}
     rows = []
@@ -170,19 +202,18 @@ def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Callable[[
         sizes = [(b, n) for b in args.batches for n in args.lengths if n <= most and b * n <= args.tokens]
         for batch, length in sizes:
             ids = torch.randint(256, (batch, length), generator=torch.Generator().manual_seed(length))
+            ids = ids.to(device)
             with torch.set_grad_enabled(code == "ours, training"):
                 peaks = {k: _peak_bytes(f, ids) for k, f in forwards.items()}
                 times: dict[int, float] = dict.fromkeys(forwards, float("inf"))
                 for _ in range(args.repeats):
                     for k, f in forwards.items():
-                        start = time.process_time()
-                        f(ids)
-                        times[k] = min(times[k], time.process_time() - start)
+                        times[k] = min(times[k], _seconds(f, ids))
             whole = max(models)
             for k in forwards:
                 rows.append({
-                    "version": version, "code": code, "batch": batch, "length": length, "kept": k,
-                    "of": whole, "cpu_ms": 1e3 * times[k], "peak_bytes": peaks[k],
+                    "version": version, "device": args.device, "code": code, "batch": batch, "length": length,
+                    "kept": k, "of": whole, "ms": 1e3 * times[k], "peak_bytes": peaks[k],
                     "speedup": times[whole] / times[k], "memory": peaks[k] / peaks[whole],
                 })  # fmt: skip
             told = ", ".join(
@@ -192,6 +223,19 @@ def speed(models: dict[int, MambaLM], args: argparse.Namespace, tell: Callable[[
             )
             tell(f"Mamba-{version}, {code}, {batch} x {length} tokens, {1e3 * times[whole]:.1f} ms: {told}")
     return rows
+
+
+def _seconds(forward: Forward, ids: Tensor) -> float:
+    """Of one call: processor time of the thread, or the wall's on an accelerator, which it is waited for."""
+    if ids.is_cpu:
+        start = time.process_time()
+        forward(ids)
+        return time.process_time() - start
+    torch.accelerator.synchronize()
+    start = time.perf_counter()
+    forward(ids)
+    torch.accelerator.synchronize()
+    return time.perf_counter() - start
 
 
 def _training(model: MambaLM) -> Forward:
@@ -218,19 +262,20 @@ def graphs(models: dict[int, MambaLM], args: argparse.Namespace) -> list[Row]:
         for k, peak in peaks.items():
             version = models[k].sizes.version
             rows.append({
-                "version": version, "code": "graph", "batch": 1, "length": length, "kept": k, "of": whole,
+                "version": version, "device": "counted", "code": "graph", "batch": 1, "length": length,
+                "kept": k, "of": whole,
                 "peak_bytes": peak, "memory": peak / peaks[whole],
             })  # fmt: skip
     return rows
 
 
 def _peak_bytes(forward: Forward, ids: Tensor) -> int:
-    with memory_meter(torch.device("cpu")) as meter:
+    with memory_meter(ids.device) as meter:
         forward(ids)
         return int(meter.take_peak_bytes())
 
 
-def _stock(model: MambaLM, folder: Path) -> Forward | None:
+def _stock(model: MambaLM, folder: Path, device: torch.device) -> Forward | None:
     """The stock class of transformers with these weights, read from the directory that we write."""
     try:
         import transformers
@@ -243,6 +288,7 @@ def _stock(model: MambaLM, folder: Path) -> Forward | None:
     ids = torch.arange(100)[None]
     with torch.no_grad():
         torch.testing.assert_close(other(ids, use_cache=False).logits, model(ids), rtol=1e-3, atol=1e-3)
+    other.to(device)
     return lambda x: other(x, use_cache=False).logits  # type: ignore[no-any-return]
 
 
@@ -263,30 +309,29 @@ def tables(bits: list[Row], times: list[Row]) -> str:
             cells = []
             for kept in counts:
                 found = [r for r in own if r["criterion"] == name and r["kept"] == kept]
-                cells.append(
-                    " / ".join(
-                        _spread([100 * (r[k] / base - 1) for r in found]) for k in ("cut", "compensated")
-                    )
-                )
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+                changes = [[100 * (r[k] / base - 1) for r in found] for k in ("cut", "compensated")]
+                cells.append(" / ".join(map(_spread, changes)) if found else "")
+            lines += [f"| {name} | " + " | ".join(cells) + " |"] if any(cells) else []
         tuned = {r["kept"]: r for r in own if "tuned" in r}
         cells = [f"{100 * (tuned[k]['tuned'] / base - 1):+.2f} %" if k in tuned else "" for k in counts]
         if tuned:
             name = next(iter(tuned.values()))["criterion"]
             lines.append(f"| {name}, tuned shortly | " + " | ".join(cells) + " |")
+        if "tuned" in first:
             lines += ["", f"The original, tuned as well: {100 * (first['tuned'] / base - 1):+.2f} %."]
         lines.append("")
-    for version, code, batch in sorted({(r["version"], r["code"], r["batch"]) for r in times}):
-        own = [r for r in times if (r["version"], r["code"], r["batch"]) == (version, code, batch)]
+    keys = ("version", "device", "code", "batch")
+    for key in sorted({tuple(r[k] for k in keys) for r in times}):
+        own, (version, device, code, batch) = [r for r in times if tuple(r[k] for k in keys) == key], key
         counts = sorted({r["kept"] for r in own}, reverse=True)
-        title = f"**Mamba-{version}, {code}, batch {batch}**: speed-up and peak activation memory"
+        title = f"**Mamba-{version}, {code}, {device}, batch {batch}**: speed-up and peak activation memory"
         lines += [f"{title}, against {counts[0]} states", ""]
         lines += [f"| tokens | {counts[0]} states | " + " | ".join(f"{k} states" for k in counts[1:]) + " |"]
         lines += ["|---|" + "---|" * len(counts)]
         for length in sorted({r["length"] for r in own}):
             by = {r["kept"]: r for r in own if r["length"] == length}
             first = by[counts[0]]
-            cells = [_cell(first, f"{first['peak_bytes'] / 1e6:.1f} MB", "cpu_ms", "ms", 1)]
+            cells = [_cell(first, f"{first['peak_bytes'] / 1e6:.1f} MB", "ms", "ms", 1)]
             for k in counts[1:]:
                 cells.append(_cell(by[k], f"{100 * (by[k]['memory'] - 1):+.0f} %", "speedup", "x", 2))
             lines.append(f"| {length} | " + " | ".join(cells) + " |")
@@ -317,64 +362,72 @@ def _spread(values: list[float]) -> str:
 
 
 def draw(bits: list[Row], times: list[Row]) -> Figure:
-    """Bits over kept states, and speed-up over length."""
-    versions = sorted({r["version"] for r in bits})
-    figure = Figure(figsize=(9, 3.4 * len(versions)), layout="constrained")
+    """Bits over kept states, and speed-up over length; of each what there is."""
+    versions = sorted({r["version"] for r in [*bits, *times]})
+    figure = Figure(figsize=(11, 4.2 * len(versions)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(versions), 2, squeeze=False)
     for (left, right), version in zip(axes, versions, strict=True):
-        first, own = _parted(bits, version)
-        base = first["cut"]
-        for index, name in enumerate(STATE_CRITERIA):
-            found = [r for r in own if r["criterion"] == name and r.get("seed", 0) == 0]
-            style = "--" if name in ("random", "magnitude") else "-"
-            left.plot(
-                [r["kept"] for r in found], [100 * (r["compensated"] / base - 1) for r in found],
-                style, marker=".", color=f"C{index}", label=name,
+        if any(r["version"] == version for r in bits):
+            _draw_bits(left, version, bits)
+        own = [r for r in times if r["version"] == version and r["code"] != "graph" and r["kept"] < r["of"]]
+        for device, code in sorted({(r["device"], r["code"]) for r in own}):  # of each the fewest that went
+            line = [r for r in own if (r["device"], r["code"]) == (device, code)]
+            kept, batch = (max(r[k] for r in line) for k in ("kept", "batch"))
+            line = [r for r in line if (r["kept"], r["batch"]) == (kept, batch)]
+            right.plot(
+                [r["length"] for r in line], [r["speedup"] for r in line],
+                "-" if device == "cpu" else "--", marker=".",
+                label=f"{code}, {device}, {kept} of {line[0]['of']} states, batch {batch}",
             )  # fmt: skip
-        tuned = [r for r in own if "tuned" in r]
-        left.plot(
-            [r["kept"] for r in tuned],
-            [100 * (r["tuned"] / base - 1) for r in tuned],
-            "k-o",
-            label="tuned shortly",
-        )
-        left.axhline(1, color="grey", lw=0.8)
-        left.set(
-            title=f"Mamba-{version}: compensated",
-            xlabel="states kept",
-            ylabel="bits per byte, %",
-            yscale="symlog",
-        )
-        left.legend(fontsize=7)
-        for r_code, style in (("ours", "-"), ("transformers", "--")):
-            for kept in sorted({r["kept"] for r in times if r["version"] == version}, reverse=True)[1:]:
-                wanted = (version, r_code, kept, max(r["batch"] for r in times))
-                line = [r for r in times if (r["version"], r["code"], r["kept"], r["batch"]) == wanted]
-                if line:
-                    label = f"{r_code}, {kept} of {line[0]['of']}"
-                    right.plot(
-                        [r["length"] for r in line],
-                        [r["speedup"] for r in line],
-                        style,
-                        marker=".",
-                        label=label,
-                    )
         right.axhline(1.3, color="grey", lw=0.8)
         right.set(title=f"Mamba-{version}: speed-up", xlabel="tokens", ylabel="times", xscale="log")
-        right.legend(fontsize=7)
+        if own:
+            right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
-def _write(folder: Path, bits: list[Row], times: list[Row], commands: list[str]) -> None:
-    about = {
-        "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
-        "torch": torch.__version__,
-        "commands": commands,
-    }
-    text = json.dumps({"about": about, "accuracy": bits, "speed": times}, indent=2) + "\n"
-    (folder / "mamba.json").write_text(text)
+def _draw_bits(axes: Any, version: int, bits: list[Row]) -> None:
+    first, own = _parted(bits, version)
+    base = first["cut"]
+    for index, name in enumerate(STATE_CRITERIA):
+        found = [r for r in own if r["criterion"] == name and r["seed"] == 0]
+        found.sort(key=lambda r: r["kept"])
+        style = "--" if name in ("random", "magnitude") else "-"
+        axes.plot(
+            [r["kept"] for r in found], [100 * (r["compensated"] / base - 1) for r in found],
+            style, marker=".", color=f"C{index}", label=name,
+        )  # fmt: skip
+    tuned = sorted((r for r in own if "tuned" in r), key=lambda r: r["kept"])
+    changes = [100 * (r["tuned"] / base - 1) for r in tuned]
+    if tuned:
+        axes.plot([r["kept"] for r in tuned], changes, "k-o", label="tuned shortly")
+    axes.axhline(1, color="grey", lw=0.8)
+    axes.set(
+        title=f"Mamba-{version}: bits per byte, compensated", xlabel=f"states kept of {first['of']}",
+        ylabel="change, %", yscale="symlog",
+    )  # fmt: skip
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4)
+
+
+def _write(folder: Path, bits: list[Row], times: list[Row], about: list[Row]) -> None:
+    lines = [f'"{k}": [\n' + ",\n".join(map(json.dumps, v)) + "\n]" for k, v in
+             (("about", about), ("accuracy", bits), ("speed", times))]  # fmt: skip
+    (folder / RESULT).write_text("{" + ",\n".join(lines) + "}\n")
     (folder / "mamba.md").write_text(tables(bits, times))
+
+
+def _about(device: str) -> Row:
+    """Where and how these figures were measured."""
+    cuda = device.startswith("cuda")
+    return {
+        "machine": torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.system()} {platform.machine()}, one thread",
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "command": " ".join(["python", *sys.argv]),
+    }
 
 
 def main() -> None:
@@ -394,6 +447,7 @@ def main() -> None:
         "--tuned", default="elimination", choices=STATE_CRITERIA, help="criterion that is tuned"
     )
     parser.add_argument("--tune-steps", type=int, default=100)
+    parser.add_argument("--tune-lr", type=float, default=4e-4, help="peak learning rate of these")
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="sequences at once")
     parser.add_argument("--tokens", type=int, default=16384, help="most tokens at once")
@@ -401,6 +455,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["accuracy", "speed"], help="one half; both when left out")
     parser.add_argument("--no-stock", dest="stock", action="store_false", help="leave transformers out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="that speed and memory are measured on")
     parser.add_argument(
         "--merge",
         type=Path,
@@ -426,30 +481,31 @@ def main() -> None:
             tell(f"{file.stem}: {train(file.stem, data, config, file, force=True).told()}")
     bits: list[Row] = []
     times: list[Row] = []
-    commands: list[str] = []
-    for folder in args.merge:
-        earlier = json.loads((folder / "mamba.json").read_text())
+    about: list[Row] = []
+    own = args.output / RESULT
+    for folder in args.merge or ([args.output] if own.is_file() else []):  # its own: go on where it stopped
+        earlier = json.loads((folder / RESULT).read_text())
         bits += earlier["accuracy"]
         times += earlier["speed"]
-        commands += earlier["about"]["commands"]
+        about += earlier["about"]
+    if not args.merge and (now := _about(args.device)) not in about:
+        about.append(now)
+
+    def keep() -> None:
+        _write(args.output, bits, times, about)
+
     for file in files if not args.merge else []:
-        loaded = load_model(file)
-        pruner = Pruner(loaded, data)
-        whole = pruner.model.sizes.states[0]
+        pruner = Pruner(load_model(file), data)
+        version, whole = pruner.model.sizes.version, pruner.model.sizes.states[0]
         if args.only != "speed":
-            found, cuts = accuracy(pruner, args, tell)
-            bits += found
-        else:  # which states stay makes no difference
-            judged = pruner.judged("magnitude", 0)
+            accuracy(pruner, args, bits, keep, tell)
+        if args.only != "accuracy" and not any(r["version"] == version for r in times):
+            judged = pruner.judged("magnitude", 0)  # which states stay makes no difference to time and memory
             cuts = {k: pruner.cut(judged, k)[0] for k in (max(1, int(s * whole)) for s in args.shares)}
-        if args.only != "accuracy":
+            times += graphs({whole: pruner.model, **cuts}, args) if args.device == "cpu" else []
             times += speed({whole: pruner.model, **cuts}, args, tell)
-            times += graphs({whole: pruner.model, **cuts}, args)
-        _write(args.output, bits, times, [*commands, " ".join(["python", *sys.argv])])
-    if args.merge:
-        _write(args.output, bits, times, commands)
-    if bits and times:
-        draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
+    keep()
+    draw(bits, times).savefig(args.output / "mamba.png", dpi=150)
     print(tables(bits, times))
 
 

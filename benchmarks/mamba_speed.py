@@ -118,18 +118,22 @@ def main() -> None:
                     flush=True,
                 )
                 rows.append({"version": version, "backward": backward, "length": length, **found})
-    if args.json is not None:
-        import torch
-        import transformers
+                if args.json is not None:
+                    _write(args.json, rows, args.repeats)
 
-        about = {
-            "machine": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "sizes": SIZES,
-            "repeats": args.repeats,
-        }
-        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+
+def _write(path: Path, rows: list[dict[str, Any]], repeats: int) -> None:
+    import torch
+    import transformers
+
+    about = {
+        "machine": f"{platform.system()} {platform.machine()}, one thread of a CPU",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sizes": SIZES,
+        "repeats": repeats,
+    }
+    path.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
 
 
 def _apart(version: int, code: str, length: int, backward: bool, repeats: int) -> dict[str, float]:

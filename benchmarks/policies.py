@@ -13,9 +13,12 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 - tuned: from the better of the last two on the search images, with the same epochs, schedule, data, seed and
   optimiser for all.
 
-Methods: ``default`` is what ``prune compress`` does; ``uniform``, ``global-magnitude``, ``global-sum`` (not
-divided by a group's mean), ``global-taylor`` and ``global-bn-scale`` need no search; ``random`` scores as
-many random plans as the default scores plans; those of ``tp-`` are Torch-Pruning's (extra ``bench``).
+Methods: ``default`` is what ``prune compress`` does (AGMC from the best baseline, then a refinement, then the
+best plans fitted); ``gnn-rl`` and ``amc`` do the same with that agent, ``evolution`` with the refinement
+alone; ``random`` scores as many random plans and takes the best of these. ``uniform``, ``global-magnitude``,
+``global-sum`` (not divided by a group's mean), ``global-per-cost`` (that divided by the root of the price),
+``global-taylor`` and ``global-bn-scale`` need no search. Those of ``tp-`` are Torch-Pruning's (extra
+``bench``).
 
 Results go line by line to FILE with the ending .jsonl; what an
 interrupted run has done is not done again as long as code and options are the same. Beside it: the table, the
@@ -68,7 +71,9 @@ from prune.tune import SCRATCH, TuneConfig, evaluate, fit  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
 
-OURS = ("default", "uniform", "global-magnitude", "global-sum", "global-taylor", "global-bn-scale", "random")
+SEARCHES = ("default", "gnn-rl", "amc", "evolution", "random")
+PLANNED = ("uniform", "global-magnitude", "global-sum", "global-per-cost", "global-taylor", "global-bn-scale")
+OURS = (*SEARCHES, *PLANNED)
 STEPS = ("cut", "recalibrated", "reconstructed", "tuned")
 CALIBRATION = GRADIENTS = 2000  # training images
 # Networks that train in minutes: a quarter of the published widths.
@@ -99,6 +104,8 @@ class Subject:
         batches = self.data.train.batches(128, shuffle=True, limit=min(CALIBRATION, len(self.data.train)))
         self.calibration = [x for x, _ in batches]
         self.fitted_on = calibration(self.model.program, self.data.train)
+        self.evaluator = Evaluator(self.model.axes, self.data)
+        self.mender = Mender(self.model.axes, self.data)
         self.original = evaluate(ProgramModule(self.model.program), self.data.test).accuracy
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
@@ -145,21 +152,22 @@ class Subject:
         """The plan of one of our methods."""
         axes, space = self.model.axes, self.space
         budget = Budget.of(space, macs=int(target * space.base_macs))
-        if method in ("default", "random"):
+        if method in SEARCHES:
             problem = Problem(axes, space, budget, magnitude(axes), self.data, lambda _: None)
             agent = SearchConfig.agent if method == "default" else method
             config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
-            with Evaluator(axes, self.data) as evaluator:
-                found = search(problem, topology.build(axes), evaluator, config)
-            return Mender(axes, self.data).finalist(found.finalists) if method == "default" else found.plan
+            found = search(problem, topology.build(axes), self.evaluator, config)
+            own = [p for p in found.finalists if method != "random" or p.method == "random"]
+            return self.mender.finalist(own)
         scores = magnitude(axes)
         if method == "global-taylor":
             batches = self.data.train.batches(128, shuffle=True, limit=GRADIENTS)
             scores = taylor(axes, batches)
         elif method == "global-bn-scale":
             scores = bn_scale(axes)
-        relative = method != "global-sum"
-        wish = global_ratios(space, scores, budget, relative=relative)
+        per_cost = method == "global-per-cost"
+        relative = method != "global-sum" and not per_cost
+        wish = global_ratios(space, scores, budget, relative=relative, by_price=0.5 * per_cost)
         if method == "uniform":
             wish = np.ones(space.bundles)
         return make_plan(space, budget.project(wish), scores, method)

@@ -1,12 +1,22 @@
 """Search: the best plan after so many episodes, for each agent, with and without a trained policy.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py --model FILE --data NAME [--arch NAME] [--target 0.5]
-        [--methods gnn-rl+policy,gnn-rl,agmc,amc,evolution,random] [--episodes 100] [--seeds 0,1,2] [-o FILE]
+        [--methods agmc+policy,agmc,gnn-rl,amc,evolution,random] [--episodes 100] [--seeds 0,1,2] [-o FILE]
 
-A method with ``+policy`` starts from the policy that comes with prune, or from ``--policy FILE``; the others
-from fresh weights. All start at the best of the same baselines, are scored on the same images and may score
-equally many plans. Runs go line by line to FILE with the ending .jsonl; a benchmark that was interrupted goes
-on there as long as code and options are the same. Beside it: the table, the JSON and the plot as .png.
+A method is an agent, ``evolution`` or ``random``, with what is changed about it, for ablations:
+
+- ``+policy``: starts from the policy that comes with prune, or from ``--policy FILE``;
+- ``+cold``: starts from the uniform plan, not from the best of all baselines;
+- ``+unpriced``: starts without the baselines that divide by what a channel costs;
+- ``+alone``: the agent scores all of the plans, none is left to the refinement;
+- ``+loss``: goes by the loss, not by the error.
+
+All are scored on the same images and may score equally many plans. ``random`` stands for its own plans alone,
+the others for the baselines that they start from, too. "Fitted": of each run the best plans and the best of
+each method get their weights fitted, as ``prune compress`` does, and the search split decides.
+
+Runs go line by line to FILE with the ending .jsonl; a benchmark that was interrupted goes on there as long as
+code and options are the same. Beside it: the table, the JSON and the plot as .png.
 """
 
 from __future__ import annotations
@@ -15,6 +25,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import statistics
 import sys
 import time
@@ -33,6 +44,7 @@ from graph.program import ProgramModule  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.importance import magnitude  # noqa: E402
 from prune.load import ModelSource  # noqa: E402
+from prune.mend import Mender  # noqa: E402
 from prune.plan import Plan  # noqa: E402
 from prune.recalibrate import recalibrated  # noqa: E402
 from prune.subject import must_find_data, open_model  # noqa: E402
@@ -41,9 +53,17 @@ from prune.trials import Problem  # noqa: E402
 from prune.tune import Evaluation, evaluate  # noqa: E402
 from rl import policy  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
-from rl.search import AGENTS, BASELINES, SearchConfig, search  # noqa: E402
+from rl.search import BASELINES, PER_COST, SearchConfig, search  # noqa: E402
+from rl.search import METHODS as SEARCHES  # noqa: E402
 
-METHODS = ("gnn-rl+policy", "gnn-rl", "agmc", "amc", "evolution", "random")
+METHODS = ("agmc+policy", "agmc", "gnn-rl+policy", "gnn-rl", "amc", "evolution", "random")
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "policy": {},
+    "cold": {"baselines": ("uniform",)},
+    "unpriced": {"baselines": tuple(b for b in BASELINES if b != PER_COST)},
+    "alone": {"refine": 0.0},
+    "loss": {"reward": "loss"},
+}
 Runs = Mapping[str, dict[str, Any]]
 
 
@@ -69,34 +89,43 @@ class Bench:
         limit = min(len(data.train), options.calibration)
         self.calibration = [x for x, _ in data.train.batches(128, shuffle=True, limit=limit)]
         self.test = data.test
+        self.mender = Mender(subject.axes, data)
 
     def run(self, method: str, seed: int) -> dict[str, Any]:
         """Search once; what each plan was worth, and what the best one gets on the test images."""
-        name, _, start = method.partition("+")
+        name, *changes = method.split("+")
         config = SearchConfig(
             agent=name,
             episodes=self.options.episodes,
             seed=seed,
-            reward=self.options.reward,
-            policy=self.options.policy if start else policy.NONE,
-            refine=self.options.refine,
+            policy=self.options.policy if "policy" in changes else policy.NONE,
         )
+        config = dataclasses.replace(config, **{k: v for c in changes for k, v in CHANGES[c].items()})
         cpu = time.process_time()
         found = search(self.problem, self.graph, self.evaluator, config)
         cpu = time.process_time() - cpu
-        baselines = [t for t in found.trials if t.method in BASELINES]
+        baselines = [t for t in found.trials if t.method in BASELINES and name != "random"]
         own = [t for t in found.trials if t.method not in BASELINES]
-        test = self.tested(found.plan)
+        plans = [p for p in found.finalists if name != "random" or p.method == name]
+        test = self.tested(max(plans, key=lambda p: found.best[p.method].rank))
         return {
-            "baselines": {t.method: [t.accuracy, t.loss] for t in baselines},
+            "baselines": [[t.accuracy, t.loss] for t in baselines],
             "accuracy": [t.accuracy for t in own],
             "loss": [t.loss for t in own],
             "by": [t.method for t in own],
             "winner": found.plan.method,
+            "fitted_accuracy": self.fitted(plans).accuracy if self.options.fit else None,
             "test_accuracy": test.accuracy,
             "test_loss": test.loss,
             "cpu_seconds": cpu,
         }
+
+    def fitted(self, plans: Sequence[Plan]) -> Evaluation:
+        """Of the plan that is best once its weights are fitted."""
+        plan = self.mender.finalist(plans)
+        keep = plan.keep_mask(self.problem.axes)
+        program = self.mender.mended(keep, prune_program(self.problem.axes, plan)).program
+        return evaluate(ProgramModule(program), self.test, limit=self.options.test_images)
 
     def tested(self, plan: Plan) -> Evaluation:
         """Accuracy and loss on the test images, batch norm recalibrated on training images."""
@@ -110,8 +139,8 @@ class Bench:
 def best_so_far(run: Mapping[str, Any], reward: str) -> list[float]:
     """The best worth after each episode, the baselines before the first."""
     worths = [a - 1 for a in run["accuracy"]] if reward == "error" else [-x for x in run["loss"]]
-    start = [a - 1 if reward == "error" else -x for a, x in run["baselines"].values()]
-    best, curve = max(start), []
+    start = [a - 1 if reward == "error" else -x for a, x in run["baselines"]]
+    best, curve = max(start, default=-math.inf), []
     for worth in worths:
         best = max(best, worth)
         curve.append(best)
@@ -133,11 +162,14 @@ def summary(runs: Runs, methods: Sequence[str], seeds: Sequence[int], reward: st
         finals = [c[-1] for c in curves[method]]
         reached = [episodes_to(c, goal) for c in curves[method]] if goal is not None else []
         tests = [runs[f"{method}/{s}"]["test_accuracy"] for s in seeds]
+        fitted = [runs[f"{method}/{s}"]["fitted_accuracy"] for s in seeds]
         result[method] = {
             "best": statistics.mean(finals),
             "best_spread": statistics.pstdev(finals),
             "test_accuracy": statistics.mean(tests),
             "test_spread": statistics.pstdev(tests),
+            "fitted_accuracy": statistics.mean(fitted) if None not in fitted else None,
+            "fitted_spread": statistics.pstdev(fitted) if None not in fitted else None,
             "episodes_to_random": [r for r in reached],
             "cpu_seconds": statistics.mean(runs[f"{method}/{s}"]["cpu_seconds"] for s in seeds),
         }
@@ -146,15 +178,18 @@ def summary(runs: Runs, methods: Sequence[str], seeds: Sequence[int], reward: st
 
 def table(told: Mapping[str, Any], runs: Runs, reward: str) -> str:
     """The summary for people."""
-    first = next(iter(runs.values()))
-    lines = [f"baselines: {', '.join(f'{n} {a:.2%} / {x:.4f}' for n, (a, x) in first['baselines'].items())}"]
+    starts = [max(a for a, _ in r["baselines"]) for r in runs.values() if r["baselines"]]
+    lines = [f"best baseline: {max(starts):.2%} of the search images"] if starts else []
     what = "minus the error" if reward == "error" else "minus the loss"
-    lines.append(f"{'method':<16} {'best, ' + what:<24} {'test accuracy':<18} {'to random:':<14} CPU s")
+    lines.append(f"{'method':<20} {'best, ' + what:<24} {'test':<18} {'fitted':<18} {'to random':<12} CPU s")
     for method, f in told.items():
         reached = "/".join("-" if e is None else str(e) for e in f["episodes_to_random"])
+        fitted = "-"
+        if f["fitted_accuracy"] is not None:
+            fitted = f"{f['fitted_accuracy']:.2%} ± {f['fitted_spread']:.2%}"
         lines.append(
-            f"{method:<16} {f['best']:<+9.4f} ± {f['best_spread']:<12.4f} {f['test_accuracy']:<7.2%} "
-            f"± {f['test_spread']:<8.2%} {reached:<14} {f['cpu_seconds']:.1f}"
+            f"{method:<20} {f['best']:<+9.4f} ± {f['best_spread']:<12.4f} {f['test_accuracy']:.2%} "
+            f"± {f['test_spread']:<8.2%} {fitted:<18} {reached:<12} {f['cpu_seconds']:.1f}"
         )
     return "\n".join(lines)
 
@@ -187,7 +222,7 @@ def fingerprint(options: argparse.Namespace) -> str:
     for room in ("graph", "models_zoo", "prune", "rl"):
         for path in sorted(p for p in (ROOT / room).rglob("*") if p.suffix in (".py", ".safetensors")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    names = ("target", "episodes", "images", "calibration", "test_images", "reward", "refine", "data", "arch")
+    names = ("target", "episodes", "images", "calibration", "test_images", "fit", "data", "arch")
     digest.update(json.dumps([str(getattr(options, n)) for n in names]).encode())
     for path in (options.model, Path(options.policy)):
         digest.update(path.read_bytes() if path.is_file() else b"")
@@ -215,11 +250,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--episodes", type=int, default=100, help="plans that each method may score")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--images", type=int, default=512, help="search images that score a plan")
+    parser.add_argument("--images", type=int, default=256, help="search images that score a plan")
     parser.add_argument("--calibration", type=int, default=256, help="training images for batch norm")
     parser.add_argument("--test-images", type=int, default=2000, help="for the winner of each run")
-    parser.add_argument("--reward", default=SearchConfig.reward, choices=("error", "loss"))
-    parser.add_argument("--refine", type=float, default=SearchConfig.refine, help="share of the refinement")
+    parser.add_argument("--reward", default="error", choices=("error", "loss"), help="what is told")
+    parser.add_argument("--no-fit", dest="fit", action="store_false", help="leave the column fitted out")
     parser.add_argument("--policy", default=policy.DEFAULT, help="file, for methods with +policy")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted run")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/search.json"))
@@ -233,9 +268,9 @@ def main() -> None:
     methods = [m for m in options.methods.split(",") if m]
     seeds = [int(s) for s in options.seeds.split(",")]
     for method in methods:
-        name, plus, _ = method.partition("+")
-        if method not in METHODS and not (plus and name in AGENTS):
-            sys.exit(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+        name, *changes = method.split("+")
+        if name not in SEARCHES or any(c not in CHANGES for c in changes):
+            sys.exit(f"unknown method {method!r}; known: {', '.join(SEARCHES)}, with +{', +'.join(CHANGES)}")
     header = {"code": fingerprint(options), "torch": torch.__version__}
     stream = options.output.with_suffix(".jsonl")
     runs = stored(stream, header, options.fresh)

@@ -31,7 +31,7 @@ _FIXED = {"use_cache": False, "return_dict": True}
 _SETTINGS = {"use_cache": False, "_experts_implementation": "batched_mm"}
 
 
-def adapt(module: nn.Module, names: Sequence[str] | None = None) -> nn.Module:
+def adapt(module: nn.Module, names: Sequence[str] | None = None, *, every: bool = False) -> nn.Module:
     """Wrap a model so that its forward takes tensors by position and returns its main tensor.
 
     The main tensor is the prediction where the output has one (``logits``, ``pred_boxes``; a tuple where it
@@ -41,20 +41,21 @@ def adapt(module: nn.Module, names: Sequence[str] | None = None) -> nn.Module:
     Args:
         module: left as it was; shared, not copied.
         names: the keyword of each input; by position when left out.
+        every: return all tensors of the output, the main one first.
 
     Raises:
         CaptureError: the model's forward takes no input of such a name.
     """
     wanted = None if names is None else tuple(names)
     if isinstance(module, Adapter):
-        return Adapter(module.inner, module.names if wanted is None else wanted)
-    return Adapter(module, wanted)
+        return Adapter(module.inner, module.names if wanted is None else wanted, every)
+    return Adapter(module, wanted, every)
 
 
 class Adapter(nn.Module):
     """The module that ``adapt`` returns."""
 
-    def __init__(self, module: nn.Module, names: tuple[str, ...] | None) -> None:
+    def __init__(self, module: nn.Module, names: tuple[str, ...] | None, every: bool = False) -> None:
         super().__init__()
         parameters = inspect.signature(module.forward).parameters
         free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -64,7 +65,7 @@ class Adapter(nn.Module):
                 f"{type(module).__name__} takes no input {unknown[0]!r}", hint=f"it takes: {takes}"
             )
         self.add_module(INNER, module)
-        self.names = names
+        self.names, self.every = names, every
         self.fixed = {k: v for k, v in _FIXED.items() if k in parameters}
         self.training = module.training
 
@@ -82,7 +83,7 @@ class Adapter(nn.Module):
                 result = self.inner(*inputs, **self.fixed)
             else:
                 result = self.inner(**dict(zip(self.names, inputs, strict=True)), **self.fixed)
-        return main(result)
+        return (main_first if self.every else main)(result)
 
 
 def main(result: Any) -> Tensor | tuple[Tensor, ...]:
@@ -108,6 +109,24 @@ def main(result: Any) -> Tensor | tuple[Tensor, ...]:
             hint="wrap it in a module that returns a tensor",
         )
     return found[0] if len(found) == 1 else tuple(found)
+
+
+def main_first(result: Any) -> Tensor | tuple[Tensor, ...]:
+    """All tensors of a model's output, what its user looks at before the others.
+
+    Raises:
+        CaptureError: there is no tensor in it.
+    """
+    found = main(result)
+    first = found if isinstance(found, tuple) else (found,)
+    rest = [t for t in _tensors(result) if all(t is not f for f in first)]
+    return (*first, *rest) if rest else found
+
+
+def prediction(result: Any) -> Tensor:
+    """What is compared with labels: the first of several outputs."""
+    found: Tensor = result[0] if isinstance(result, (tuple, list)) else result
+    return found
 
 
 def _named(result: Any) -> Mapping[str, Any]:

@@ -78,5 +78,13 @@ class OutputError(PruneError):
     """An output path that cannot be written, or holds something that would be lost."""
 
 
+class ResumeError(PruneError):
+    """A run that cannot go on: there is none, or the model, the data or the options are other ones."""
+
+
+class MemoryLimitError(PruneError):
+    """More memory than there is, even for the smallest batch."""
+
+
 class WorkerError(PruneError):
     """Processes or machines that score plans cannot be had, or are lost again and again."""

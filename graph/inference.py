@@ -26,6 +26,8 @@ from graph.labels import FIXED, NOTHING, Field, Labels, Pass
 from graph.movement import Movement, movements
 from graph.program import INPUT, TENSOR, Node, Program
 
+_SPLITS = ("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk")
+
 
 class Inference(Pass):
     """The pass that invents labels and records what the rules say of them."""
@@ -111,7 +113,12 @@ class Inference(Pass):
         self.moves[node.name] = tuple(steps)
         for step in steps:
             if not step.targets:
-                self._pin_sources(node, step, f"single channel taken by {node.op}")
+                reason = f"single channel taken by {node.op}"
+                if node.base in _SPLITS:  # its sizes are rewritten, so that what lies around it may go
+                    for labels in step.entering:
+                        self.pin(labels[labels != NOTHING], reason, node)
+                else:
+                    self._pin_sources(node, step, reason)
                 continue
             moved = step.entering[-1]
             for outer in reversed(step.entering[:-1]):

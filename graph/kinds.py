@@ -11,12 +11,13 @@ from graph.groups import Kind
 from graph.inference import Inference, Solution
 from graph.labels import Labels, Pass
 from graph.program import Node
+from graph.residual import ancestors, origin
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "mul")
 _LOOKUPS = ("index", "index_select", "gather", "take_along_dim")
-_CARRIERS = ("to", "_to_copy", "float", "clone", "contiguous", "detach", "alias", "dropout", "view",
-             "reshape", "flatten", "permute", "transpose")  # fmt: skip
+_MASKS = ("tril", "where", "masked_fill", "unsqueeze", "view", "reshape", "flatten", "permute", "transpose",
+          "expand", "clone", "contiguous")  # fmt: skip
 _ATTENTION = "scaled_dot_product_attention"
 
 Groups = frozenset[int]
@@ -29,7 +30,8 @@ def kinds(run: Inference, solution: Solution, group_of: NDArray[np.int64], count
       or positions that were chosen look it up.
     - A *head* is what both factors and the result of a product of two activations have.
     - A *state* is summed over in a product of two activations, one of which has it beside the channels that
-      come out: the memory of a state-space model, or of linear attention.
+      come out: the memory of a state-space model, or of linear attention. Or the product makes weights of
+      pairs of steps that are multiplied by an activation, the decay, before they weigh anything.
     - A *lane* is any other part of a head.
     - A *residual* channel is read by a layer whose result is added to it.
     - Any other is a *channel* if convolutions make it, and *mlp* else.
@@ -41,7 +43,7 @@ def kinds(run: Inference, solution: Solution, group_of: NDArray[np.int64], count
         count: how many groups there are.
     """
     lying = _lying(solution, group_of)
-    experts, heads, lanes, states = _products(run, lying)
+    experts, heads, lanes, states, decayed = _products(run, lying)
     experts |= {int(g) for labels in _looked_up(run) for g in group_of[solution.classes[labels]] if g >= 0}
     inner = set(group_of[solution.derived[:, 2]].tolist())
     parts = set(zip(*group_of[solution.derived[:, 1:]].T.tolist(), strict=True))
@@ -50,7 +52,7 @@ def kinds(run: Inference, solution: Solution, group_of: NDArray[np.int64], count
         g
         for g, beside in states.items()
         if g not in compared and any((g, o) not in parts and (o, g) not in parts for o in beside - heads)
-    }
+    } | (decayed - compared)
     lanes |= {g for g in inner if g >= 0 and g in states}
     residual = _residual(run, lying)
     convolved = {
@@ -78,8 +80,16 @@ def _of(lying: Lying, value: str) -> Groups:
     return frozenset().union(*lying.get(value, {}).values())
 
 
-def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], dict[int, set[int]]]:
-    """Experts, heads and lanes by their places in products; what is summed over, and what is beside it."""
+def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], dict[int, set[int]], set[int]]:
+    """Experts, heads and lanes by their places in products; what is summed over, and what is beside it.
+
+    The last is what is summed over in weights of pairs of steps that decay.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in run.program.nodes:
+        for name in node.refs:
+            readers.setdefault(name, []).append(node)
+    decayed: set[int] = set()
     experts: set[int] = set()
     heads: set[int] = set()
     lanes: set[int] = set()
@@ -108,7 +118,25 @@ def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], di
                 lanes |= (a | b) - both
         for group in (a & b) - out:
             states.setdefault(group, set()).update((a ^ b) & out)
-    return experts, heads, lanes, states
+            if not (a | b) & out - heads and _decays(run, readers, result):
+                decayed.add(group)
+    return experts, heads, lanes, states, decayed
+
+
+def _decays(run: Pass, readers: Mapping[str, list[Node]], value: str) -> bool:
+    """Whether a product is at most masked and moved before it is multiplied by an activation."""
+    left, seen = [value], {value}
+    while left:
+        for node in readers.get(left.pop(), ()):
+            if node.base == "mul":
+                if all(name not in run.static for name in node.refs) and len(set(node.refs)) == 2:
+                    return True
+            elif node.base not in _MASKS:
+                continue
+            if node.name not in seen:
+                seen.add(node.name)
+                left.append(node.name)
+    return False
 
 
 def _looked_up(run: Pass) -> list[Labels]:
@@ -147,12 +175,7 @@ def _weights(run: Pass) -> set[str]:
 def _residual(run: Inference, lying: Lying) -> set[int]:
     """Groups of which a layer's result is added to what the layer reads."""
     position = {n.name: i for i, n in enumerate(run.program.nodes)}
-    before: list[int] = []  # for each node the set of those that it depends on, as bits
-    for node in run.program.nodes:
-        bits = 1 << position[node.name]
-        for name in node.refs:
-            bits |= before[position[name]]
-        before.append(bits)
+    before = ancestors(run.program)
     readers: dict[int, set[int]] = {}
     for site in run.sites:
         if site.fills == 0.0:
@@ -164,7 +187,7 @@ def _residual(run: Inference, lying: Lying) -> set[int]:
         if node.base != "add" or len(operands) < 2:
             continue
         for skip, branch in (operands[:2], operands[1::-1]):
-            skip = _origin(run, skip)
+            skip = origin(run.by_name, run.static, skip)
             start, reach = position[skip], before[position[branch]]
             if reach >> start & 1:
                 found |= {
@@ -172,13 +195,3 @@ def _residual(run: Inference, lying: Lying) -> set[int]:
                     if any(reach >> r & 1 and before[r] >> start & 1 for r in readers.get(g, ()))
                 }  # fmt: skip
     return found
-
-
-def _origin(run: Pass, value: str) -> str:
-    """Where a value comes from that operators of one operand have only converted, viewed or dropped out."""
-    while True:
-        node = run.by_name[value]
-        operands = [r.name for r in run.operands(node) if r.name not in run.static]
-        if node.base not in _CARRIERS or len(operands) != 1:
-            return value
-        value = operands[0]

@@ -59,7 +59,7 @@ class Pass(ABC):
     def __init__(self, program: Program, full: Mapping[str, Any]) -> None:
         self.program = program
         self.full = dict(full)
-        self.static = _static(program)
+        self.static = static_values(program)
         for name, value in full.items():
             if isinstance(value, (list, tuple)):  # results of split, chunk, unbind
                 self.full |= {result_name(name, i): v for i, v in enumerate(value)}
@@ -194,7 +194,7 @@ def result_name(node: str, index: int) -> str:
     return f"{node}:{index}"
 
 
-def _static(program: Program) -> frozenset[str]:
+def static_values(program: Program) -> frozenset[str]:
     """The values that depend on no input."""
     static: set[str] = set()
     for node in program.nodes:

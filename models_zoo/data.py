@@ -210,7 +210,14 @@ class MapSplit:
                 yield x, torch.tensor(labels)
 
     def _item(self, index: int) -> tuple[Tensor, int]:
-        return checked_item(self.dataset[index], index)
+        try:
+            item = self.dataset[index]
+        except (OSError, ValueError, LookupError, TypeError) as err:
+            raise DataError(
+                f"item {index} of the data set cannot be read: {(str(err).splitlines() or ['?'])[0]}",
+                hint="repair it, or leave it out",
+            ) from err
+        return checked_item(item, index)
 
 
 def checked_item(item: object, index: int) -> tuple[Tensor, int]:

@@ -22,8 +22,8 @@ from models_zoo.mamba_parts import (
 )
 from models_zoo.mamba_ssd import chunked_ssd, loop_ssd, recurrent_ssd
 
-_CPU_CHUNK = 64  # small products that stay in the cache beat large ones on a CPU
-_SEGMENT = 8  # chunks at once where nothing is kept for a backward pass
+_CPU_CHUNK = 32  # small products that stay in the cache beat large ones on a CPU
+_SEGMENT = 16  # chunks at once where nothing is kept for a backward pass
 
 
 class GatedRMSNorm(nn.Module):

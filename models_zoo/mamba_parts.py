@@ -72,10 +72,11 @@ def causal_conv(conv: nn.Conv1d, x_BLC: Tensor, before_BCK: Tensor | None) -> tu
     if x_BLC.is_cpu and not is_exporting():  # torch's own depthwise convolution is several times slower here
         y = whole[:, :length] * conv.weight[:, 0, 0]
         for k in range(1, taps):
-            y = torch.addcmul(y, whole[:, k : k + length], conv.weight[:, 0, k])
-        y = y if conv.bias is None else y + conv.bias
-    else:
-        y = F.conv1d(whole.transpose(1, 2), conv.weight, conv.bias, groups=conv.groups).transpose(1, 2)
+            y.addcmul_(whole[:, k : k + length], conv.weight[:, 0, k])  # in place: memory is what costs here
+        if conv.bias is not None:
+            y.add_(conv.bias)
+        return F.silu(y, inplace=not torch.is_grad_enabled()), last_BCK
+    y = F.conv1d(whole.transpose(1, 2), conv.weight, conv.bias, groups=conv.groups).transpose(1, 2)
     return F.silu(y), last_BCK
 
 

@@ -23,7 +23,7 @@ def uniform(space: WidthSpace, scores: Scores, budget: Budget) -> NDArray[np.flo
 
 
 def global_ratios(
-    space: WidthSpace, scores: Scores, budget: Budget, *, relative: bool = True
+    space: WidthSpace, scores: Scores, budget: Budget, *, relative: bool = True, by_price: float = 0.0
 ) -> NDArray[np.float64]:
     """Keep ratios of one threshold for the whole network.
 
@@ -35,11 +35,15 @@ def global_ratios(
         budget: what a plan may use.
         relative: whether scores are divided by their group's mean first. Undivided, channels that many layers
             write and read, such as those of a residual stream, weigh as much as all their slices do.
+        by_price: power of the price (see ``prices``) that scores are divided by. 0 asks how important a
+            channel is, 1 how important for what it costs.
     """
     axes = space.axes
     compared = normalised(axes, scores) if relative else scores
+    per = prices(space, budget) ** by_price
     units = [
-        np.sort(compared[[u for g in bundle.groups for u in axes.groups[g].units]]) for bundle in axes.bundles
+        np.sort(compared[[u for g in bundle.groups for u in axes.groups[g].units]]) / price
+        for bundle, price in zip(axes.bundles, per, strict=True)
     ]
     candidates = np.sort(np.concatenate(units))
     low, high = 0, len(candidates) - 1
@@ -53,6 +57,19 @@ def global_ratios(
         else:
             low = middle + 1
     return ratios
+
+
+def prices(space: WidthSpace, budget: Budget) -> NDArray[np.float64]:
+    """What a unit of each bundle costs: the share of the tightest limit that it takes (bundles,).
+
+    It is the mean over the units between the bundle's narrowest and its whole width, all others whole.
+    """
+    narrowed = np.where(np.eye(space.bundles, dtype=bool), space.narrowest, space.widest)
+    saved = budget.load(space.widest) - budget.load(narrowed)
+    widest, narrowest = space.ratios(space.widest), space.ratios(space.narrowest)
+    units = np.maximum((widest - narrowest) * space.sizes, 1.0)
+    found: NDArray[np.float64] = np.maximum(saved / units, 1e-12)
+    return found
 
 
 BASELINES: Mapping[str, Ratios] = {"uniform": uniform, "global": global_ratios}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graph.cost import Costs
 from graph.errors import TargetError
 from prune.demands import Demand, parse_demands
 from prune.widths import Levels, Ratios, Widths, WidthSpace
@@ -64,15 +65,23 @@ class Bound:
         return self.limit / self.quantity.whole
 
 
-def exact_quantities(space: WidthSpace) -> dict[str, Quantity]:
-    """The quantities that follow from the program alone, by name: MACs, parameters, bytes of memory."""
+def exact_quantities(space: WidthSpace, whole: Costs | None = None) -> dict[str, Quantity]:
+    """The quantities that follow from the program alone, by name: MACs, parameters, bytes of memory.
+
+    Args:
+        space: the widths that the program can have.
+        whole: costs that count as the whole, where the program is a part of another; its own when left out.
+    """
     cost = space.cost
     values: dict[str, tuple[str, Callable[[Widths], NDArray[Any]]]] = {
         "macs": ("MACs", cost.macs),
         "params": ("parameters", cost.params),
         "memory": ("bytes", cost.memory_bytes),
     }
-    return {name: Quantity(name, unit, float(f(cost.widths)), f) for name, (unit, f) in values.items()}
+    widest = {name: float(f(cost.widths)) for name, (_, f) in values.items()}
+    if whole is not None:
+        widest = {"macs": whole.macs, "params": whole.params, "memory": whole.memory_bytes}
+    return {name: Quantity(name, unit, widest[name], f) for name, (unit, f) in values.items()}
 
 
 @dataclass(frozen=True)
@@ -96,18 +105,24 @@ class Budget:
         return Budget(space, tuple(Bound(known[name], limit) for name, limit in limits.items()))
 
     @staticmethod
-    def from_demands(space: WidthSpace, demands: Sequence[Demand], latency: Quantity | None = None) -> Budget:
+    def from_demands(
+        space: WidthSpace,
+        demands: Sequence[Demand],
+        latency: Quantity | None = None,
+        whole: Costs | None = None,
+    ) -> Budget:
         """What a user's demands mean for a program.
 
         Args:
             space: the widths that the program can have.
             demands: one for each limited quantity.
             latency: the model of it, where it is limited.
+            whole: what shares are shares of; the program itself when left out.
 
         Raises:
             TargetError: an absolute figure that is not below what the whole model uses.
         """
-        known = exact_quantities(space) | ({"latency": latency} if latency else {})
+        known = exact_quantities(space, whole) | ({"latency": latency} if latency else {})
         return Budget(space, tuple(_bound(known[d.name], d) for d in demands))
 
     @staticmethod

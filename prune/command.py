@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from models_zoo.data import DataSet
 from prune.demands import Demand
 from prune.inputs import times
 from prune.load import ModelSource
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]:
     """The words of ``prune compress``; options that have their default are left out where it is clear.
 
+    There are none for a model or a data set that was made in Python.
+
     Args:
         config: of the run.
         points: of a curve.
     """
+    if config.source.module is not None or isinstance(config.data, DataSet):
+        return []
     limits = [word for demand in config.demands for word in (demand.option, demand.text)]
     if points:
         limits = ["--pareto", ",".join(point.text for point in points), *limits]
@@ -33,11 +38,13 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
         "--states": config.states.text,
         "--state-criterion": config.states.criterion,
         "--state-scope": config.states.scope if config.states.scope != "layer" else None,
+        "--blocks": config.blocks.text,
+        "--block-criterion": config.blocks.criterion if config.blocks.criterion != "loss" else None,
         "--epochs": config.tune.epochs,
         "--lr": config.tune.lr,
         "--batch-size": config.tune.batch_size,
         "--seed": config.seed,
-        "-o": config.output,
+        "-o": None if config.temporary else config.output,
     }
     for name, value in options.items():
         if value is not None:

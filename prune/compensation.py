@@ -33,36 +33,52 @@ Kept = Sequence[NDArray[np.int64]]  # positions of the states that stay, ascendi
 
 
 def compensate(
-    model: MambaLM, smaller: nn.Module, kept: Kept, batches: Sequence[tuple[Tensor, Tensor]]
+    model: MambaLM,
+    smaller: nn.Module,
+    kept: Kept | None,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    whole: MambaLM | None = None,
+    layers: Sequence[int] | None = None,
 ) -> None:
     """Fit a Mamba without some states to the original, in place: the rows of C, then the output projections.
 
     Args:
         model: the original.
         smaller: what is left of it, in our own class.
-        kept: which states it has.
+        kept: which states it has; None for all.
         batches: of calibration text, tokens and the tokens after them, (B, L) each.
+        whole: where ``model`` came about by leaving layers out, the model with all of them.
+        layers: which of its layers these are; all when left out.
     """
-    mixers = [m for m in smaller.modules() if isinstance(m, Mamba1Mixer)]
-    if mixers and len(mixers[0].x_proj.weight) * max(k.shape[1] for k in kept) <= _MOST:
+    mixers = [m for m in smaller.modules() if isinstance(m, Mamba1Mixer)] if kept is not None else []
+    if kept is not None and mixers and len(mixers[0].x_proj.weight) * max(k.shape[1] for k in kept) <= _MOST:
         for mixer, rows in zip(mixers, compensated_reads(model, kept, batches), strict=True):
             with torch.no_grad():
                 mixer.x_proj.weight[-len(rows) :] = rows
-    _fit_outputs(model, smaller, batches)
+    _fit_outputs(whole or model, smaller, layers, batches)
 
 
-def _fit_outputs(model: MambaLM, smaller: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Layer by layer, the output projection that brings the residual stream nearest to the original's."""
+def _fit_outputs(
+    model: MambaLM, smaller: nn.Module, layers: Sequence[int] | None, batches: Iterable[tuple[Tensor, Tensor]]
+) -> None:
+    """Layer by layer, the output projection that brings the residual stream nearest to the original's.
+
+    Before a layer that was left out the one that stays makes up for it.
+    """
+    whole = list(model.backbone.layers)
     blocks: list[Block] = [m for m in smaller.modules() if isinstance(m, Block)]
+    ends = [*layers[1:], len(whole)] if layers is not None else range(1, len(whole) + 1)
+    begin = 0
     with torch.no_grad():
         streams = [(model.backbone.embedding(ids),) * 2 for ids, _ in batches]
-        for whole, cut in zip(model.backbone.layers, blocks, strict=True):
+        for cut, end in zip(blocks, ends, strict=True):
             mixer, passed = cut.mixer, []
             width = mixer.out_proj.in_features
             square = torch.zeros(width, width, dtype=torch.float64)
             right = torch.zeros(width, mixer.out_proj.out_features, dtype=torch.float64)
             for i, (theirs, ours) in enumerate(streams):
-                theirs = theirs + whole.mixer(whole.norm(theirs))[0]  # type: ignore[operator]
+                for layer in whole[begin:end]:
+                    theirs, _ = layer(theirs)
                 gated = trace(mixer, cut.norm(ours)).gated
                 rows = gated.flatten(0, 1)
                 square += (rows.t() @ rows).double()
@@ -73,6 +89,7 @@ def _fit_outputs(model: MambaLM, smaller: nn.Module, batches: Iterable[tuple[Ten
             held = square + _RIDGE_OUT * square.diagonal().mean() * torch.eye(width, dtype=torch.float64)
             new = old + torch.linalg.solve(held, right - square @ old)
             mixer.out_proj.weight.copy_(new.t())
+            begin = end
             streams = [(a, b + mixer.out_proj(g)) for (a, b), g in zip(streams, passed, strict=True)]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from graph.errors import UsageError
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.demands import Demand
+from prune.depth import BlockConfig
 from prune.importance import CRITERIA, Criterion
 from prune.load import ModelSource
 from prune.selection import Selection
@@ -46,15 +48,16 @@ class CompressConfig:
     Attributes:
         source: the model.
         demands: the limits, one for each limited quantity; see ``prune.demands``. There may be none where
-            ``states`` says how many of these stay.
+            ``states`` or ``blocks`` says how many of these stay.
         output: folder of the results.
-        data: name of the data set, or ``none``; the model file's own when left out.
+        data: name of the data set, ``none``, or the data set itself; the model file's own when left out.
         planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
             when left out, ``uniform`` without data.
         importance: criterion that ranks the channels of a group.
         selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
         states: how many and which states of a Mamba stay.
+        blocks: how many and which residual blocks stay.
         reconstruct: whether the weights that remain may be fitted to what the whole model made, see
             ``prune.reconstruct``.
         tune: how to fine-tune; 0 epochs leave it out.
@@ -62,24 +65,31 @@ class CompressConfig:
         seed: of everything random.
         search: words of the command line that say how the planner searches, for the report.
         force: replace files of an earlier run.
+        temporary: the output goes away with whoever asked for it.
+        resume: go on with the unfinished run in ``output``, which must be the same one.
+        options: what the command line was told, by name, as JSON data, for whoever resumes the run.
         verify: prove equality in float64 before anything is written.
     """
 
     source: ModelSource
     demands: tuple[Demand, ...]
     output: Path
-    data: str | None = None
+    data: str | DataSet | None = None
     planner: str | None = None
     importance: Criterion = "magnitude"
     selection: Selection = field(default_factory=Selection)
     round_to: int | None = None
     states: StateConfig = field(default_factory=StateConfig)
+    blocks: BlockConfig = field(default_factory=BlockConfig)
     reconstruct: bool = True
     tune: TuneConfig = field(default_factory=TuneConfig)
     tune_text: TuneConfig | None = None
     seed: int = 0
     search: tuple[str, ...] = ()
     force: bool = False
+    temporary: bool = False
+    resume: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -89,7 +99,10 @@ class CompressConfig:
             )
         if self.round_to is not None and self.round_to < 1:
             raise UsageError(f"--round-to {self.round_to}: must be at least 1")
-        if not self.source.is_named and self.output.resolve() == self.source.path.resolve():
+        if self.blocks.text is not None and self.limits_latency:
+            raise UsageError("--blocks and --latency do not go together", hint="limit --flops in its place")
+        named = self.source.module is not None or self.source.is_named
+        if not named and self.output.resolve() == self.source.path.resolve():
             raise UsageError(f"the output {self.output} is the model itself", hint="name another folder")
 
     def tuning(self, data: DataSet | None) -> TuneConfig:

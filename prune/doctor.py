@@ -20,7 +20,7 @@ from graph.errors import PruneError
 
 PROJECT = "prune-networks"
 State = Literal["ok", "missing", "broken"]
-_DEVELOPERS = ("dev", "bench")  # extras of whoever works on prune itself
+_DEVELOPERS = ("dev", "bench", "docs")  # extras of whoever works on prune itself
 # Libraries that no extra brings, for each has its own builds: what they are for.
 _OPTIONAL = {"timm": "models timm:NAME", "torchvision": "models torchvision:NAME"}
 _REQUIREMENT = re.compile(

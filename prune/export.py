@@ -10,6 +10,7 @@ import contextlib
 import copy
 import inspect
 import io
+import json
 import logging
 import math
 import warnings
@@ -230,8 +231,19 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     """
     # Clones, because the format takes neither views nor tensors that share memory.
     clones = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-    data = save(clones, dict(metadata))
+    data = _ordered(save(clones, dict(metadata)))
     write_file(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its words in order; the library's own changes with every process."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

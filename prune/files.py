@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Self
 from graph.errors import ModelFileError, OutputError
 from prune.regular import regular_size
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_JSON = 16 << 20  # bytes; Python's objects take up to twelve times as much
 _MOST_PARTS = 1 << 20  # objects and lists of a JSON file: an empty one takes 64 bytes
 
@@ -48,15 +48,15 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
             write(staging / path.name)
             # Companions first: where the file is, they are.
             names = sorted(
-                (p.relative_to(staging) for p in _synced(staging)), key=lambda n: str(n) == path.name
+                (p.relative_to(staging) for p in synced(staging)), key=lambda n: str(n) == path.name
             )
             for name in names:
                 os.replace(staging / name, path.parent / name)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             _drop(staging, lock)
     except OSError as err:
-        raise _refused(path, err) from err
+        raise refused(path, err) from err
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -135,7 +135,7 @@ def check_output_file(path: Path, force: bool) -> None:
         raise OutputError(f"{path} is not a regular file", hint="name another file")
     if path.exists() and not force:
         raise OutputError(f"{path} exists", hint="--force replaces it")
-    _check_folder(path.parent, path)
+    check_folder(path.parent, path)
 
 
 class OutputFolder:
@@ -173,14 +173,14 @@ class OutputFolder:
             os.path.ismount(self._target) or not os.access(self._target.parent, os.W_OK | os.X_OK)
         )
         self._home = self._target if inside else self._target.parent
-        _check_folder(self._home, path)
+        check_folder(self._home, path)
         if self._target.is_dir():
-            _check_folder(self._target, path)
+            check_folder(self._target, path)
         try:
             live = list(_others(self._home, self._target.name))
             others = set(self._target.iterdir()) - set(live) if self._target.is_dir() else set()
         except OSError as err:
-            raise _refused(path, err) from err
+            raise refused(path, err) from err
         if live:
             raise OutputError(
                 f"another run is writing to {path}", hint=f"if there is none, remove {live[0]} and try again"
@@ -192,7 +192,7 @@ class OutputFolder:
         try:
             self.staging, self._lock = _stage(self._home, self._target.name)
         except OSError as err:
-            raise _refused(self.path, err) from err
+            raise refused(self.path, err) from err
         return self
 
     def __exit__(
@@ -210,11 +210,11 @@ class OutputFolder:
         _drop(self.staging, self._lock)
 
     def _publish(self) -> None:
-        files = _synced(self.staging)
+        files = synced(self.staging)
         if self._home != self._target:
             try:
                 os.replace(self.staging, self._target)
-                return _sync(self._home)
+                return sync(self._home)
             except OSError as err:
                 if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -228,7 +228,7 @@ class OutputFolder:
             (self._target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.staging / name, self._target / name)
         for folder in {(self._target / n).parent for n in names}:
-            _sync(folder)
+            sync(folder)
 
 
 def _stage(home: Path, name: str) -> tuple[Path, int]:
@@ -268,16 +268,17 @@ def _others(home: Path, name: str) -> Iterator[Path]:
             os.close(lock)
 
 
-def _synced(folder: Path) -> list[Path]:
+def synced(folder: Path) -> list[Path]:
     """All files below a folder, each of them on the disk for good."""
     found = sorted(folder.rglob("*"))
     for path in [*found, folder]:
-        _sync(path)
+        sync(path)
     return [p for p in found if not p.is_dir()]
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk for good."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # whatever it is, it does not wait
     try:
         os.fsync(handle)
     except OSError as err:
@@ -287,17 +288,23 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _check_folder(folder: Path, path: Path) -> None:
+def check_folder(folder: Path, path: Path) -> None:
+    """Make a folder and check, before hours of work, that ``path`` in it can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # trying is surer than asking
     except OSError as err:
-        raise _refused(path, err) from err
+        raise refused(path, err) from err
 
 
-def _refused(path: Path, err: OSError) -> OutputError:
+def refused(path: Path, err: OSError) -> OutputError:
+    """The named failure of a path that the system did not let us write."""
     reason = err.strerror or str(err)
-    hint = "free some space" if err.errno in _FULL else "choose a place that you may write to"
+    hint = "free some space" if err.errno in FULL else "choose a place that you may write to"
     return OutputError(f"{path} cannot be written: {reason}", hint=hint)
 
 

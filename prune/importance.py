@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from graph.adapter import prediction
 from graph.channels import Axes
 from graph.labels import Field
 from graph.program import ProgramModule
@@ -118,7 +119,7 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
     scores = np.zeros(axes.classes)
     for inputs, targets in batches:
         module.zero_grad()
-        logits = module(inputs)  # (B, K), or of text (B, L, K)
+        logits = prediction(module(inputs))  # (B, K), or of text (B, L, K)
         torch.autograd.backward(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
         for name, field in _weight_fields(axes):
             parameter = parameters[name]

@@ -159,7 +159,8 @@ def settled(request: InputRequest, known: ModelInputs | None, module: nn.Module,
     if request.inputs is not None:
         if known is not None and known.fixed:
             return _within(known, request.inputs, path)
-        return _matched(request.inputs, module)
+        # Examples that are given by position need no names.
+        return _matched(request.inputs, module) if request.inputs.named else request.inputs
     if request.shape is not None:
         return _shaped(request.shape, request.dtype, known, module, path)
     if known is None:
@@ -295,6 +296,8 @@ def with_inputs(program: Program, inputs: ModelInputs) -> Program:
             high = item.high if item is not None else None
             if high is None:
                 high = _rows(program, spec.name)
+            if high is None and item is not None and item.value is not None:
+                high = int(item.value.max()) + 1
             spec = replace(spec, low=low or 0, high=high or max(2, (low or 0) + 1))
         specs.append(spec)
     return replace(program, inputs=tuple(specs))

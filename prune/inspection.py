@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
                 hint="only models of one image can be measured",
             )
         return _OnnxModule(model), found
-    loaded = load(source)
+    loaded = load(replace(source, predicts=True))
     return loaded.module, must_find_data(data, loaded)
 
 

@@ -20,11 +20,13 @@ from graph.errors import TargetError
 from graph.program import Program, ProgramModule
 from profilers.latency import PairedRatio, measure, onnx_call, paired_ratio
 from profilers.latency_model import LatencyModel
-from profilers.op_latency import OpTable
+from profilers.op_latency import OpTable, Point
 from prune.budget import Budget, Quantity
 from prune.demands import Demand
 from prune.export import export_onnx
+from prune.identity import digest
 from prune.importance import Scores
+from prune.journal import Journal
 from prune.plan import Plan, kept_ratios, kept_widths, make_plan
 from prune.surgery import prune_program
 from prune.widths import Widths, WidthSpace
@@ -79,6 +81,7 @@ class Clock:
         axes: of the whole program.
         space: the widths that it can have.
         original: the ONNX file of the whole program; others are put beside it for as long as they are timed.
+        journal: whatever was timed once in a run is not timed again, or it would decide otherwise.
         on_progress: is told how many operators are timed, and of how many.
 
     Attributes:
@@ -92,18 +95,20 @@ class Clock:
         axes: Axes,
         space: WidthSpace,
         original: Path,
+        journal: Journal,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.axes, self.space, self.folder = axes, space, original.parent
         self.slope = 1.0
+        self._journal = journal
         self._model = LatencyModel(
-            axes, OpTable(), any_width=space.round_to % 4 != 0, on_progress=on_progress
+            axes, _Table(journal), any_width=space.round_to % 4 != 0, on_progress=on_progress
         )
         self.guessed = self._model.guessed
         self._whole = float(self._model.milliseconds(space.cost.widths))
         self._inputs = [x.numpy() for x in axes.program.random_inputs(1)]
         self._original = onnx_call(original, *self._inputs)
-        self.base_ms = measure(self._original).median_ms
+        self.base_ms = float(journal.recall("latency", lambda: measure(self._original).median_ms))
 
     def quantity(self) -> Quantity:
         """The latency as something that a budget can limit, with the slope that is known by now."""
@@ -139,15 +144,20 @@ class Clock:
     def measure(self, plan: Plan) -> Check:
         """Export a plan, time it in turn with the original, and learn the slope from it."""
         predicted, slope = self.predicted(plan), self.slope
-        path = self.folder / "candidate.onnx"
-        _export(prune_program(self.axes, plan), path)
-        found: PairedRatio = paired_ratio(self._original, onnx_call(path, *self._inputs))
-        for file in self.folder.glob("candidate.onnx*"):
-            file.unlink()
+        key = f"timed {digest([plan.keep_mask(self.axes).tobytes()])}"
+        found = PairedRatio(**self._journal.recall(key, lambda: asdict(self._timed(plan))))
         share = float(self._model.milliseconds(kept_widths(self.axes, plan))) / self._whole
         if share < 1:
             self.slope = float(np.clip((1 - found.ratio) / (1 - share), *_SLOPES))
         return Check(predicted, found.ratio * self.base_ms, found.noise * self.base_ms, slope)
+
+    def _timed(self, plan: Plan) -> PairedRatio:
+        path = self.folder / "candidate.onnx"
+        _export(prune_program(self.axes, plan), path)
+        found = paired_ratio(self._original, onnx_call(path, *self._inputs))
+        for file in self.folder.glob("candidate.onnx*"):
+            file.unlink()
+        return found
 
     def predicted(self, plan: Plan) -> float:
         """Milliseconds that a plan is thought to take."""
@@ -188,6 +198,21 @@ class Clock:
         others = [share for name, share in budget.used(levels).items() if name != "latency"]
         close = check.measured_ms >= limit - max(_CLOSE * self.base_ms, check.noise_ms)
         return close or max(others, default=0.0) > 1 - _CLOSE
+
+
+class _Table(OpTable):
+    """The table of this machine, as it was when the run first asked."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def milliseconds(
+        self, points: Sequence[Point], on_progress: Callable[[int, int], None] | None = None
+    ) -> list[float]:
+        """The time of each operator; see ``OpTable``."""
+        find = super().milliseconds
+        return list(self._journal.recall("operators", lambda: find(points, on_progress)))
 
 
 def _export(program: Program, path: Path) -> None:

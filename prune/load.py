@@ -34,6 +34,7 @@ from prune.checkpoint import check_finite, check_readable, checked_weights, read
 from prune.configured import is_configured
 from prune.exported import open_exported
 from prune.files import read_json, sha256, write_file
+from prune.given import own_copy, returns_several
 from prune.huggingface import CONFIG, load_checkpoint
 from prune.inputs import InputRequest, ModelInputs, inputs_of, one_input, settled
 from prune.libraries import create, is_library
@@ -60,6 +61,8 @@ class ModelSource:
         weights: file for a network that is named; its weights are random when left out.
         pretrained: with a library's own weights.
         request: shape and type of the inputs; from the file or the architecture when left out.
+        module: the model itself, where it is at hand; ``model`` is then only its name. It is copied.
+        predicts: it is measured by what it predicts: of several outputs, that is to be the first.
         trust_code: files may run code: they come from someone the user trusts.
     """
 
@@ -69,6 +72,8 @@ class ModelSource:
     weights: Path | None = None
     pretrained: bool = False
     request: InputRequest = InputRequest()
+    module: nn.Module | None = field(default=None, repr=False, compare=False)
+    predicts: bool = False
     trust_code: bool = False
 
     @property
@@ -188,6 +193,8 @@ def load(source: ModelSource) -> LoadedModel:
     inputs = settled(source.request, found.inputs, module, found.arch if source.is_named else source.model)
     if inputs.named or is_configured(module):
         module = adapt(module, inputs.names if inputs.named else None).eval()
+    elif source.predicts and returns_several(module, inputs):
+        module = adapt(module, every=True).eval()
     return LoadedModel(
         module=module,
         arch=found.arch,
@@ -213,6 +220,9 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def _find(source: ModelSource) -> _Found:
+    if source.module is not None:
+        module = own_copy(source.module)
+        return _Found(module, type(module).__name__, {}, default_inputs("", {}, module))
     if source.is_named:
         return _named(source)
     for option, given in (("--weights", source.weights), ("--pretrained", source.pretrained)):

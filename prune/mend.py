@@ -7,14 +7,16 @@ the whole network made (``prune.reconstruct``). Labels of the search split decid
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
+from prune.identity import digest
+from prune.journal import Journal
 from prune.plan import Plan
 from prune.recalibrate import recalibrated
 from prune.reconstruct import Reference, calibration
@@ -68,23 +70,34 @@ class Mender:
     def _loss(self, program: Program) -> float:
         return evaluate(ProgramModule(program), self.data.search).loss
 
-    def finalist(self, plans: Sequence[Plan]) -> Plan:
+    def finalist(
+        self,
+        plans: Sequence[Plan],
+        on_step: Callable[[int, int], None] = lambda *_: None,
+        journal: Journal | None = None,
+    ) -> Plan:
         """The plan that is best once its weights are fitted, by its loss on the whole search split.
 
         Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
 
         Args:
             plans: at least one, such as the best of each method; of equal ones the first is taken.
+            on_step: told after each plan how many of them are done, and of how many.
+            journal: losses found so far, also before the run was cut short, and where new ones go.
         """
-        losses: dict[bytes, float] = {}
+        losses = journal or Journal()
         best, least = plans[0], math.inf
-        for plan in plans:
-            keep = plan.keep_mask(self.axes)
-            if keep.tobytes() not in losses:
-                _, losses[keep.tobytes()] = self._fitted(keep, self._slicer(keep))
-            if losses[keep.tobytes()] < least:
-                best, least = plan, losses[keep.tobytes()]
+        for done, plan in enumerate(plans, start=1):
+            name = f"fitted {digest([plan.keep_mask(self.axes).tobytes()])[:32]}"
+            loss = losses.recall(name, partial(self._fitted_loss, plan))
+            if loss < least:
+                best, least = plan, loss
+            on_step(done, len(plans))
         return best
+
+    def _fitted_loss(self, plan: Plan) -> float:
+        keep = plan.keep_mask(self.axes)
+        return self._fitted(keep, self._slicer(keep))[1]
 
     def mended(self, keep: Keep, program: Program) -> Mended:
         """A smaller program as good as it gets without training.

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -75,6 +76,27 @@ def native_module(
     except Exception as err:  # noqa: BLE001 - the user's own code, which is copied, read and set here
         return NativeResult(None, reason=f"{_kind(module)} cannot be copied and changed: {_line(err)}")
     return NativeResult(own_module(result), tuple(changes))
+
+
+def with_changes(module: nn.Module, pruned: Program, changes: Sequence[Mapping[str, Any]]) -> nn.Module:
+    """The user's own module with the weights of a pruned program and attributes that were found before.
+
+    Args:
+        module: what the program was captured from, or an adapter of it; left as it was.
+        pruned: the pruned program.
+        changes: ``native.attributes`` of a report.
+    """
+    inner = own_module(module)
+
+    def typed(change: Mapping[str, Any]) -> Change:
+        """With a tuple where the attribute is one: JSON has lists for both."""
+        old: Any = inner
+        for part in change["name"].split("."):
+            old = getattr(old, part)
+        new = tuple(change["new"]) if isinstance(old, tuple) else change["new"]
+        return Change(change["name"], old, new)
+
+    return own_module(_with(module, pruned, [typed(c) for c in changes]))
 
 
 class _Refused(Exception):

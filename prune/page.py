@@ -16,7 +16,7 @@ from prune.manifest import renew
 from prune.markup import badges, card, charts, folded, legend, listed, patch, section, tabled, text
 from prune.page_style import STYLE
 from prune.page_words import checks, commands, headline, title
-from prune.pictures import Skyline, colour_of, curve, network, search, tuning
+from prune.pictures import Skyline, colour_of, curve, network, search, sensitivity, tuning
 from prune.report import SCHEMA
 from prune.stored import Part, Stored
 from prune.svg import draw_skyline
@@ -70,8 +70,10 @@ def _run_body(run: Part) -> str:
             badges(checks(run)),
             _network(network(run), [tables.groups(run), tables.layers(run)]),
             section("Original against pruned", tabled(tables.figures(run))),
+            _blocks(run),
             _states(run),
             _search(run),
+            _sensitivity(run),
             _tuning(run),
             _limits(run),
             _proof(run),
@@ -166,12 +168,24 @@ def _network(
     )
 
 
+def _blocks(run: Part) -> str:
+    table, found = tables.blocks(run), run.part("blocks")
+    if not table.rows:
+        return ""
+    asked, count = found.text("asked") or tables.MISSING, len(found.texts("blocks"))
+    told = f"Asked for {asked} of {count} blocks, judged by {found.text('criterion') or tables.MISSING}"
+    if (loss := found.number("loss_of_all")) is not None:
+        told += f", which is {loss:.4f} with all of them"
+    return section("Blocks", f"<p>{text(told)}.</p>{tabled(table)}")
+
+
 def _states(run: Part) -> str:
     table, found = tables.states(run), run.part("states")
     if not table.rows:
         return ""
     asked, criterion = found.text("asked") or tables.MISSING, found.text("criterion") or tables.MISSING
-    told = f"Asked for {asked}, judged by {criterion}, each {found.text('scope') or 'layer'} for itself."
+    spread = "one threshold over all layers" if found.text("scope") == "global" else "each layer for itself"
+    told = f"Asked for {asked}, judged by {criterion}, {spread}."
     return section("States", f"<p>{text(told)}</p>{tabled(table)}")
 
 
@@ -191,6 +205,18 @@ def _search(run: Part) -> str:
         told += f" The plan taken gains {Number(gain, 'points')} over the uniform one."
     shown = f'<p class="note">{text(told, 400)}</p>{charts(search(run))}{tabled(tables.plans(run))}'
     return section("The search", shown + folded(tables.trials(run)))
+
+
+def _sensitivity(run: Part) -> str:
+    drawn, records = sensitivity(run), Number(run.part("sensitivity").number("records"), "whole")
+    if not drawn:
+        return ""
+    told = (
+        f"Each group cut alone, all others whole, on {records} records of the search split; nothing is "
+        "fitted or tuned. Groups are in the order of the program; the deeper the fall, the more sensitive."
+    )
+    shown = f'<p class="note">{text(told, 400)}</p>{charts(drawn)}{folded(tables.sensitivity(run))}'
+    return section("Sensitivity", shown)
 
 
 def _tuning(run: Part) -> str:

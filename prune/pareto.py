@@ -19,10 +19,9 @@ from prune.command import repeated
 from prune.config import CompressConfig, Listener
 from prune.curve import Curve, Point
 from prune.demands import Demand, parse_demand
-from prune.files import OutputFolder
 from prune.manifest import write_manifest
 from prune.page import PAGE_FILE, write_page
-from prune.pipeline import complete
+from prune.pipeline import complete, run_folder
 from prune.plan import kept_ratios
 from prune.preparation import Prepared, prepare
 from prune.report import ModelFigures, Report
@@ -66,7 +65,7 @@ def pareto(
         listener: sees the run.
 
     Raises:
-        PruneError: any of the named failures; nothing is written then.
+        PruneError: any of the named failures; as ``prune.pipeline.compress``.
     """
     for demand in config.demands:
         if demand.name == "macs":
@@ -74,8 +73,10 @@ def pareto(
                 f"--pareto and {demand} limit the same quantity", hint=f"leave {demand.option} out"
             )
     found: list[tuple[str, Report, SearchResult]] = []
-    with OutputFolder(config.output, config.force) as out:
-        ready = prepare(config, listener, out.staging)
+    with run_folder(config, points) as out:
+        for note in out.notes:
+            listener.note(note)
+        ready = prepare(config, listener, out.staging, out.journal)
         for point in points:
             Budget.from_demands(ready.space, [point]).check_reachable()
         starts: dict[str, Sequence[float]] = {}
@@ -89,6 +90,7 @@ def pareto(
                 planner,
                 listener,
                 out.staging / name,
+                out.journal.part(name),
                 starts=starts,
             )
             starts = {NEIGHBOUR: [float(r) for r in kept_ratios(ready.space, result.plan)]}

@@ -12,6 +12,7 @@ from prune.tables import Number, quotient
 # What a unit is, in the order of their colours.
 KINDS = ("channel", "residual", "mlp", "head", "lane", "expert", "state")
 _MOST = 1200  # marks of one series that are drawn; more of them are thinned out evenly
+_WIDTHS = 6  # at which groups are cut alone, in a picture
 XY = tuple[float, float]
 
 
@@ -116,7 +117,8 @@ def pictures(stored: Stored) -> list[Picture]:
         networks = [network(run, f"network-{name}") for name, run in stored.runs.items()]
         return [*curve(stored), *(n for n in networks if n.bars)]
     skyline = network(stored.run)
-    return [*([skyline] if skyline.bars else []), *search(stored.run), *tuning(stored.run)]
+    charts = (*search(stored.run), *sensitivity(stored.run), *tuning(stored.run))
+    return [*([skyline] if skyline.bars else []), *charts]
 
 
 def network(run: Part, name: str = "network") -> Skyline:
@@ -179,6 +181,26 @@ def _costs(
     series = tuple(s for s in found if s.points)
     title = "MACs of each plan"
     return [Chart("plans", title, "plan", "of the original's", "share", series)] if series else []
+
+
+def sensitivity(run: Part) -> list[Chart]:
+    """Accuracy and loss with one group cut, over the groups in the order of the program."""
+    found = run.part("sensitivity")
+    cuts = [(float(i), c) for i, g in enumerate(found.parts("groups"), 1) for c in g.parts("cuts")]
+    shares = sorted({c.number("share") or 0.0 for _, c in cuts}, reverse=True)[:_WIDTHS]
+    charts = []
+    for name, unit in (("accuracy", "share"), ("loss", "plain")):
+        series = []
+        for index, share in enumerate(shares):
+            points = _points((i, c.number(name)) for i, c in cuts if (c.number("share") or 0.0) == share)
+            series += [Series(f"{share:.0%} of its units", points, "line", index)] if points else []
+        whole = found.part("whole").number(name)
+        if series and whole is not None and _finite(whole):
+            series.append(Series("whole network", ((1.0, whole),), "level", -1, str(Number(whole, unit))))
+        if series:
+            title = f"{name.capitalize()} with one group cut"
+            charts.append(Chart(f"sensitivity-{name}", title, "group", name, unit, tuple(series)))
+    return charts
 
 
 def tuning(run: Part) -> list[Chart]:

@@ -6,6 +6,7 @@ alone, and no accuracy is claimed. All else is the same.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,9 +26,12 @@ from prune.budget import Budget
 from prune.command import repeated
 from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
+from prune.config_words import runs_code
+from prune.demands import Demand
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
-from prune.files import OutputFolder, write_json
+from prune.files import write_json
 from prune.importance import sampled
+from prune.journal import Journal
 from prune.load import LoadedModel
 from prune.manifest import write_manifest
 from prune.mend import Mender, Way
@@ -37,6 +41,7 @@ from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
 from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, WEIGHTS_FILE
 from prune.report import REPORT_FILE, ModelFigures, Report
+from prune.run_folder import RunFolder
 from prune.sections import (
     accuracy_section,
     data_section,
@@ -53,16 +58,18 @@ from prune.smaller_mamba import write_checkpoint
 from prune.states import CALIBRATION, kept_states
 from prune.stored import of_report
 from prune.student import Student, student_of
-from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
 from prune.tune import Evaluation, TuneResult, evaluate, fit
+from prune.tune_state import Checkpoints
 from prune.verify import Verification, check, verify
 
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
-STATES = "states"  # the method of plans that take states alone
+STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
+# Options that count only once the plan is made, and the leave that a user gives anew each time.
+LATE = ("tune", "epochs", "lr", "batch-size", "trust-code")
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -78,14 +85,37 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
         The report; the files are in ``config.output`` by then, or nothing is.
 
     Raises:
-        PruneError: any of the named failures; nothing is written then.
+        PruneError: any of the named failures. What was found out by then is in ``config.output`` for
+            ``config.resume``, but for failures that come before anything is; see ``prune.run_folder``.
     """
-    with OutputFolder(config.output, config.force) as out:
-        ready = prepare(config, listener, out.staging)
-        report, _ = complete(ready, config, planner, listener, out.staging)
+    with run_folder(config) as run:
+        for note in run.notes:
+            listener.note(note)
+        ready = prepare(config, listener, run.staging, run.journal)
+        report, _ = complete(ready, config, planner, listener, run.staging, run.journal)
         ready.remove_files()
-        write_manifest(out.staging)
+        write_manifest(run.staging)
     return report
+
+
+def run_folder(config: CompressConfig, points: Sequence[Demand] = ()) -> RunFolder:
+    """The folder of a run."""
+    return RunFolder(
+        config.output,
+        config.options or {"command": shlex.join(repeated(config, points))},
+        output=str(config.output),
+        late=LATE,
+        force=config.force,
+        resume=config.resume,
+        again=resuming(config.output, config.options or {}, trust_code=config.source.trust_code),
+    )
+
+
+def resuming(folder: Path, options: Mapping[str, object], *, trust_code: bool) -> str:
+    """The command that goes on with a run; to run code is allowed anew, for a folder may come from anywhere."""
+    trust_code = trust_code or any(runs_code(name, value) for name, value in options.items())
+    words = ["prune", "compress", "--resume", str(folder), *(["--trust-code"] if trust_code else [])]
+    return shlex.join(words)
 
 
 def complete(
@@ -94,6 +124,7 @@ def complete(
     planner: Planner,
     listener: Listener,
     folder: Path,
+    journal: Journal,
     *,
     starts: Starts | None = None,
 ) -> tuple[Report, SearchResult]:
@@ -105,6 +136,7 @@ def complete(
         planner: searches for the plan.
         listener: sees the run.
         folder: for the files.
+        journal: of the run, or of this point of a curve.
         starts: keep ratios by name that the search scores beside the baselines.
     """
     start = time.perf_counter()
@@ -113,16 +145,18 @@ def complete(
 
     searches = ready.method == SEARCH and bool(config.demands)
     listener.stage("searching" if searches else "planning")
-    if not config.demands:  # nothing but the states go, and which is decided
-        found = _planned(make_plan(space, space.widest, scores, STATES))
+    if not config.demands:  # nothing but states and blocks go, and which is decided
+        method = STATES if ready.states is not None else BLOCKS
+        found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and data is not None:
-        found = planner(Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}))
+        problem = Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}, journal)
+        found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
     mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
-        found = replace(found, plan=mender.finalist(found.finalists))
+        found = replace(found, plan=mender.finalist(found.finalists, listener.step, journal))
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
@@ -132,6 +166,8 @@ def complete(
 
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
+    if proof is not None and ready.depth is not None:
+        proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
     if mender is not None:
         listener.stage("mending what remains")
@@ -160,6 +196,8 @@ def complete(
             teacher=ready.reference,
             on_epoch=listener.epoch,
             on_step=listener.step,
+            note=listener.note,
+            checkpoints=Checkpoints(journal, listener.note),
         )
         after = evaluate(student.module, data.test)
 
@@ -170,7 +208,7 @@ def complete(
     checkpoint = write_checkpoint(subject.loaded, final, folder)
 
     listener.stage("trying the model's own class")
-    native = _native(subject, final, folder / NATIVE_FILE)
+    native = _native(ready, final, folder / NATIVE_FILE)
 
     listener.stage("measuring latency")
     figures = _measure(ready, student.module, final, (before, after), folder)
@@ -186,7 +224,9 @@ def complete(
         pruned=figures["pruned"],
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
+        sensitivity=found.sensitivity,
         plan=plan_section(plan, subject.minimum, subject.axes, pruned),
+        blocks=ready.depth.to_json() if ready.depth is not None else None,
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),
         verification=proof_section(proof),
@@ -240,13 +280,25 @@ def _operate(axes: Axes, plan: Plan, *, verify_result: bool) -> tuple[Program, V
 def _compensated(
     ready: Prepared, plan: Plan, student: Student, data: DataSet, listener: Listener
 ) -> Evaluation | None:
-    """Fit what remains to the original, where it can be; how good the student is then."""
-    own, axes = ready.subject.loaded.module, ready.subject.axes
-    if ready.states is None or not isinstance(own, MambaLM) or isinstance(student.module, ProgramModule):
+    """Fit what remains to the original where that helps; how good the student is then."""
+    own, whole = ready.subject.loaded.module, ready.whole.loaded.module
+    if not isinstance(own, MambaLM) or not isinstance(whole, MambaLM):
         return None
-    kept = kept_states(ready.states.layers, plan.keep_mask(axes))
+    if isinstance(student.module, ProgramModule) or (ready.states is None and ready.depth is None):
+        return None
+    kept = layers = None
+    if ready.states is not None:
+        kept = kept_states(ready.states.layers, plan.keep_mask(ready.subject.axes))
+    if ready.depth is not None:
+        layers = ready.depth.kept
     listener.stage("compensating")
-    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)))
+    cut = {name: tensor.clone() for name, tensor in student.module.state_dict().items()}
+    before = evaluate(student.module, data.search)
+    compensate(own, student.module, kept, list(sampled(data, CALIBRATION)), whole, layers)
+    if evaluate(student.module, data.search).loss > before.loss:
+        listener.note("the fit made it worse on the search split, and was undone")
+        student.module.load_state_dict(cut)
+        return None
     return evaluate(student.module, data.test)
 
 
@@ -263,8 +315,11 @@ def _uniform_accuracy(ready: Prepared, budget: Budget, mender: Mender) -> float:
     return evaluate(student_of(ready.subject, mending.program).module, mender.data.test).accuracy
 
 
-def _native(subject: Subject, final: Program, path: Path) -> NativeResult:
+def _native(ready: Prepared, final: Program, path: Path) -> NativeResult:
     """The user's own module with the pruned weights, if it runs with them; its state dict is written."""
+    subject = ready.subject
+    if ready.depth is not None:
+        return NativeResult(None, reason="blocks of it went")
     if subject.costs.macs > _NATIVE_MACS:
         return NativeResult(None, reason=f"not tried: over {_NATIVE_MACS / 1e9:.0f} GMACs for one record")
     found = native_module(subject.loaded.module, subject.program, final, seconds=_NATIVE_SECONDS)
@@ -306,7 +361,7 @@ def _measure(
     modules: dict[str, nn.Module] = {"original": ready.reference, "pruned": student}
     in_torch = compare({name: torch_call(module, *one) for name, module in modules.items()})
     in_onnx = compare({name: onnx_call(path, *map(Tensor.numpy, one)) for name, path in files.items()})
-    counts = {"original": ready.subject.costs, "pruned": costs(final)}
+    counts = {"original": ready.whole.costs, "pruned": costs(final)}
     base = ready.base
     before, after = (e.accuracy if e is not None else None for e in accuracies)
     return {

@@ -52,8 +52,8 @@ def _tables(stored: Stored) -> list[Table]:
     if stored.curve:
         return [tables.points(stored)]
     of = (
-        tables.figures, tables.groups, tables.layers, tables.plans, tables.trials, tables.limits,
-        tables.epochs, tables.attributes,
+        tables.figures, tables.groups, tables.layers, tables.states, tables.plans, tables.trials,
+        tables.sensitivity, tables.limits, tables.epochs, tables.attributes,
     )  # fmt: skip
     return [table for table in (make(stored.run) for make in of) if table.rows]
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from graph.channels import Axes
-from graph.errors import ModelFileError, UsageError
+from graph.errors import ModelFileError, TargetError, UsageError
 from graph.program import ProgramModule
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
+from models_zoo.mamba_lm import MambaLM
 from prune.baselines import BASELINES
 from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
+from prune.depth import Blocks, Depth, drop_blocks
 from prune.export import export_onnx
+from prune.identity import must_be_the_same, of_data, of_model
 from prune.importance import Criterion, Scores, sampled, score
+from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
 from prune.states import StateChoice, choose_states, state_layers
 from prune.student import runs_itself
-from prune.subject import NO_DATA, Subject, check_batch, find_data, open_model
+from prune.subject import NO_DATA, Subject, check_batch, find_data, open_model, subject_of
 from prune.tune import Evaluation, evaluate
+from prune.verify import check
 from prune.widths import WidthSpace
 
 SEARCH = "search"
@@ -38,7 +43,8 @@ class Prepared:
     """A model that is ready to be pruned.
 
     Attributes:
-        subject: the model with its groups and costs.
+        whole: the model with its groups and costs.
+        subject: the same, without the blocks that are not to stay.
         space: the widths that it can have.
         data: what it is measured and tuned on, if anything.
         method: who makes the plan.
@@ -46,12 +52,14 @@ class Prepared:
         reference: the original as it is evaluated and teaches: its own class where that is much faster.
         base: how good it is on the test split; None without data.
         scores: importance of each class of channels.
+        depth: which blocks went; None where nothing is said about them.
         states: which states are to stay; None where nothing is said about them.
         clock: predicts and measures latencies, where they are limited.
         folder: for files that the whole run shares.
         seconds: how long the preparation took.
     """
 
+    whole: Subject
     subject: Subject
     space: WidthSpace
     data: DataSet | None
@@ -60,6 +68,7 @@ class Prepared:
     reference: nn.Module
     base: Evaluation | None
     scores: Scores
+    depth: Depth | None
     states: StateChoice | None
     clock: Clock | None
     folder: Path
@@ -72,15 +81,14 @@ class Prepared:
             TargetError: they cannot be met.
         """
         if self.clock is None:
-            budget = Budget.from_demands(self.space, demands)
-        else:
-            budget = self.clock.budget(demands, self.scores)
+            return _reachable(self.space, demands, self.whole)
+        budget = self.clock.budget(demands, self.scores)
         budget.check_reachable()
         return budget
 
     def original_onnx(self) -> Path:
         """The ONNX file of the original, exported once."""
-        return _original_onnx(self.subject, self.original, self.folder)
+        return _original_onnx(self.whole, self.original, self.folder)
 
     def remove_files(self) -> None:
         """Remove the files that the run shared."""
@@ -88,40 +96,54 @@ class Prepared:
             path.unlink()
 
 
-def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepared:
+def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: Journal) -> Prepared:
     """Load a model, find its groups, and measure it.
 
     Args:
         config: what to do.
         listener: sees the run.
         folder: for files that the whole run shares.
+        journal: of the run.
 
     Raises:
-        PruneError: any of the named failures of loading and capturing, or limits that cannot be met.
+        PruneError: any of the named failures of loading and capturing, limits that cannot be met, or a model
+            or data that are not those with which the run was started.
     """
     start = time.perf_counter()
-    _check_planner(config)
+    check_planner(config)
     listener.stage("loading the model")
-    subject = open_model(config.source, config.selection)
-    space = subject.space(round_to=config.multiple)
+    whole = open_model(config.source, config.selection)
     exact = [d for d in config.demands if d.name != "latency"]
-    Budget.from_demands(space, exact).check_reachable()  # before anything takes long
-    if config.states.is_given:
-        layers = state_layers(subject.axes, subject.loaded)
-        if config.states.text is not None:
-            for layer in layers:
-                config.states.kept(layer.units.shape[1])
-    data = find_data(config.data, subject.loaded)
-    check_batch(subject.program, data, config.source.model)
-    method = _method(config, data)
-    for note in (*subject.notes, *_data_notes(config, data)):
+    blocks = _blocks(config, whole)
+    if blocks is None:
+        _check_widths(config, whole, whole, exact)  # before anything takes long
+    data = find_data(config.data, whole.loaded)
+    check_batch(whole.program, data, config.source.model)
+    method = method_of(config, data)
+    must_be_the_same(journal, "model", config.source.model, of_model(whole.axes))
+    if data is not None:
+        must_be_the_same(journal, "data", data.name, of_data(data))
+    for note in (*whole.notes, *_data_notes(config, data)):
         listener.note(note)
-    original = ProgramModule(subject.program)
-    reference = subject.loaded.module if runs_itself(subject.loaded.module) else original
+    original = ProgramModule(whole.program)
+    reference = whole.loaded.module if runs_itself(whole.loaded.module) else original
     base: Evaluation | None = None
     if data is not None:
         listener.stage("measuring the original")
-        base = _sound(evaluate(reference, data.test), subject.loaded)
+        test = data.test
+        found = journal.recall("base", lambda: asdict(_sound(evaluate(reference, test), whole.loaded)))
+        base = Evaluation(**found)
+    subject, depth = whole, None
+    if blocks is not None and data is not None:
+        listener.stage("judging the blocks")
+        depth, loaded = drop_blocks(config.blocks, blocks, data, listener.step)
+        subject = subject_of(loaded, config.selection)
+        if config.verify:
+            proof = blocks.proof(depth, subject.program)
+            check(proof)
+            depth = replace(depth, max_error=proof.max_error)
+        _check_widths(config, subject, whole, exact)
+    space = subject.space(round_to=config.multiple)
     scores = _scores(subject.axes, config.importance, data)
     states = None
     if config.states.is_given:
@@ -129,19 +151,74 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path) -> Prepare
         states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
         scores = states.scores
         space = subject.space(round_to=config.multiple, fixed=states.fixed(subject.axes))
-        Budget.from_demands(space, exact).check_reachable()
+        _reachable(space, exact, whole)
     clock = None
     if config.limits_latency:
         listener.stage("timing operators")
-        file = _original_onnx(subject, original, folder)
-        clock = Clock(subject.axes, space, file, listener.step)
+        file = _original_onnx(whole, original, folder)
+        clock = Clock(subject.axes, space, file, journal, listener.step)
         if clock.guessed:
             named = ", ".join(f"{op} ({count} times)" for op, count in clock.guessed.items())
             listener.note(f"priced as a pass over their elements, for want of a kernel: {named}")
     seconds = time.perf_counter() - start
     return Prepared(
-        subject, space, data, method, original, reference, base, scores, states, clock, folder, seconds
-    )
+        whole, subject, space, data, method, original, reference, base, scores, depth, states, clock, folder,
+        seconds,
+    )  # fmt: skip
+
+
+def _blocks(config: CompressConfig, whole: Subject) -> Blocks | None:
+    """The blocks of a model, where some of them are to go.
+
+    Raises:
+        UsageError: there are not several, or what else is asked makes no sense beside it.
+        TargetError: none would stay, or all.
+    """
+    if config.blocks.text is None:
+        return None
+    chosen = config.selection
+    if isinstance(whole.loaded.module, MambaLM) and (chosen.exclude or chosen.only or chosen.limits):
+        raise UsageError(
+            "--blocks numbers the layers of a Mamba anew, so that names of layers mean other ones",
+            hint="leave --exclude, --only and --limit out",
+        )
+    blocks = Blocks.of(whole.loaded, whole.program)
+    config.blocks.kept(len(blocks.branches))
+    return blocks
+
+
+def _check_widths(config: CompressConfig, subject: Subject, whole: Subject, exact: Sequence[Demand]) -> None:
+    """Refuse what no choice of widths and states meets.
+
+    Raises:
+        TargetError: limits that cannot be met, or that are met without removing anything more.
+        UsageError: states are to go, and there are none.
+    """
+    space = subject.space(round_to=config.multiple)
+    for bound in _reachable(space, exact, whole).bounds:
+        left = float(bound.quantity.value(space.widths(space.widest)))
+        if left <= bound.limit:
+            raise TargetError(
+                f"{bound.demand}: without the blocks the model uses {left / bound.quantity.whole:.3f} of the "
+                "whole already",
+                hint="ask for less, or leave it out",
+            )
+    if config.states.is_given:
+        layers = state_layers(subject.axes, subject.loaded)
+        if config.states.text is not None:
+            for layer in layers:
+                config.states.kept(layer.units.shape[1])
+
+
+def _reachable(space: WidthSpace, demands: Sequence[Demand], whole: Subject) -> Budget:
+    """What limits that are no latencies mean; shares are of the whole model.
+
+    Raises:
+        TargetError: they cannot be met.
+    """
+    budget = Budget.from_demands(space, demands, whole=whole.costs)
+    budget.check_reachable()
+    return budget
 
 
 def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> Path:
@@ -152,20 +229,30 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
     return path
 
 
-def _check_planner(config: CompressConfig) -> None:
+def check_planner(config: CompressConfig) -> None:
+    """Refuse a planner that does not exist.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if config.planner is not None and config.planner not in (SEARCH, *BASELINES):
         raise UsageError(
             f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
         )
 
 
-def _method(config: CompressConfig, data: DataSet | None) -> str:
+def method_of(config: CompressConfig, data: DataSet | None) -> str:
     """Who makes the plan.
 
     Raises:
         UsageError: what is asked for needs data, and there is none.
     """
     if data is None:
+        if config.blocks.text is not None:
+            raise UsageError(
+                f"--blocks needs data to judge them by, and {config.source.model} has none",
+                hint="name it: --data pystdlib, text:PATH, tokens:FILE, digits, imagefolder:PATH",
+            )
         for option, value in (("--planner", config.planner), ("--importance", config.importance)):
             if value in (SEARCH, "taylor"):
                 raise UsageError(

@@ -84,10 +84,11 @@ def load_native(folder: str | Path, module: nn.Module) -> nn.Module:
     """
     check_folder(Path(folder))
     pruned = load_program(folder)
-    named = _by_keyword(Path(folder))
+    named, first = (_says(Path(folder), name) for name in ("by_keyword", "prediction_first"))
     inputs = replace(inputs_of(pruned), named=named)
     own = copied(module).float().cpu()
-    own = adapt(own, inputs.names if named else None) if named or is_configured(own) else own
+    if named or first or is_configured(own):
+        own = adapt(own, inputs.names if named else None, every=first)
     program = with_inputs(capture(own, inputs.example()), inputs)
     if mismatch := _mismatch(program, pruned):
         raise ArchitectureError(
@@ -103,11 +104,11 @@ def load_native(folder: str | Path, module: nn.Module) -> nn.Module:
     return result.module
 
 
-def _by_keyword(folder: Path) -> bool:
-    """Whether the model of a run takes its inputs by keyword."""
+def _says(folder: Path, name: str) -> bool:
+    """What the report of a run says of how its model was called."""
     report = read_json(folder / REPORT_FILE, "a report") if (folder / REPORT_FILE).is_file() else {}
     model = report.get("model")
-    return isinstance(model, dict) and model.get("by_keyword") is True
+    return isinstance(model, dict) and model.get(name) is True
 
 
 def _mismatch(program: Program, pruned: Program) -> str:

@@ -61,6 +61,7 @@ class Report:
     accuracy: Mapping[str, Any]
     search: Mapping[str, Any]
     plan: Mapping[str, Any]
+    blocks: Mapping[str, Any] | None = None
     states: Mapping[str, Any] | None
     tune: Mapping[str, Any]
     verification: Mapping[str, Any]
@@ -68,6 +69,7 @@ class Report:
     native: Mapping[str, Any]
     seed: int
     seconds: float
+    sensitivity: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, with FLOPs beside the MACs and the ratios beside the pairs."""
@@ -119,6 +121,16 @@ class Report:
             for name, value in found
         ]
 
+    def block_lines(self) -> list[str]:
+        """Which blocks went."""
+        if self.blocks is None:
+            return []
+        names, dropped = self.blocks["blocks"], [d["name"] for d in self.blocks["dropped"]]
+        return [
+            f"blocks kept: {len(names) - len(dropped)} of {len(names)}, by {self.blocks['criterion']}; "
+            f"dropped in this order: {', '.join(dropped)}"
+        ]
+
     def state_lines(self) -> list[str]:
         """What was done about states, and where the checkpoint is."""
         found = self.states
@@ -168,6 +180,7 @@ class Report:
         best, gain = self.search["best"], self.search["gain_over_uniform"]
         if not best:
             origin = "the calibration text" if (self.states or {}).get("tokens") else "the weights"
+            origin = "the search split" if self.blocks is not None and origin == "the weights" else origin
             text = f"the plan {self.search['winner']!r} follows from {origin}; nothing was searched for"
             return text if self.data["name"] else f"{text}, and nothing was measured for accuracy: no data"
         agent = best.get("ppo")

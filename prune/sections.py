@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graph.adapter import Adapter
 from graph.channels import Axes
 from graph.program import Program
 from models_zoo.data import DataSet
@@ -32,6 +33,7 @@ def model_section(loaded: LoadedModel) -> dict[str, Any]:
         "input_shape": list(loaded.input_shape),
         "inputs": [i.to_json() for i in loaded.inputs.items],
         "by_keyword": loaded.inputs.named,
+        "prediction_first": isinstance(loaded.module, Adapter) and loaded.module.every,
         "metrics": dict(loaded.metrics),
     }
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import get_args
+
+import numpy as np
 
 from graph.axes import infer
 from graph.channels import Axes
 from graph.errors import UsageError
 from graph.groups import Group, Kind
 from graph.program import Program
+from graph.suggest import suggestion
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,7 @@ def parse_kinds(text: str) -> tuple[Kind, ...]:
     known: tuple[Kind, ...] = get_args(Kind)
     for word in words:
         if word not in known:
-            near = get_close_matches(word, known, 1, 0.5)
-            hint = f"did you mean {near[0]}? The kinds are" if near else "the kinds are"
-            raise UsageError(f"--kinds {text}: no kind {word!r}", hint=f"{hint} {', '.join(known)}")
+            raise UsageError(f"--kinds {text}: no kind {word!r}", hint=suggestion(word, known))
     return tuple(kind for kind in known if kind in words)
 
 
@@ -139,7 +140,7 @@ def select(program: Program, selection: Selection) -> tuple[Axes, Mapping[str, i
             if (told := why[g.name]) is not None
             for name in makers - free
         }
-        axes = infer(program, exclude=pinned) if pinned else axes
+        axes = _with_kinds(infer(program, exclude=pinned), axes) if pinned else axes
 
     minimum: dict[str, int] = {}
     for group, makers in _makers(axes):
@@ -149,6 +150,24 @@ def select(program: Program, selection: Selection) -> tuple[Axes, Mapping[str, i
         if least:
             minimum[group.name] = max(least)
     return axes, minimum
+
+
+def _with_kinds(axes: Axes, whole: Axes) -> Axes:
+    """Groups with the kinds that they have where nothing is pinned: a kind is read off what is beside it."""
+    kinds = {place: g.kind for g in whole.groups for place in _places(whole, g)}
+    groups = (
+        replace(g, kind=next((kinds[p] for p in _places(axes, g) if p in kinds), g.kind)) for g in axes.groups
+    )
+    return replace(axes, groups=tuple(groups))
+
+
+def _places(axes: Axes, group: Group) -> Iterator[tuple[str, int, int]]:
+    """Where the units of a group stand in its tensors: name, dimension and position."""
+    for name, dim in group.tensors:
+        labels = axes.weights[name][dim].labels
+        if labels.size == labels.shape[dim]:
+            for position in np.flatnonzero(np.isin(labels.ravel(), group.units)):
+                yield name, dim, int(position)
 
 
 def _makers(axes: Axes, dim: int | None = None) -> Iterator[tuple[Group, set[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from prune.load import LoadedModel
 from prune.mamba import Layout, layout_of, save_mamba
 
 CHECKPOINT = "checkpoint"
-_MIXER = "backbone.layers.{}.mixer."
+_LAYERS = "backbone.layers."
+_MIXER = _LAYERS + "{}.mixer."
 # What goes with the weights in a checkpoint's folder and does not depend on them.
 _COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
@@ -103,6 +104,29 @@ def smaller_mamba(sizes: MambaConfig, tensors: Mapping[str, Tensor]) -> MambaLM:
     model = MambaLM(found)
     model.load_state_dict({k: t.detach() for k, t in state.items() if t is not None})
     return model.eval()
+
+
+def shorter_mamba(model: MambaLM, layers: Sequence[int]) -> MambaLM:
+    """A Mamba with some of a model's layers, numbered anew, in eval mode.
+
+    Args:
+        model: its weights are copied.
+        layers: those that stay, ascending.
+    """
+    sizes = model.sizes
+    states = tuple(sizes.states[i] for i in layers)
+    short = MambaLM(replace(sizes, n_layer=len(layers), d_state=states))
+    old = model.state_dict()
+    place = {new: f"{_LAYERS}{i}." for new, i in enumerate(layers)}
+    state = {}
+    for name in short.state_dict():
+        if name.startswith(_LAYERS):
+            number, _, rest = name.removeprefix(_LAYERS).partition(".")
+            state[name] = old[place[int(number)] + rest]
+        else:
+            state[name] = old[name]
+    short.load_state_dict(state)
+    return short.eval()
 
 
 def smaller_sizes(sizes: MambaConfig, tensors: Mapping[str, Tensor]) -> MambaConfig:

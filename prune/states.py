@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph.channels import Axes
-from graph.errors import TargetError, UsageError
+from graph.errors import UsageError
+from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
+from prune.counts import check_count, kept_count
 from prune.importance import Scores, magnitude, sampled
 from prune.load import LoadedModel
 from prune.state_scores import BLIND, STATE_CRITERIA, StateCriterion, StateScores, state_scores
@@ -52,16 +54,17 @@ class StateConfig:
     def __post_init__(self) -> None:
         if self.criterion is not None and self.criterion not in STATE_CRITERIA:
             raise UsageError(
-                f"--state-criterion {self.criterion}: unknown", hint="one of " + ", ".join(STATE_CRITERIA)
+                f"--state-criterion {self.criterion}: unknown",
+                hint=suggestion(self.criterion, STATE_CRITERIA),
             )
         if self.scope not in SCOPES:
-            raise UsageError(f"--state-scope {self.scope}: unknown", hint="layer or global")
+            raise UsageError(f"--state-scope {self.scope}: unknown", hint=suggestion(self.scope, SCOPES))
         if self.scope != "layer" and self.text is None:
             raise UsageError(
                 "--state-scope says how --states are spread", hint="give --states, such as --states 0.5"
             )
         if self.text is not None:
-            self.kept(1 << 20)
+            check_count("--states", self.text, "states")
 
     @property
     def is_given(self) -> bool:
@@ -75,29 +78,7 @@ class StateConfig:
             TargetError: none would stay, or all.
         """
         assert self.text is not None
-        text = self.text.strip()
-        wrong = TargetError(
-            f"--states {text}: not a share or a number of states",
-            hint="a share in (0, 1) such as --states 0.5 or 50%, or a number such as --states 8",
-        )
-        if text.isascii() and text.isdigit() and int(text) > 0:
-            kept = int(text)
-        else:
-            try:
-                share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-            except ValueError:
-                raise wrong from None
-            if not 0 < share < 1:
-                raise wrong
-            kept = int(share * states + 1e-9)
-        if kept < 1:
-            raise TargetError(
-                f"--states {text} leaves none of {states} states",
-                hint=f"keep at least one: --states {-(-1000 // states) / 1000:g}, or --states 1",
-            )
-        if kept >= states and states < 1 << 20:
-            raise TargetError(f"--states {text}: the layers have only {states} states", hint="ask for less")
-        return kept
+        return kept_count("--states", self.text, states, "states")
 
 
 @dataclass(frozen=True)

@@ -83,20 +83,28 @@ def open_model(source: ModelSource, selection: Selection | None = None) -> Subje
     Raises:
         PruneError: any of the named failures of loading and capturing.
     """
-    loaded = load(source)
+    return subject_of(load(source), selection)
+
+
+def subject_of(loaded: LoadedModel, selection: Selection | None = None) -> Subject:
+    """Capture a loaded model and find its groups.
+
+    Raises:
+        PruneError: any of the named failures of capturing, or a selection that matches nothing.
+    """
     program = program_of(loaded)
     axes, minimum = select(program, selection or Selection())
     return Subject(loaded, axes, costs(program), minimum)
 
 
-def find_data(name: str | None, loaded: LoadedModel) -> DataSet | None:
-    """The data set for a model: the one named, or the one that the model file names; None for none.
+def find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet | None:
+    """The data set for a model: the one given or named, or that of the model file; None for none.
 
     Raises:
         DataError: it is missing, or its records are of another kind or shape than the model takes.
     """
-    spec = name or loaded.data
-    if spec is None or spec == NO_DATA:
+    spec = name.name if isinstance(name, DataSet) else name or loaded.data
+    if spec is None or (spec == NO_DATA and not isinstance(name, DataSet)):
         return None
     given = loaded.inputs.items
     hint = "name data that fits, or --data none to prune without"
@@ -107,7 +115,11 @@ def find_data(name: str | None, loaded: LoadedModel) -> DataSet | None:
         )
     takes_text = given[0].dtype == "int64" and len(given[0].record) == 1
     length = given[0].record[0] if takes_text else None
-    data = load_data(spec, length=length, tokenizer=_tokenizer(loaded) if takes_text else None)
+    data = (
+        name
+        if isinstance(name, DataSet)
+        else load_data(spec, length=length, tokenizer=_tokenizer(loaded) if takes_text else None)
+    )
     if data.is_text != takes_text or (not takes_text and given[0].dtype != "float32"):
         what = "text" if data.is_text else "one image for each label"
         raise DataError(f"data {spec} gives {what}, {loaded.path} takes {loaded.inputs.told()}", hint=hint)
@@ -132,7 +144,7 @@ def _tokenizer(loaded: LoadedModel) -> Path | None:
     return folder / TOKENIZER if (folder / TOKENIZER).is_file() else None
 
 
-def must_find_data(name: str | None, loaded: LoadedModel) -> DataSet:
+def must_find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet:
     """The data set for a model, where there is no going without.
 
     Raises:

@@ -141,6 +141,16 @@ def layers(run: Part) -> Table:
     return Table("layers", "Layers", ("layer", "kind", "kept", "of", "share"), tuple(rows))
 
 
+def blocks(run: Part) -> Table:
+    """Which blocks went, in turn, and what each was worth then; empty where none were judged."""
+    found = run.part("blocks")
+    rows = [
+        (part.text("name") or "", Number(part.number("score"), "plain")) for part in found.parts("dropped")
+    ]
+    score = "1 - cos of the stream" if found.text("criterion") == "similarity" else "loss without it"
+    return Table("blocks", "Blocks that went, in this order", ("block", score), tuple(rows))
+
+
 def states(run: Part) -> Table:
     """What each layer keeps of its states; empty where none were judged."""
     rows = []
@@ -189,6 +199,37 @@ def trials(run: Part) -> Table:
     ]
     header = ("method", "MACs", "accuracy", "loss", "reward", "seconds")
     return Table("trials", "Every scored plan", header, tuple(rows))
+
+
+def sensitivity(run: Part) -> Table:
+    """What each group costs that is cut alone; empty where that was not scored."""
+    found = run.part("sensitivity")
+    whole = found.part("whole")
+    rows: list[tuple[Cell, ...]] = []
+    for group in found.parts("groups"):
+        units = group.number("units")
+        for cut in group.parts("cuts"):
+            values = {n: cut.number(n) for n in ("accuracy", "loss")}
+            lost = [_difference(values[n], whole.number(n)) for n in values]
+            rows.append(
+                (
+                    group.text("name") or "",
+                    group.text("kind") or MISSING,
+                    Number(units, "whole"),
+                    Number(cut.number("ratio"), "share"),
+                    Number(cut.number("macs"), "whole"),
+                    Number(values["accuracy"], "share"),
+                    Number(lost[0], "points"),
+                    Number(values["loss"], "plain"),
+                    Number(lost[1], "plain"),
+                )
+            )
+    header = ("group", "kind", "units", "kept", "MACs", "accuracy", "change", "loss", "change of the loss")
+    return Table("sensitivity", "Each group cut alone", header, tuple(rows))
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return a - b if a is not None and b is not None else None
 
 
 def limits(run: Part) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.budget import Budget
 from prune.importance import Scores
+from prune.journal import Journal
 from prune.plan import Plan
 from prune.widths import WidthSpace
 
@@ -59,7 +60,8 @@ class SearchResult:
         evaluations: how many plans were run; repeated ones are remembered.
         images: how many search images each was scored on.
         seconds: wall time.
-        finalists: the best plan of each method.
+        finalists: the best plan of each method and the best plans of all, to be looked at more closely.
+        sensitivity: what each group cut alone costs, as JSON data; None where that was not scored.
     """
 
     plan: Plan
@@ -69,6 +71,27 @@ class SearchResult:
     images: int
     seconds: float
     finalists: tuple[Plan, ...] = ()
+    sensitivity: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, with every digit."""
+        plans = {"plan": self.plan.to_json(), "finalists": [p.to_json() for p in self.finalists]}
+        return asdict(replace(self, plan=None, finalists=())) | plans  # type: ignore[arg-type]
+
+    @staticmethod
+    def from_json(data: Any) -> SearchResult:
+        """Read back what ``to_json`` wrote."""
+        return SearchResult(
+            **(
+                data
+                | {
+                    "plan": Plan.from_json(data["plan"]),
+                    "trials": tuple(_trial(t) for t in data["trials"]),
+                    "best": {name: _trial(t) for name, t in data["best"].items()},
+                    "finalists": tuple(Plan.from_json(p) for p in data["finalists"]),
+                }
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,7 @@ class Problem:
         data: its train and search splits may be used, its test split never.
         on_trial: to be told of each scored plan.
         starts: keep ratios of plans found elsewhere, by name, to be scored beside the baselines.
+        journal: scores found so far, also before the run was cut short, and where new ones go.
     """
 
     axes: Axes
@@ -92,6 +116,11 @@ class Problem:
     data: DataSet
     on_trial: Callable[[Trial], None]
     starts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+
+
+def _trial(data: Any) -> Trial:
+    return Trial(**(data | {"ratios": tuple(data["ratios"])}))
 
 
 Planner = Callable[[Problem], SearchResult]

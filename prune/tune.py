@@ -11,16 +11,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graph.errors import DataError, TrainingError, UsageError
+from graph.adapter import prediction
+from graph.errors import DataError, MemoryLimitError, TrainingError, UsageError
 from models_zoo.data import DataSet, Split
 from models_zoo.text import TokenSplit
+from prune.failures import is_out_of_memory
+from prune.journal import Journal
+from prune.tune_state import Checkpoints, Progress
 
 _TOKENS = 4096  # of text that are evaluated at once
 _CLIP = 5.0  # largest gradient norm; a healthy run stays below it, a cut network's first steps may not
@@ -224,12 +228,20 @@ def evaluate(
     if isinstance(split, TokenSplit):
         rate, at_once = split.bytes_per_token, max(1, _TOKENS // split.length)
         unit = "bytes" if rate == 1 else "tokens"
-    with torch.no_grad(), _eval_mode(module):
-        for x, y in split.batches(batch_size or at_once, limit=limit):
-            logits, y = _logits(module, x.to(place), y.to(place))  # (B, K), (B,)
-            loss += F.cross_entropy(logits, y, reduction="sum").item()
-            correct += int((logits.argmax(1) == y).sum())
-            records += len(y)
+    size = batch_size or at_once
+    try:
+        with torch.no_grad(), _eval_mode(module):
+            for x, y in split.batches(size, limit=limit):
+                logits, y = _logits(module, x.to(place), y.to(place))  # (B, K), (B,)
+                loss += F.cross_entropy(logits, y, reduction="sum").item()
+                correct += int((logits.argmax(1) == y).sum())
+                records += len(y)
+    except (MemoryError, RuntimeError) as err:
+        if size == 1 or not is_out_of_memory(err):
+            raise
+        records = -1
+    if records < 0:  # out of the handler, which holds what the failed batch made
+        return evaluate(module, split, batch_size=size // 2, limit=limit, device=device)
     if not records:
         raise DataError("there are no records to evaluate on", hint="give a larger limit or more data")
     return Evaluation(correct / records, loss / records, records, unit, rate)
@@ -243,6 +255,8 @@ def fit(
     teacher: nn.Module | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
 ) -> TuneResult:
     """Train a module in place and leave it in eval mode with the weights of its best epoch.
 
@@ -250,7 +264,8 @@ def fit(
     the latter of outputs divided by T, the temperature (Hinton et al. 2015, arXiv:1503.02531). The untouched
     module then counts as epoch 0: whatever the training does, it does not end worse on the search split than
     it came. On CUDA the student computes in bfloat16 where the device can. On a CPU
-    the same seed gives the same weights.
+    the same seed gives the same weights, also where the training goes on from a checkpoint. A batch that does
+    not fit into memory goes in parts whose gradients add up, as few of them as fit.
 
     Args:
         module: as for `evaluate`; trained on the device that it is on.
@@ -259,10 +274,13 @@ def fit(
         teacher: on the same device, with outputs of the same shape; not changed.
         on_epoch: called after each epoch.
         on_step: called after each step with the steps done and the steps in all.
+        note: is told what the user should know.
+        checkpoints: where the training goes on from, and leaves how far it came.
 
     Raises:
-        TrainingError: the loss is not finite (the weights are then those of the failing step), nothing is
-            trainable, or the teacher's outputs have another shape.
+        TrainingError: the loss is not finite (the weights are then those of the best epoch so far), nothing
+            is trainable, or the teacher's outputs have another shape.
+        MemoryLimitError: two records are too many for the memory.
         DataError: fewer than two training records, or labels that the model has no output for.
     """
     start = time.perf_counter()
@@ -270,55 +288,109 @@ def fit(
     per_epoch = _steps(len(data.train), config.batch_size)
     total = per_epoch * config.epochs
     optimizer = _optimizer(module, config)
-    history: list[EpochResult] = []
     best = _Best(patience=config.patience)
-    if teacher is not None or not config.epochs:
-        best.offer(0, module, evaluate(module, data.search, device=device))
-
-    step = 0
+    keeper, told = checkpoints or Checkpoints(Journal()), asdict(config)
     with _seeded(config.seed, device), _eval_mode(teacher):
-        for epoch in range(1, config.epochs + 1):
-            begin, loss_sum, rate = time.perf_counter(), 0.0, 0.0
+        at = _resumed(keeper.load(told, module, optimizer), best)
+        if at is not None:
+            note(f"the training goes on after {at.epoch} of {config.epochs} epochs")
+        elif teacher is not None or not config.epochs:
+            best.offer(0, module, evaluate(module, data.search, device=device))
+        at = at or Progress()
+        while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
+            begin, epoch = time.perf_counter(), at.epoch + 1
             module.train()
-            for x, y in data.train.batches(
+            batches = data.train.batches(
                 config.batch_size, shuffle=True, augment=True, seed=config.seed * _SEED_STRIDE + epoch
-            ):
+            )
+            for index, (x, y) in enumerate(keeper.watched(batches)):
+                if index < at.batches:  # done before the run was cut short
+                    continue
                 if len(y) < 2:  # a last batch of one record: batch norm cannot take its variance
                     continue
-                rate = config.lr * _schedule(step, total, config.warmup)
+                at.rate = config.lr * _schedule(at.step, total, config.warmup)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss = _loss(module, teacher, x.to(device), y.to(device), config)
-                value = _finite(loss.item(), epoch, config)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                    group["lr"] = at.rate
+                value = _gradients(module, teacher, x.to(device), y.to(device), config, at, note)
+                _finite(value, epoch, config, best, module)
                 nn.utils.clip_grad_norm_(module.parameters(), _CLIP)
                 optimizer.step()
-                loss_sum += value
-                step += 1
+                at.loss_sum += value
+                at.step, at.batches = at.step + 1, index + 1
                 if on_step is not None:
-                    on_step(step, total)
+                    on_step(at.step, total)
+                if keeper.due:
+                    keeper.save(told, best.noted(at), module, optimizer, best.state)
             found = evaluate(module, data.search, device=device)
-            _finite(found.loss, epoch, config)
+            _finite(found.loss, epoch, config, best, module)
             seconds = time.perf_counter() - begin
-            history.append(EpochResult(epoch, config.epochs, loss_sum / per_epoch, found, rate, seconds))
+            result = EpochResult(epoch, config.epochs, at.loss_sum / per_epoch, found, at.rate, seconds)
             best.offer(epoch, module, found)
+            at.history.append(asdict(result))
+            at.epoch, at.batches, at.loss_sum = epoch, 0, 0.0
+            keeper.save(told, best.noted(at), module, optimizer, best.state)
             if on_epoch is not None:
-                on_epoch(history[-1])
-            if best.patience_is_over(epoch):
-                break
+                on_epoch(result)
     module.load_state_dict(best.state)
     module.eval()
-    return TuneResult(tuple(history), best.epoch, best.accuracy, time.perf_counter() - start)
+    history = tuple(EpochResult(**(e | {"found": Evaluation(**e["found"])})) for e in at.history)
+    return TuneResult(history, best.epoch, best.accuracy, time.perf_counter() - start)
 
 
-def _finite(loss: float, epoch: int, config: TuneConfig) -> float:
+def _resumed(loaded: tuple[Progress, dict[str, Tensor]] | None, best: _Best) -> Progress | None:
+    if loaded is None:
+        return None
+    at, state = loaded
+    if at.best:
+        best.epoch, best.found, best.state = at.best["epoch"], Evaluation(**at.best["found"]), state
+    return at
+
+
+def _gradients(
+    module: nn.Module,
+    teacher: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    config: TuneConfig,
+    at: Progress,
+    note: Callable[[str], None],
+) -> float:
+    """The loss of a batch, and its gradients in the parameters.
+
+    Raises:
+        MemoryLimitError: two records are too many.
+    """
+    while True:
+        parts = min(at.parts, len(y) // 2)
+        value = 0.0
+        try:
+            module.zero_grad()
+            for some, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+                loss = _loss(module, teacher, some, labels, config) * (len(labels) / len(y))
+                value += loss.item()
+                if not math.isfinite(value):
+                    break
+                loss.backward()  # type: ignore[no-untyped-call]
+            return value
+        except (MemoryError, RuntimeError) as err:
+            if not is_out_of_memory(err):
+                raise
+            if len(y) // (2 * parts) < 2:
+                raise MemoryLimitError(
+                    f"out of memory in a step of {-(-len(y) // parts)} records", hint="give it more memory"
+                ) from err
+        at.parts = 2 * parts
+        note(f"out of memory: batches of {len(y)} go in {at.parts} parts from here on")
+
+
+def _finite(loss: float, epoch: int, config: TuneConfig, best: _Best, module: nn.Module) -> None:
     if not math.isfinite(loss):
+        if best.state:
+            module.load_state_dict(best.state)
         raise TrainingError(
             f"the loss became {loss} in epoch {epoch} at a peak learning rate of {config.lr:g}",
             hint=f"lower the learning rate, for example to {config.lr / 10:g}",
         )
-    return loss
 
 
 class _Best:
@@ -338,6 +410,11 @@ class _Best:
         if self.found is None or found.rank > self.found.rank:
             self.epoch, self.found = epoch, found
             self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    def noted(self, at: Progress) -> Progress:
+        """Where a run stands, with what is known of its best epoch."""
+        found = {} if self.found is None else {"epoch": self.epoch, "found": asdict(self.found)}
+        return replace(at, best=found)
 
     def patience_is_over(self, epoch: int) -> bool:
         return self.patience is not None and epoch - self.epoch >= self.patience
@@ -384,7 +461,7 @@ def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, co
     if teacher is None or not config.distill:
         return label_loss
     with torch.no_grad():
-        wanted_BK: Tensor = teacher(x)
+        wanted_BK = prediction(teacher(x))
     wanted_BK = wanted_BK.flatten(0, -2)
     if wanted_BK.shape != logits_BK.shape:
         raise TrainingError(
@@ -407,7 +484,7 @@ def _logits(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Of text, every token counts as a record: (B, L, K) becomes (B L, K).
     """
-    out = module(x)
+    out = prediction(module(x))
     if not isinstance(out, Tensor) or out.dim() != y.dim() + 1 or out.shape[:-1] != y.shape:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         wanted = "images, not (B, K)" if y.dim() == 1 else "windows of text, not (B, L, K)"

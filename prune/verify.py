@@ -17,7 +17,7 @@ from torch import Tensor
 
 from graph.channels import Axes
 from graph.errors import VerificationError
-from graph.program import Program, run
+from graph.program import Override, Program, run
 from prune.masks import Masks
 
 LIMIT = 1e-9
@@ -64,10 +64,11 @@ def doubled(program: Program) -> Program:
     return replace(program, nodes=tuple(nodes), tensors=tensors)
 
 
-def run_program(program: Program, inputs: list[Tensor], *, masks: Masks | None = None) -> list[Tensor]:
-    """Run a program in float64, as if the masked channels were not there; its outputs, flattened."""
+def run_program(
+    program: Program, inputs: list[Tensor], *, overrides: Mapping[str, Override] | None = None
+) -> list[Tensor]:
+    """Run a program in float64, with some of its nodes computed otherwise; its outputs, flattened."""
     program = doubled(program)
-    overrides = masks.overrides if masks is not None else None
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # of what a program makes without naming a type
     try:
@@ -101,25 +102,32 @@ def verify(
         batch: how many records.
         seed: of the inputs.
     """
-    inputs, masks = axes.program.random_inputs(batch, seed=seed, dtype=torch.float64), Masks(axes, keep)
-    expected = _seeded_run(axes.program, inputs, seed, masks)
+    return compared(axes.program, Masks(axes, keep).overrides, pruned, batch=batch, seed=seed)
+
+
+def compared(
+    whole: Program, overrides: Mapping[str, Override], smaller: Program, *, batch: int = 2, seed: int = 0
+) -> Verification:
+    """Compare a program, with some of its nodes computed otherwise, with a smaller one; as ``verify``."""
+    inputs = whole.random_inputs(batch, seed=seed, dtype=torch.float64)
+    expected = _seeded_run(whole, inputs, seed, overrides)
     if not comparable(expected):
         inputs = magnitudes(inputs)
-        expected = _seeded_run(axes.program, inputs, seed, masks)
+        expected = _seeded_run(whole, inputs, seed, overrides)
     if not comparable(expected):
         return Verification(math.nan, batch)
-    actual = _seeded_run(pruned, inputs, seed)
+    actual = _seeded_run(smaller, inputs, seed)
     if [e.shape for e in expected] != [a.shape for a in actual]:
         return Verification(math.inf, batch)
     return Verification(max(map(difference, expected, actual), default=0.0), batch)
 
 
 def _seeded_run(
-    program: Program, inputs: list[Tensor], seed: int, masks: Masks | None = None
+    program: Program, inputs: list[Tensor], seed: int, overrides: Mapping[str, Override] | None = None
 ) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):  # models that draw random numbers draw the same ones
         torch.manual_seed(seed)
-        return run_program(program, inputs, masks=masks)
+        return run_program(program, inputs, overrides=overrides)
 
 
 def comparable(outputs: Sequence[Tensor]) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from functools import cached_property
+from typing import Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from graph.channels import Axes
-from graph.errors import PlanError
 from models_zoo.data import DataSet
+from prune.identity import digest, of_model
+from prune.journal import Journal
 from rl.scorer import Keep, Score, Scorer, chunks
 from rl.workers import Note, Workers, find_workers
 
@@ -30,9 +29,11 @@ class Evaluator:
         data: its search split is scored on.
         images: how many images of it are used; always the same ones.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
+        journal: of the run, which may have been cut short; in memory alone when left out.
         note: is told of lost workers.
 
     Attributes:
+        journal: of the part of the run that asks at present.
         evaluations: how many plans were run, remembered ones not counted.
         seconds: the time spent on them.
     """
@@ -44,14 +45,16 @@ class Evaluator:
         *,
         images: int = IMAGES,
         workers: str = "1",
+        journal: Journal | None = None,
         note: Note = lambda text: None,
     ) -> None:
         self.axes = axes
         self.data = data
+        self.journal = journal or Journal()
         self.evaluations = 0
         self.seconds = 0.0
         self._scorer = Scorer(axes, chunks(axes, data, images))
-        self._workers: Workers = find_workers(workers, self._scorer, note)
+        self._workers: Workers = find_workers(workers, self._scorer, note, self.journal.folder)
         self._memo: dict[bytes, Score] = {}
 
     @property
@@ -74,47 +77,32 @@ class Evaluator:
         new = {key: keep for key, keep in zip(keys, keeps, strict=True) if key not in self._memo}
         if new:
             start = time.perf_counter()
-            self._memo.update(zip(new, self._workers.map(list(new.values())), strict=True))
+            self._memo |= self._found(new)
             self.seconds += time.perf_counter() - start
-            self.evaluations += len(new)
         return [self._memo[key] for key in keys]
 
-    def remembered(self) -> dict[str, Any]:
-        """All scores so far as JSON data."""
-        return {
-            "format": "prune-scores",
-            "version": 1,
-            "of": self._identity(),
-            "plans": {key.hex(): [score.accuracy, score.loss] for key, score in self._memo.items()},
-        }
+    def _found(self, new: Mapping[bytes, Keep]) -> dict[bytes, Score]:
+        """Scores of plans from the journal; of those that are not in it, from the workers."""
+        keys = {key: f"score {self._identity} {digest([key])[:32]}" for key in new}
+        known = {key: self.journal.root.get(name) for key, name in keys.items()}
+        missing = [key for key, entry in known.items() if entry is None]
+        if missing:
+            scores = self._workers.map([new[key] for key in missing])
+            told = {
+                key: [score.accuracy, score.loss, self.journal.name]
+                for key, score in zip(missing, scores, strict=True)
+            }
+            self.journal.root.put({keys[key]: entry for key, entry in told.items()})
+            known |= told
+        # Those of another part of the run were remembered there, too, before it was cut short.
+        self.evaluations += sum(entry[2] == self.journal.name for entry in known.values())
+        return {key: Score(float(entry[0]), float(entry[1])) for key, entry in known.items()}
 
-    def remember(self, data: Any) -> None:
-        """Take over scores that ``remembered`` gave.
-
-        Raises:
-            PlanError: malformed data, or scores of another program or on other images.
-        """
-        try:
-            if (data["format"], data["version"]) != ("prune-scores", 1):
-                raise PlanError("not scores of version 1")
-            if data["of"] != self._identity():
-                raise PlanError(
-                    "the scores were made for another model or on other images",
-                    hint="search anew, or give the model, the data and --images of that search",
-                )
-            plans = {bytes.fromhex(k): Score(float(a), float(b)) for k, (a, b) in data["plans"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
-            raise PlanError(f"malformed scores: {type(err).__name__}: {err}") from err
-        self._memo.update(plans)
-
+    @cached_property
     def _identity(self) -> str:
         """What a score depends on besides the plan: program, channels, images."""
-        program = self.axes.program
-        found = hashlib.sha256(repr((program.nodes, self.axes.classes)).encode())
-        tensors: Mapping[str, Tensor] = program.tensors
-        for tensor in (*tensors.values(), *(t for c in self._scorer.chunks for t in (c.images, c.labels))):
-            found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        tensors = (t for c in self._scorer.chunks for t in (c.images, c.labels))
+        return digest([of_model(self.axes), *tensors])[:32]
 
     def close(self) -> None:
         """End the workers; scores that are remembered can still be asked for."""

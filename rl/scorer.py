@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from graph.adapter import prediction
 from graph.channels import Axes
 from graph.cost import costs
 from graph.program import run
@@ -119,8 +120,11 @@ class Scorer:
         correct, loss = 0, 0.0
         with _one_thread(), torch.inference_mode():
             for chunk in self.chunks:
-                logits = run(program, program.tensors, [chunk.images], overrides=self._overrides)
-                logits, labels = logits.flatten(0, -2), chunk.labels.flatten()  # every token is a record
+                out = run(program, program.tensors, [chunk.images], overrides=self._overrides)
+                logits, labels = (
+                    prediction(out).flatten(0, -2),
+                    chunk.labels.flatten(),
+                )  # every token is a record
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         return Score(correct / self.images, loss / self.images)

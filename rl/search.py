@@ -6,7 +6,7 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,8 +19,9 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.baselines import global_ratios
+from prune.identity import digest, must_be_the_same
 from prune.importance import magnitude, sampled, taylor
-from prune.plan import make_plan
+from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
@@ -28,12 +29,16 @@ from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.population import evolve, random_plans
 from rl.reward import IMAGES, Evaluator
+from rl.sensitivity import sensitivity
 from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
-BASELINES = ("uniform", "global-magnitude", "global-sum", "global-taylor")
+PER_COST = "global-per-cost"
+BASELINES = ("uniform", "global-magnitude", "global-sum", PER_COST, "global-taylor")
+_POWERS = (0.25, 0.5, 0.75)  # of the price
 REFINED = "refinement"
+FINALISTS = 8  # best plans of all that are looked at more closely, beside the best of each method
 _TAYLOR_IMAGES = 512
 _TAYLOR_WINDOWS = 32
 
@@ -52,6 +57,9 @@ class SearchConfig:
             where there is one for the agent and its plan is no worse than the best baseline; ``none`` starts
             with fresh weights.
         refine: share of the episodes that mutate the best plans after the agent.
+        baselines: those of ``BASELINES`` that are scored first; the agent starts from the best of them.
+        sensitivity: whether each group is also scored cut alone (``rl.sensitivity``); when left out, where
+            that takes at most half as many plans as the search.
 
     Raises:
         UsageError: a value out of range.
@@ -63,6 +71,8 @@ class SearchConfig:
     reward: Reward = "error"
     policy: str = policy.DEFAULT
     refine: float = 0.5
+    baselines: tuple[str, ...] = BASELINES
+    sensitivity: bool | None = None
 
     def __post_init__(self) -> None:
         if self.agent not in METHODS:
@@ -80,7 +90,8 @@ class SearchConfig:
     def trials(self) -> int:
         """How many plans will be scored."""
         zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
-        return len(BASELINES) + self.episodes + zero_shot
+        baselines = sum(len(_POWERS) if name == PER_COST else 1 for name in self.baselines)
+        return baselines + self.episodes + zero_shot
 
 
 def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
@@ -98,7 +109,9 @@ def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, .
         "--reward": (config.reward, default.reward),
         "--images": (images, IMAGES),
     }
-    return tuple(w for name, (value, usual) in options.items() if value != usual for w in (name, str(value)))
+    words = [w for name, (value, usual) in options.items() if value != usual for w in (name, str(value))]
+    flags = {True: ("--sensitivity",), False: ("--no-sensitivity",), None: ()}
+    return (*words, *flags[config.sensitivity])
 
 
 @contextmanager
@@ -126,10 +139,20 @@ def planner(
     def plan(problem: Problem) -> SearchResult:
         if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
             close()
-            known[:] = [Evaluator(problem.axes, problem.data, images=images, workers=workers, note=note)]
+            options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
+            known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
+        known[0].journal = problem.journal
+        if config.agent in AGENTS:
+            saved = policy.find(config.policy, config.agent)
+            found = "" if saved is None else digest(saved.weights.values())
+            must_be_the_same(problem.journal, "policy", config.policy, found)
         before = known[0].evaluations
-        found = search(problem, topology.build(problem.axes), known[0], config)
-        return replace(found, evaluations=known[0].evaluations - before)
+        result = search(problem, topology.build(problem.axes), known[0], config)
+        result = replace(result, evaluations=known[0].evaluations - before)
+        if config.sensitivity is False:
+            return result
+        most = None if config.sensitivity else config.trials // 2
+        return replace(result, sensitivity=sensitivity(problem, known[0], most))
 
     def close() -> None:
         for evaluator in known:
@@ -156,7 +179,7 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     """
     problem.budget.check_reachable()
     book = Book(problem, evaluator, config.reward)
-    score_baselines(problem, book)
+    score_baselines(problem, book, config.baselines)
     random = np.random.default_rng(config.seed)
     if config.agent == "random":
         random_plans(book, config.episodes, random)
@@ -174,25 +197,41 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         evaluator.evaluations,
         evaluator.images,
         book.seconds,
-        tuple(make_plan(problem.space, lv, problem.scores, name) for name, (_, lv) in book.best.items()),
+        _finalists(problem, book),
     )
 
 
-def score_baselines(problem: Problem, book: Book) -> None:
+def _finalists(problem: Problem, book: Book) -> tuple[Plan, ...]:
+    """The best plan of each method, then the best plans of all."""
+    chosen = [*book.best.values(), *book.ranked[:FINALISTS]]
+    distinct = {levels.tobytes(): (trial.method, levels) for trial, levels in reversed(chosen)}
+    return tuple(
+        make_plan(problem.space, levels, problem.scores, method)
+        for method, levels in reversed(distinct.values())
+    )
+
+
+def score_baselines(problem: Problem, book: Book, names: Sequence[str] = BASELINES) -> None:
     """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
-    for name, wish in {**baseline_ratios(problem), **problem.starts}.items():
-        book.score([book.project(np.asarray(wish))], name)
+    found = baseline_ratios(problem)
+    starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
+    for name, wishes in {**{name: found[name] for name in names}, **starts}.items():
+        book.score([book.project(wish) for wish in wishes], name)
 
 
-def baseline_ratios(problem: Problem) -> dict[str, NDArray[np.float64]]:
-    """The wish of each baseline; which channels stay, ``problem.scores`` says for all of them."""
+def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
+    """The wishes of each baseline; which channels stay, ``problem.scores`` says for all of them."""
     space, budget = problem.space, problem.budget
+    by_magnitude = magnitude(problem.axes)
     batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
     return {
-        "uniform": np.ones(space.bundles),
-        "global-magnitude": global_ratios(space, magnitude(problem.axes), budget),
-        "global-sum": global_ratios(space, magnitude(problem.axes), budget, relative=False),
-        "global-taylor": global_ratios(space, taylor(problem.axes, batches), budget),
+        "uniform": [np.ones(space.bundles)],
+        "global-magnitude": [global_ratios(space, by_magnitude, budget)],
+        "global-sum": [global_ratios(space, by_magnitude, budget, relative=False)],
+        PER_COST: [
+            global_ratios(space, by_magnitude, budget, relative=False, by_price=power) for power in _POWERS
+        ],
+        "global-taylor": [global_ratios(space, taylor(problem.axes, batches), budget)],
     }
 
 

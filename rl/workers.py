@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from graph.errors import PlanError, PruneError, UsageError, WorkerError
+from prune.failures import is_out_of_memory
 from rl.parcel import Parcel, mapped, pack
 from rl.scorer import Keep, Score, Scorer
 
@@ -58,13 +59,14 @@ def check_workers(text: str) -> None:
         raise UsageError(f"--workers {text}: unknown", hint="a number such as 2, or ray://HOST:PORT")
 
 
-def find_workers(text: str, scorer: Scorer, note: Note) -> Workers:
+def find_workers(text: str, scorer: Scorer, note: Note, folder: Path | None = None) -> Workers:
     """The workers that the user asks for.
 
     Args:
         text: how many processes, ``ray:`` for Ray on this machine, or ``ray://HOST:PORT``.
         scorer: what they are to do.
         note: is told of lost workers.
+        folder: for what processes of this machine share; the system's for temporary files when left out.
 
     Raises:
         UsageError: none of these.
@@ -75,7 +77,7 @@ def find_workers(text: str, scorer: Scorer, note: Note) -> Workers:
         from rl.ray_workers import RayWorkers
 
         return RayWorkers(scorer, text if text != "ray:" else None, note)
-    return Processes(scorer, int(text), note) if int(text) > 1 else Here(scorer)
+    return Processes(scorer, int(text), note, folder) if int(text) > 1 else Here(scorer)
 
 
 def cores() -> int:
@@ -104,7 +106,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, parcel, path), daemon=True)
+        # Ctrl-C is for the process that asks, also while this one starts.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # else the pipe would not end with the process
         self.task: int | None = None
 
@@ -129,11 +134,21 @@ class Processes:
         scorer: what they are to do.
         count: how many.
         note: is told of lost workers.
+        folder: for what they share; the system's for temporary files when left out.
         patience: seconds of scoring here before they are started.
     """
 
-    def __init__(self, scorer: Scorer, count: int, note: Note, *, patience: float = _PATIENCE) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        count: int,
+        note: Note,
+        folder: Path | None = None,
+        *,
+        patience: float = _PATIENCE,
+    ) -> None:
         self.scorer, self.count, self.note, self.patience = scorer, count, note, patience
+        self._home = folder
         self.workers: list[_Worker] = []
         self._parcel: Parcel | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -181,7 +196,7 @@ class Processes:
         """Start workers until there are so many."""
         if self._parcel is None:
             self._parcel, flat = pack(self.scorer)
-            self._folder = tempfile.TemporaryDirectory(prefix="prune-")
+            self._folder = tempfile.TemporaryDirectory(prefix="prune-", dir=self._home)
             flat.numpy().tofile(Path(self._folder.name) / _BYTES_FILE)
         assert self._folder is not None
         while len(self.workers) < count:
@@ -217,7 +232,7 @@ class Processes:
 
 def _serve(connection: Connection, parcel: Parcel, path: Path) -> None:
     """A worker's life: plans come, scores go, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as it was blocked while this process started
     torch.set_num_threads(1)
     scorer = parcel.open(mapped(path, parcel.length))
     classes = parcel.axes.classes
@@ -231,6 +246,10 @@ def _serve(connection: Connection, parcel: Parcel, path: Path) -> None:
             reply: dict[str, float | str] = {"accuracy": score.accuracy, "loss": score.loss}
         except PruneError as err:
             reply = {"error": str(err), "hint": err.hint}
+        except (MemoryError, RuntimeError) as err:
+            if not is_out_of_memory(err):
+                raise
+            return  # lost, as if the system had killed it
         connection.send_bytes(json.dumps(reply).encode())
 
 

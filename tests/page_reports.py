@@ -52,9 +52,19 @@ REPORT: dict[str, Any] = {
                           "search_loss": 1.25 / i, "lr": 0.01, "seconds": 1.0} for i in (1, 2, 3)]},
     "verification": {"ran": True, "max_error": 1.9e-16, "limit": 1e-9, "records": 2},
     "onnx": {"opset": 20, "max_error": 1.0e-6, "rounding": 0.0, "comparisons": 15},
+    "blocks": None,
     "states": None,
     "native": {"runs": True, "reason": "", "file": "native.safetensors",
                "attributes": [{"name": "conv1.out_channels", "old": 16, "new": 9}]},
+    "sensitivity": {
+        "records": 256, "unit": "images", "whole": {"accuracy": 0.875, "loss": 0.5},
+        "groups": [
+            {"name": n, "kind": "channel", "units": 16, "layers": [n],
+             "cuts": [{"share": r, "ratio": r, "macs": 2_000_000 + i, "accuracy": 0.5 + r / (4 + 2 * i),
+                       "loss": 1.5 + i - r} for r in (0.75, 0.5, 0.25)]}
+            for i, n in enumerate(("conv1", "layer1.0.conv1"))
+        ],
+    },
     "seed": 0,
     "seconds": 54.25,
 }  # fmt: skip

@@ -112,7 +112,7 @@ def test_the_action_installs_what_it_judges_with(tmp_path: Path) -> None:
     checkout.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt", "cli.py"):
         shutil.copy(ROOT / name, checkout)
-    for room in ("graph", "models_zoo", "profilers", "prune", "rl"):
+    for room in ("front", "graph", "models_zoo", "profilers", "prune", "rl"):
         shutil.copytree(ROOT / room, checkout / room, ignore=shutil.ignore_patterns("__pycache__"))
     target = tmp_path / "target"
     # What it needs is there already, and the test has no network.

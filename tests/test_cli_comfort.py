@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import cli
@@ -158,11 +159,58 @@ def test_verbose_tells_every_plan(
 ) -> None:
     monkeypatch.setitem(cli._state, "verbose", verbose)
     monkeypatch.setattr(cli.console, "quiet", False)
-    screen = cli._Screen(trials=4, as_json=True)
+    screen = cli._screen(trials=4, as_json=True)
     for index, accuracy in enumerate((0.5, 0.4, 0.6, 0.3)):
         screen.trial(Trial("random", index, 1000, accuracy, 1.0, 0.0, (), accuracy))
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("MFLOPs") == lines
+
+
+def every_command() -> dict[str, Any]:
+    """The commands by the words that call them."""
+
+    def walk(command: Any, words: tuple[str, ...]) -> dict[str, Any]:
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            return {" ".join(words): command}
+        return {k: v for name, c in inner.items() for k, v in walk(c, (*words, name)).items()}
+
+    return walk(typer.main.get_command(cli.app), ())
+
+
+# Nothing that these do is drawn at random: inputs of a profile are always the same ones.
+SEEDLESS = {
+    *("inspect", "eval", "export", "profile model", "gate", "report", "diff", "doctor", "zoo list"),
+    "policy show",
+}
+
+
+@pytest.mark.smoke
+def test_every_command_has_json_and_a_seed_where_anything_is_drawn() -> None:
+    flags = {name: {o for p in c.params for o in p.opts} for name, c in every_command().items()}
+    assert len(flags) == 14 and all("--json" in found for found in flags.values())
+    assert {name for name, found in flags.items() if "--seed" not in found} == SEEDLESS
+    assert all(p.help for c in every_command().values() for p in c.params if p.opts[0].startswith("--"))
+
+
+@pytest.mark.smoke
+def test_every_option_of_every_command_is_completed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_PRUNE_COMPLETE", "complete_bash")
+
+    def completed(words: str) -> set[str]:
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        with pytest.raises(SystemExit):
+            cli.app(prog_name="prune")
+        return set(capsys.readouterr().out.split())
+
+    for name, command in every_command().items():
+        assert name.split()[-1] in completed(f"prune {name[:-1]}"), name
+        shown = [p for p in command.params if not getattr(p, "hidden", False)]
+        wanted = {o for p in shown for o in p.opts if o.startswith("--")}
+        assert completed(f"prune {name} --") >= wanted, name
 
 
 @pytest.mark.smoke

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mambas import model as mamba
 from networks import prune_and_prove
 
 from benchmarks import architectures
@@ -15,6 +17,9 @@ from graph.adapter import adapt
 from graph.axes import Axes, infer
 from graph.capture import capture
 from prune.plan import make_plan
+from prune.selection import Selection, select
+from prune.surgery import cut
+from prune.verify import verify
 from prune.widths import WidthSpace
 
 transformers = pytest.importorskip("transformers")
@@ -119,3 +124,26 @@ def test_states_of_mamba_2_are_cut_alone(groups: int) -> None:
             assert shapes[f"{mixer}in_proj.weight"] == (32 + channels + 4, 16)
         cut = {n for n, shape in shapes.items() if shape != before[n]}
         assert {n.split("mixer.")[-1] for n in cut} == {"conv1d.weight", "conv1d.bias", "in_proj.weight"}
+
+
+@pytest.mark.parametrize(("version", "length"), [(1, 12), (2, 12), (2, 24)])  # Mamba-2: one chunk, and two
+def test_states_of_our_own_mambas(version: Any, length: int) -> None:
+    """Also where the time step has a rank of one: that single channel stays, what is beside it may go."""
+    lm = mamba(version)
+    assert version == 2 or lm.sizes.dt_rank == 1
+    axes = infer(capture(lm, [torch.zeros(2, length, dtype=torch.int64)]))
+    states = [g for g in axes.groups if g.kind == "state"]
+    assert [len(g.units) for g in states] == [5] * (2 if version == 1 else 4)
+    keep = np.ones(axes.classes, dtype=bool)
+    for i, group in enumerate(states):
+        keep[list(np.random.default_rng(i).permutation(group.units)[:2])] = False
+    assert verify(axes, axes.closed(keep), cut(axes, axes.closed(keep))).max_error <= 1e-9
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_states_alone_can_be_selected(version: Any) -> None:
+    """What they are is read off the channels beside them, which are pinned then."""
+    program = capture(mamba(version, ngroups=1), [torch.zeros(2, 24, dtype=torch.int64)])
+    axes, minimum = select(program, Selection(kinds=("state",)))
+    free = [g for g in axes.groups if minimum.get(g.name, 0) < len(g.units)]
+    assert [(g.kind, len(g.units)) for g in free] == [("state", 5)] * 2

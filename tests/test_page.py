@@ -182,7 +182,8 @@ def test_the_network_has_a_bar_for_each_layer(shown: Parsed) -> None:
 def test_the_search_shows_plans_baselines_and_the_best_so_far(shown: Parsed) -> None:
     charts = [a["aria-label"] for tag, a in shown.tags if tag == "svg" and a.get("class") == "chart"]
     assert charts == [
-        "Reward of each plan", "MACs of each plan", "Loss while fine-tuning", "Accuracy while fine-tuning",
+        "Reward of each plan", "MACs of each plan", "Accuracy with one group cut", "Loss with one group cut",
+        "Loss while fine-tuning", "Accuracy while fine-tuning",
     ]  # fmt: skip
     paths = [(str(a["class"]), str(a["d"])) for tag, a in shown.tags if tag == "path"]
     drawn = [(c, d) for c, d in paths if d not in ("M0 6h18", "M9 6h0")]
@@ -212,7 +213,7 @@ def test_nobody_is_told_to_type_another_command() -> None:
 
 
 def test_without_data_nothing_is_claimed() -> None:
-    bare = report(data={"name": None, "notes": []}, tune={"epochs": 0}, accuracy={})
+    bare = report(data={"name": None, "notes": []}, tune={"epochs": 0}, accuracy={}, sensitivity=None)
     bare["search"] = {"winner": "uniform", "best": {}, "trials": []}
     for name in ("original", "pruned"):
         bare[name] |= {"accuracy": None, "accuracy_before_tuning": None}
@@ -222,6 +223,13 @@ def test_without_data_nothing_is_claimed() -> None:
     at = found.cells.index("accuracy, not fine-tuned")
     assert found.cells[at + 1 : at + 4] == [MISSING] * 3
     assert not [1 for tag, a in found.tags if a.get("class") == "chart"]
+
+
+def test_the_sensitivity_is_drawn_and_told(shown: Parsed) -> None:
+    assert "Each group cut alone, all others whole, on 256 records" in shown.text
+    row = ["conv1", "channel", "16", "75.00%", "2,000,000", "68.75%", "-18.75 points", "0.75", "0.25"]
+    starts = [i for i in range(len(shown.cells)) if shown.cells[i : i + 2] == row[:2]]
+    assert row in [shown.cells[i : i + len(row)] for i in starts]
 
 
 def test_a_report_without_layers_shows_its_groups() -> None:
@@ -450,10 +458,24 @@ def test_states_and_bits_of_a_language_model() -> None:
         ["layers.0.mixer", "3", "16", "18.75%"], ["layers.1.mixer", "–", "16", "–"],
     ]  # fmt: skip
     html = page(stored)
-    assert "1.938 bits per byte, the original 1.875" in html and "judged by output" in html
+    assert (
+        "1.938 bits per byte, the original 1.875" in html
+        and "judged by output, each layer for itself." in html
+    )
+    everywhere_alike = page(of_report(report(states=states | {"scope": "global"})))
+    assert "judged by output, one threshold over all layers." in everywhere_alike
     rows = {str(r[0]): [str(c) for c in r[1:]] for r in tables.figures(stored.run).rows}
     assert rows["bits per byte, of the result"] == ["1.875", "1.938", "1.033 x"]
     assert "States" not in page(of_report(report()))
+
+
+def test_blocks_that_went() -> None:
+    blocks = {"asked": "0.75", "criterion": "loss", "blocks": ["a.0", "a.1", "a.2", "a.3"],
+              "loss_of_all": 1.25, "dropped": [{"name": "a.<2>", "score": 1.375}], "records": 64}  # fmt: skip
+    html = page(of_report(report(blocks=blocks)))
+    assert "Asked for 0.75 of 4 blocks, judged by loss, which is 1.2500 with all of them" in html
+    assert "a.&lt;2&gt;" in html and "1.375" in html and "loss without it" in html
+    assert "Blocks that went" not in page(of_report(report()))
 
 
 def test_a_real_reports_sections_are_all_known() -> None:

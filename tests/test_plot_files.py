@@ -19,8 +19,10 @@ from prune.stored import of_report, read_stored
 from prune.svg import labelled
 from prune.tables import Number, Table
 
-PLOTS = {"network", "search", "plans", "tuning-loss", "tuning-accuracy"}
-TABLES = {"figures", "groups", "layers", "plans", "trials", "limits", "epochs", "attributes"}
+PLOTS = {
+    "network", "search", "plans", "sensitivity-accuracy", "sensitivity-loss", "tuning-loss", "tuning-accuracy"
+}  # fmt: skip
+TABLES = {"figures", "groups", "layers", "plans", "trials", "sensitivity", "limits", "epochs", "attributes"}
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -59,6 +61,15 @@ def test_tables_hold_the_reports_numbers_in_full(tmp_path: Path) -> None:
     assert [float(t["reward"]) for t in trials] == [t["worth"] for t in REPORT["search"]["trials"]]
     widths = {row["group"]: (int(row["kept"]), int(row["of"])) for row in rows(tmp_path / "groups.csv")}
     assert widths == {"conv1": (16, 16), "layer1.0.conv1": (5, 16), "fc": (20, 64)}
+
+
+def test_states_are_a_table_of_their_own(tmp_path: Path) -> None:
+    layers = [{"name": "layers.0.mixer", "states": 16, "kept": [[0, 2, 3, 8]]}]
+    names = write_plots(of_report(report(states={"layers": layers})), tmp_path)
+    assert "states.csv" in names
+    assert rows(tmp_path / "states.csv") == [
+        {"layer": "layers.0.mixer", "kept": "4", "of": "16", "share": "0.25"}
+    ]
 
 
 def test_a_curve_has_its_own(tmp_path: Path) -> None:

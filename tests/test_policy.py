@@ -103,13 +103,13 @@ def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -
     evaluator = Evaluator(found_axes, data, images=32)
     config = SearchConfig(agent="gnn-rl", episodes=0, policy=str(path))
     result = search(asked, graph_of("resnet32"), evaluator, config)
-    assert [t.method for t in result.trials][4:] == ["gnn-rl"] and len(result.trials) == config.trials == 5
+    assert [t.method for t in result.trials][7:] == ["gnn-rl"] and len(result.trials) == config.trials == 8
     alone = SearchConfig(agent="gnn-rl", episodes=0)
-    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 4
+    assert len(search(asked, graph_of("resnet32"), evaluator, alone).trials) == alone.trials == 7
     further = SearchConfig(agent="gnn-rl", episodes=6, policy=str(path), refine=0.0)
     trials = search(asked, graph_of("resnet32"), evaluator, further).trials
-    assert trials[4].ratios == result.trials[4].ratios  # the search goes on from the policy's plan
-    assert len(trials) == further.trials == 10
+    assert trials[7].ratios == result.trials[7].ratios  # the search goes on from the policy's plan
+    assert len(trials) == further.trials == 13
 
 
 def _tampered(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -217,7 +217,7 @@ def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_
         config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
         evaluator = _Baselines(found, data, images=2)
         runs.append([t.ratios for t in search(asked, graph_of("resnet20"), evaluator, config).trials])
-    assert runs[0][4:] == runs[1][5:] and len(runs[1]) == 4 + 5
+    assert runs[0][7:] == runs[1][8:] and len(runs[1]) == 7 + 5
 
 
 def _network(folder: Path, name: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import math
 import multiprocessing
 import os
@@ -13,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,6 +28,7 @@ from graph.errors import PlanError, UsageError, WorkerError
 from graph.program import Node, run
 from models_zoo import registry
 from models_zoo.data import DataSet, TensorSplit, load_embedded
+from prune.journal import Journal
 from prune.masks import Masks
 from prune.onepass import overrides
 from prune.slicing import Slicer
@@ -197,20 +198,27 @@ def test_large_images_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.cat([c.labels for c in found]), y)
 
 
-def test_scores_are_remembered_and_told() -> None:
+def test_scores_are_remembered_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, keeps = load_embedded("digits"), plans(3)
     first = Evaluator(resnet(), data, images=32)
+    first.journal = Journal(tmp_path / "journal.jsonl").part("0.70")
     scores = first.many([*keeps, keeps[0]])
     assert first.evaluations == 3 and scores[3] is scores[0] is first(keeps[0].copy())
-    told = json.loads(json.dumps(first.remembered()))
-    second = Evaluator(resnet(), data, images=32)
-    second.remember(told)
-    assert second.many(keeps) == scores[:3] and second.evaluations == 0
-    with pytest.raises(PlanError, match="another model or on other images"):
-        Evaluator(resnet(), data, images=33).remember(told)
-    for broken in ({}, {**told, "version": 2}, {**told, "plans": {"zz": [1, 2]}}, None):
-        with pytest.raises(PlanError):
-            second.remember(broken)
+    first.journal.root.close()
+
+    other = Evaluator(resnet(), data, images=33)  # other images: the journal has no answers for it
+    other.journal = Journal(tmp_path / "journal.jsonl").part("0.70")
+    assert other(keeps[0]) != scores[0]
+
+    def never(*_: object) -> None:
+        raise AssertionError("scored anew")
+
+    monkeypatch.setattr("rl.scorer.Scorer.__call__", never)
+    # The part that scored them counts them again, as it did the first time; the next one never did.
+    for part, evaluations in (("0.70", 3), ("0.50", 0)):
+        again = Evaluator(resnet(), data, images=32)
+        again.journal = Journal(tmp_path / "journal.jsonl").part(part)
+        assert again.many(keeps) == scores[:3] and again.evaluations == evaluations
 
 
 # Workers

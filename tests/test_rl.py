@@ -21,7 +21,7 @@ from graph.errors import TargetError, UsageError
 from graph.program import ProgramModule
 from models_zoo import registry
 from models_zoo.data import load_embedded
-from prune.baselines import baseline_plan, global_ratios
+from prune.baselines import baseline_plan, global_ratios, prices
 from prune.budget import Budget
 from prune.importance import magnitude, taylor
 from prune.plan import make_plan
@@ -218,10 +218,10 @@ def test_an_agent_repeats_by_seed_and_leaves_global_chance_alone(name: AgentName
 def test_steps_of_a_walk_share_its_reward_less_the_moving_average() -> None:
     with contained():
         agent = Agent("amc", [task()], seed=0)
-        agent.learn(3)
         assert isinstance(agent.learner, Walker)
-        buffer = agent.learner.model.replay_buffer
         n = task().space.bundles
+        agent.learner.learn(3 * n, noise=0.5)
+        buffer = agent.learner.model.replay_buffer
         per_walk = buffer.rewards[: 3 * n, 0].reshape(3, n)
         assert (per_walk == per_walk[:, :1]).all() and len(set(per_walk[:, 0].tolist())) > 1
         average = per_walk[0, 0]
@@ -255,7 +255,7 @@ def test_an_agent_learns_a_toy(name: AgentName, rounds: int) -> None:
     found = task()
     with contained():
         agent = Agent(name, [found], seed=0)
-        agent.learn(rounds)
+        agent.learn(rounds, exploration=2.5)  # the best plan lies far from the prior
         assert found.rewards([agent.plan()])[0] > 0.2  # the prior's is 0
 
 
@@ -288,14 +288,16 @@ def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: 
         told: list[Trial] = []
         found = search(replace(problem(), on_trial=told.append), graph_of(), evaluator(), config)
         runs.append(tuple(replace(t, seconds=0.0) for t in found.trials))
-        assert len(told) == len(found.trials) == config.trials == 4 + 11
+        assert len(told) == len(found.trials) == config.trials == 7 + 11
         best = min(found.trials, key=lambda t: t.loss)
         assert found.best[found.plan.method].loss == best.loss
         assert found.plan.macs == best.macs <= problem().budget.bounds[0].limit
     assert runs[0] == runs[1]
     methods = [t.method for t in runs[0]]
-    assert methods[:4] == ["uniform", "global-magnitude", "global-sum", "global-taylor"]
-    assert set(methods[4:]) == ({method, "refinement"} if method in AGENTS else {method})
+    assert methods[:7] == [
+        "uniform", "global-magnitude", "global-sum", *["global-per-cost"] * 3, "global-taylor",
+    ]  # fmt: skip
+    assert set(methods[7:]) == ({method, "refinement"} if method in AGENTS else {method})
 
 
 def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
@@ -309,12 +311,31 @@ def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
     ):
         plan = baseline_plan(method, asked.space, scores, asked.budget)
         widths = {k: len(v) for k, v in plan.kept.items()}
-        levels = asked.budget.project(found[name])
+        levels = asked.budget.project(*found[name])
         ours = make_plan(asked.space, levels, asked.scores, name)
         assert {k: len(v) for k, v in ours.kept.items()} == widths
     undivided = global_ratios(asked.space, magnitude(axes()), asked.budget, relative=False)
-    assert np.array_equal(found["global-sum"], undivided)
-    assert len({wish.tobytes() for wish in found.values()}) == 4
+    assert np.array_equal(*found["global-sum"], undivided)
+    assert len({wish.tobytes() for wishes in found.values() for wish in wishes}) == 7
+
+
+def test_a_price_is_what_the_limits_say_a_unit_costs() -> None:
+    asked = problem()
+    space, budget = asked.space, asked.budget
+    found = prices(space, budget)
+    limit = budget.bounds[0].limit
+    for bundle in range(space.bundles):
+        narrow = space.widest.copy()
+        narrow[bundle] = 0
+        gone = space.sizes[bundle] - round(space.ratios(narrow)[bundle] * space.sizes[bundle])
+        assert found[bundle] * gone * limit == pytest.approx(space.base_macs - space.macs(narrow))
+    # A dear bundle keeps the less, the more its price counts.
+    dear, cheap = found.argmax(), found.argmin()
+    shares = [
+        global_ratios(space, magnitude(axes()), budget, relative=False, by_price=power)
+        for power in (0.0, 1.0)
+    ]
+    assert shares[1][dear] < shares[0][dear] and shares[1][cheap] >= shares[0][cheap]
 
 
 def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
@@ -322,7 +343,7 @@ def test_plans_found_elsewhere_are_scored_beside_the_baselines() -> None:
     wish = [0.2, *[0.9] * (asked.space.bundles - 1)]
     told = replace(asked, starts={"elsewhere": wish})
     found = search(told, graph_of(), evaluator(), SearchConfig(episodes=0))
-    assert [t.method for t in found.trials][4:] == ["elsewhere"]
+    assert [t.method for t in found.trials][7:] == ["elsewhere"]
     assert found.best["elsewhere"].ratios == tuple(asked.space.ratios(asked.budget.project(wish)))
 
 
@@ -330,7 +351,7 @@ def test_searches_of_one_program_and_data_set_run_no_plan_twice() -> None:
     asked = problem()
     other = replace(asked, data=replace(asked.data))
     with planner(SearchConfig(episodes=0), images=64) as plan:
-        assert [plan(p).evaluations for p in (asked, asked, other, asked)] == [4, 0, 4, 4]
+        assert [plan(p).evaluations for p in (asked, asked, other, asked)] == [7, 0, 7, 7]
 
 
 def test_workers_serve_all_searches_of_a_planner_and_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,10 @@ def test_only_groups_of_the_kinds_that_are_named_are_pruned(kinds: str, free: se
 def test_a_kind_that_does_not_exist() -> None:
     with pytest.raises(UsageError, match="no kind 'heads'") as caught:
         parse_kinds("mlp,heads")
-    assert "did you mean head?" in caught.value.hint and "residual" in caught.value.hint
+    assert caught.value.hint == "did you mean head?"
+    with pytest.raises(UsageError) as caught:
+        parse_kinds("zebra")
+    assert caught.value.hint.startswith("one of channel, ") and "residual" in caught.value.hint
 
 
 def test_limits_hold_in_the_layers_that_make_the_channels(program: Program) -> None:

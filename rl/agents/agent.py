@@ -50,21 +50,22 @@ class Agent:
         else:
             self.learner = Walker(walks, LayerFeatures, self.steps, seed=seed)
 
-    def learn(self, rounds: int) -> None:
+    def learn(self, rounds: int, *, exploration: float = 1.0) -> None:
         """Walk every task ``rounds`` times and learn from it; whole updates only for ``gnn-rl``.
 
         Args:
             rounds: episodes of each task, a multiple of ``walks``.
+            exploration: factor on how far from its own actions the agent tries others at first; more than 1
+                where the priors are poor plans.
         """
         if not rounds:
             return
-        factor = _TRAINED if self.trained else 1.0
+        factor = exploration * (_TRAINED if self.trained else 1.0)
         steps = rounds * self.steps
         if isinstance(self.learner, GnnRl):
             self.learner.learn(steps, start_std=factor * START_STD, end_std=END_STD)
         else:
-            warm_up = 0 if self.trained else min(25, rounds // 4) * len(self.tasks)
-            self.learner.learn(steps, warm_up=warm_up, noise=factor * NOISE)
+            self.learner.learn(steps, noise=factor * NOISE)
 
     def plan(self, task: int = 0) -> Levels:
         """The plan that the agent holds best for a task: its actions without noise."""

@@ -1,9 +1,10 @@
 """DDPG as AMC and AGMC use it (He et al. 2018, arXiv:1802.03494, section 3.2 and its reference code).
 
 What it adds to stable-baselines3's: exploration by a truncated normal around the actor's action, whose
-deviation decays by the episode; random actions in the first episodes; and the reward of a plan given to every
-step of its walk, less a moving average of the rewards (AMC's variant of the Bellman equation, after
-Block-QNN: y = r - b + gamma Q(s', mu(s')), gamma = 1).
+deviation decays by the episode; and the reward of a plan given to every step of its walk, less a moving
+average of the rewards (AMC's variant of the Bellman equation, after Block-QNN:
+y = r - b + gamma Q(s', mu(s')), gamma = 1). The deviation begins at 0.2, where AMC has 0.5 after episodes of
+random actions: action 0 is a good plan here, and 30 actions that are each 0.5 off make a bad one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import nn
 from rl.agents.features import extractor
 from rl.env import Walks
 
-NOISE, NOISE_DECAY = 0.5, 0.95
+NOISE, NOISE_DECAY = 0.2, 0.95
 HIDDEN = 300
 ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
 REPLAY_EPISODES = 100
@@ -64,11 +65,9 @@ class WalkDDPG(DDPG):
     """DDPG that explores as AMC does.
 
     Attributes:
-        warm_up: episodes with uniformly random actions.
-        noise: deviation after them, on actions in [-1, 1]; it decays by ``NOISE_DECAY`` each episode.
+        noise: deviation, on actions in [-1, 1]; it decays by ``NOISE_DECAY`` each episode.
     """
 
-    warm_up: int = 0
     noise: float = NOISE
 
     def _update_learning_rate(self, optimizers: Any) -> None:
@@ -76,22 +75,13 @@ class WalkDDPG(DDPG):
         for optimizer, rate in zip(optimizers, rates, strict=True):
             update_learning_rate(optimizer, rate)
 
-    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Learn from the replay buffer, once the warm-up is over."""
-        if self._episode_num > self.warm_up:
-            super().train(gradient_steps, batch_size)
-
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        episode = self._episode_num
-        if episode < self.warm_up:
-            action = np.random.uniform(-1.0, 1.0, (n_envs, 1))
-        else:
-            assert self._last_obs is not None
-            mean, _ = self.predict(self._last_obs, deterministic=True)
-            std = max(1e-3, self.noise * NOISE_DECAY ** (episode - self.warm_up))
-            action = truncnorm.rvs((-1 - mean) / std, (1 - mean) / std, loc=mean, scale=std)
+        assert self._last_obs is not None
+        mean, _ = self.predict(self._last_obs, deterministic=True)
+        std = max(1e-3, self.noise * NOISE_DECAY**self._episode_num)
+        action = truncnorm.rvs((-1 - mean) / std, (1 - mean) / std, loc=mean, scale=std)
         found = np.asarray(action, dtype=np.float32).reshape(n_envs, 1)
         return found, found
 
@@ -134,9 +124,9 @@ class Walker:
             last.bias.zero_()
         self.reset_targets()
 
-    def learn(self, steps: int, *, warm_up: int, noise: float = NOISE) -> None:
-        """Walk and learn for a number of steps, the first ``warm_up`` episodes at random."""
-        self.model.warm_up, self.model.noise = warm_up, noise
+    def learn(self, steps: int, *, noise: float = NOISE) -> None:
+        """Walk and learn for a number of steps."""
+        self.model.noise = noise
         self.model.learn(steps)
 
     def reset_targets(self) -> None:

@@ -1,0 +1,208 @@
+"""Requests: the options of ``prune compress`` under the names of its flags, and what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models_zoo.data import DataSet
+from prune.config import CompressConfig
+from prune.demands import Demand, parse_demands
+from prune.depth import BlockConfig
+from prune.load import ModelSource
+from prune.pareto import parse_shares
+from prune.selection import Selection, parse_kinds, parse_limit
+from prune.states import StateConfig
+from prune.trials import Planner
+from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
+from rl import search
+from rl.reward import IMAGES
+from rl.workers import Note, cores
+
+Limit = str | float | None
+Texts = str | Sequence[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The flags of ``prune compress`` but for those that name the model, the data and the output.
+
+    Each has the name, the meaning and the default of its flag; ``docs/guide.md`` tells them.
+    """
+
+    flops: Limit = None
+    macs: Limit = None
+    params: Limit = None
+    memory: Limit = None
+    latency: Limit = None
+    states: Limit = None
+    blocks: Limit = None
+    pareto: str | None = None
+    planner: str | None = None
+    agent: str = "agmc"
+    policy: str = "default"
+    episodes: int = 100
+    reward: str = "error"
+    images: int = IMAGES
+    workers: str | int | None = None
+    importance: str = "magnitude"
+    state_criterion: str | None = None
+    state_scope: str = "layer"
+    block_criterion: str = "loss"
+    compensate: bool = True
+    exclude: Texts = None
+    only: Texts = None
+    limit: Texts = None
+    kinds: Texts = None
+    round_to: int | None = None
+    reconstruct: bool = True
+    tune: bool = True
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    verify: bool = True
+    sensitivity: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run of ``prune compress``.
+
+    Attributes:
+        config: for the pipeline.
+        points: of a curve; empty for a single target.
+        search: for the agent.
+        images: of the search split that score each plan.
+        workers: who scores them.
+    """
+
+    config: CompressConfig
+    points: tuple[Demand, ...]
+    search: search.SearchConfig
+    images: int
+    workers: str
+
+    @property
+    def trials(self) -> int:
+        """How many plans a search scores, that of the point before included."""
+        return self.search.trials + bool(self.points)
+
+    def planner(self, note: Note) -> AbstractContextManager[Planner]:
+        """Who searches; the workers end with the block, ``note`` is told of lost ones."""
+        return search.planner(self.search, images=self.images, workers=self.workers, note=note)
+
+
+def limits(options: Options) -> tuple[Demand, ...]:
+    """The limits; none where states, blocks or a curve are all that is asked for.
+
+    Raises:
+        TargetError: a malformed limit, or none at all.
+    """
+    names = ("flops", "macs", "params", "memory", "latency")
+    given = {f"--{name}": getattr(options, name) for name in names}
+    alone = any(given is not None for given in (options.pareto, options.states, options.blocks))
+    return () if alone and not any(given.values()) else parse_demands(given)
+
+
+def request(
+    source: ModelSource,
+    options: Options,
+    *,
+    data: str | DataSet | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    temporary: bool = False,
+) -> Request:
+    """What options mean.
+
+    Args:
+        source: the model.
+        options: the flags.
+        data: name of the data set, or the data set itself.
+        output: folder of the results; ``runs/MODEL-TARGET`` when left out.
+        force: replace files of an earlier run.
+        temporary: the output goes away with whoever asked for it.
+
+    Raises:
+        PruneError: an option that is unknown, malformed or does not go with another one.
+    """
+    demands = limits(options)
+    points = parse_shares(options.pareto) if options.pareto is not None else ()
+    states = None if options.states is None else _told(options.states)
+    blocks = None if options.blocks is None else _told(options.blocks)
+    parts = {"states": states, "blocks": blocks}
+    shares = [d.text for d in (*points, *demands)]
+    shares += [f"{name}-{share}" for name, share in parts.items() if share is not None]
+    named = "-".join(shares).replace("%", "pct").replace("/", "_")
+    training: dict[str, Any] = {
+        "epochs": options.epochs if options.tune else 0,
+        "lr": options.lr,
+        "batch_size": options.batch_size,
+    }
+    told = {"seed": options.seed} | {name: value for name, value in training.items() if value is not None}
+    searching = search.SearchConfig(
+        agent=options.agent,
+        episodes=options.episodes,
+        seed=options.seed,
+        reward=options.reward,  # type: ignore[arg-type]
+        policy=options.policy,
+        sensitivity=options.sensitivity,
+    )
+    config = CompressConfig(
+        source=source,
+        demands=demands,
+        output=output or Path("runs") / f"{source.stem}-{named}",
+        data=data,
+        planner=options.planner,
+        importance=options.importance,  # type: ignore[arg-type]
+        selection=selection(options.exclude, options.only, options.limit, options.kinds),
+        round_to=options.round_to,
+        states=StateConfig(
+            text=states,
+            criterion=options.state_criterion,  # type: ignore[arg-type]
+            scope=options.state_scope,  # type: ignore[arg-type]
+            compensate=options.compensate,
+        ),
+        blocks=BlockConfig(text=blocks, criterion=options.block_criterion),  # type: ignore[arg-type]
+        tune=replace(FINE_TUNE, **told),
+        tune_text=replace(FINE_TUNE_TEXT, **told),
+        reconstruct=options.reconstruct,
+        seed=options.seed,
+        search=search.command_words(searching, images=options.images),
+        force=force,
+        temporary=temporary,
+        verify=options.verify,
+    )
+    workers = str(cores() if options.workers is None else options.workers)
+    return Request(config=config, points=points, search=searching, images=options.images, workers=workers)
+
+
+def selection(
+    exclude: Texts = None, only: Texts = None, limit: Texts = None, kinds: Texts = None
+) -> Selection:
+    """What may be pruned, from the flags of these names.
+
+    Raises:
+        UsageError: a malformed limit, or no such kind.
+    """
+    words = ",".join(_several(kinds))
+    return Selection(
+        _several(exclude),
+        _several(only),
+        tuple(parse_limit(text) for text in _several(limit)),
+        parse_kinds(words) if words else (),
+    )
+
+
+def _several(texts: Texts) -> tuple[str, ...]:
+    if texts is None:
+        return ()
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _told(value: str | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,112 @@
+"""TensorBoard: a run's plans and epochs as event files, written while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graph.errors import OutputError, UsageError
+from prune.config import Listener
+
+if TYPE_CHECKING:
+    from prune.trials import Trial
+    from prune.tune import EpochResult
+
+
+class Board:
+    """Writes what a run tells, and passes it on.
+
+    Over the plans that were scored: ``search/accuracy``, ``search/loss``, ``search/reward``,
+    ``search/best_reward`` and ``search/macs``; over the epochs: ``tune/loss``, ``tune/search_loss``,
+    ``tune/search_accuracy`` and ``tune/lr``. Each point of a curve has its name in front.
+
+    Args:
+        writer: of torch.
+        listener: sees the run as well.
+    """
+
+    def __init__(self, writer: Any, listener: Listener) -> None:
+        self.writer, self.listener = writer, listener
+        self.prefix = ""
+        self.plans, self.best = 0, float("-inf")
+
+    def stage(self, title: str) -> None:
+        """A stage begins; each point of a curve starts to count anew."""
+        if title.startswith("point "):
+            self.prefix = f"{title.removeprefix('point ')}/"
+            self.plans, self.best = 0, float("-inf")
+        self.listener.stage(title)
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self.listener.note(text)
+
+    def trial(self, trial: Trial) -> None:
+        """A plan was scored."""
+        self.plans += 1
+        self.best = max(self.best, trial.worth)
+        values = {
+            "accuracy": trial.accuracy,
+            "loss": trial.loss,
+            "reward": trial.worth,
+            "best_reward": self.best,
+            "macs": trial.macs,
+        }
+        self._write("search", values, self.plans)
+        self.listener.trial(trial)
+
+    def epoch(self, result: EpochResult) -> None:
+        """An epoch of fine-tuning ended."""
+        values = {
+            "loss": result.loss,
+            "search_loss": result.found.loss,
+            "search_accuracy": result.accuracy,
+            "lr": result.lr,
+        }
+        self._write("tune", values, result.epoch)
+        self.listener.epoch(result)
+
+    def step(self, done: int, total: int) -> None:
+        """A step of something long ended."""
+        self.listener.step(done, total)
+
+    def _write(self, group: str, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(f"{self.prefix}{group}/{name}", value, step)
+        self.writer.flush()  # a run that is killed has told what it did
+
+
+@contextmanager
+def board(folder: Path | None, listener: Listener) -> Iterator[Listener]:
+    """The listener, and where there is a folder event files of what it is told; they end with the block.
+
+    Args:
+        folder: for the event files of this run; what an earlier run wrote there is hidden by TensorBoard.
+        listener: sees the run as well.
+
+    Raises:
+        UsageError: tensorboard is not installed.
+        OutputError: the folder cannot be written.
+    """
+    if folder is None:
+        yield listener
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        raise UsageError(
+            "--tensorboard: the package tensorboard is not installed",
+            hint="python -m pip install -c constraints.txt '.[tensorboard]'",
+        ) from err
+    try:
+        writer = SummaryWriter(str(folder), purge_step=0)
+    except OSError as err:
+        raise OutputError(
+            f"--tensorboard {folder} cannot be written: {err.strerror}", hint="name another folder"
+        ) from err
+    try:
+        yield Board(writer, listener)
+    finally:
+        writer.close()
