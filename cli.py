@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 console = Console()
 stderr = Console(stderr=True)
+_LONGEST = 2000  # characters of a message
 _state = {"debug": False, "verbose": False}
 _run: dict[str, Path | str | None] = {"folder": None, "again": None, "told": None}  # of a long run under way
 
@@ -75,7 +76,8 @@ def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path 
     if folder is None:
         found = read_settings(section, named_file(args))
     else:  # the run knows all that a file told it
-        found = Settings(*_stored_options(folder), named=True)
+        trusted = "--trust-code" in args
+        found = Settings(*_stored_options(folder), named=trusted, allowed_by="--trust-code")
     words = config_words(found, options, args)
     if words and not console.quiet and folder is None:
         stderr.print(f"options of {found.path}: {escape(shlex.join(words))}", soft_wrap=True)
@@ -251,17 +253,19 @@ def _errors() -> Iterator[None]:
         stderr.print(escape(_farewell()), soft_wrap=True)
         _run["told"] = "yes"
         raise typer.Exit(130) from err
-    except typer.Exit:
+    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
         raise
     except Exception as err:
         from prune.failures import named
 
         known = named(err)
-        if known is None:
-            raise
         if _state["debug"]:
             traceback.print_exc()
-        _print_error(str(known), known.hint)
+        if known is None:  # not 1, with which the gate says that a budget is broken
+            told = f"prune itself failed: {type(err).__name__}: {err}"
+            _print_error(told, "--debug shows where; please report it")
+        else:
+            _print_error(str(known), known.hint)
         for line in getattr(err, "__notes__", ()):
             stderr.print(escape(line), soft_wrap=True)
         raise typer.Exit(2) from err
@@ -280,9 +284,11 @@ def _farewell() -> str:
 
 
 def _print_error(message: str, hint: str) -> None:
-    stderr.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+    from prune.escaping import plain  # names in files may hold line breaks and escape sequences
+
+    stderr.print(f"[red]error:[/red] {escape(plain(message, _LONGEST))}", soft_wrap=True)
     if hint:
-        stderr.print(f"[dim]hint:[/dim] {escape(hint)}", soft_wrap=True)
+        stderr.print(f"[dim]hint:[/dim] {escape(plain(hint, _LONGEST))}", soft_wrap=True)
 
 
 def _screen(*, trials: int = 0, as_json: bool = False) -> Screen:
@@ -543,7 +549,8 @@ def compress(
             if finish(resume):
                 return _print_finished(resume, as_json)
             unfinished = Unfinished.read(resume)
-            model = model or (unfinished.options.get("MODEL") if unfinished is not None else None)
+            if model is None and unfinished is not None:
+                model = _stored_model(resume, unfinished.options.get("MODEL"), trust_code)
         if model is None:
             raise UsageError(
                 "no model is named", hint="prune compress MODEL --flops 0.5, or prune compress --resume DIR"
@@ -588,7 +595,8 @@ def compress(
             folder = resume
             if unfinished is not None and Path(unfinished.output).resolve() == resume.resolve():
                 folder = Path(unfinished.output)  # as the report names it
-        _run.update(folder=folder, again=resuming(folder, trust_code=trust_code), told=None)
+        options = _options(context) | {"MODEL": model}
+        _run.update(folder=folder, again=resuming(folder, options, trust_code=trust_code), told=None)
         search = agent.SearchConfig(
             agent=method,
             episodes=episodes,
@@ -622,7 +630,7 @@ def compress(
             search=agent.command_words(search, images=images),
             force=force,
             resume=resume is not None,
-            options=_options(context) | {"MODEL": model},
+            options=options,
             verify=verify,
         )
         neighbours = 1 if points else 0  # plans of the point before
@@ -667,6 +675,20 @@ def _print_tables(found: Any) -> None:
 
 
 _NOT_OF_THE_RUN = ("model", "output", "force", "resume", "config_file", "as_json", "workers")
+
+
+def _stored_model(folder: Path, model: Any, trust_code: bool) -> str | None:
+    """The model that an unfinished run names, unless it would run code that nobody has allowed."""
+    from prune.config_words import runs_code
+
+    if not isinstance(model, str):
+        return None
+    if runs_code("MODEL", model) and not Path(model).exists() and not trust_code:
+        raise UsageError(
+            f"the run in {folder} is of {model}, which would run code",
+            hint="if you trust it: --trust-code, or name the model: prune compress MODEL --resume DIR",
+        )
+    return model
 
 
 def _options(context: typer.Context) -> dict[str, Any]:

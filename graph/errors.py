@@ -26,6 +26,10 @@ class ModelFileError(PruneError):
     """A model file that is missing, broken, or not what its name says."""
 
 
+class ManifestError(ModelFileError):
+    """A file of a run that is no longer what was written, or a manifest that is damaged."""
+
+
 class UntrustedCodeError(PruneError):
     """A model file that would run code when it is loaded, without the user's consent."""
 

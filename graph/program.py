@@ -23,16 +23,35 @@ from graph.meta import on_shapes
 INPUT = "input"
 TENSOR = "tensor"
 
+_MAX_BITS = 64  # of whole numbers: sizes have fewer, and Python's own could grow until memory ends
+
+
+def _number(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Arithmetic on numbers and tensors alone: a text times a number is a longer text."""
+
+    def call(*args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, (str, bytes, list, tuple, dict)):
+                raise TypeError(f"arithmetic on a {type(arg).__name__}")
+            if isinstance(arg, int) and arg.bit_length() > _MAX_BITS:
+                raise ValueError(f"a number of {arg.bit_length()} bits")
+        if function is operator.pow and isinstance(args[-1], int) and abs(args[-1]) > _MAX_BITS:
+            raise ValueError(f"the exponent {args[-1]}")
+        return function(*args)
+
+    return call
+
+
 _BUILTINS: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "neg": operator.neg,
-    "truediv": operator.truediv,
-    "pow": operator.pow,
+    "add": _number(operator.add),
+    "sub": _number(operator.sub),
+    "mul": _number(operator.mul),
+    "floordiv": _number(operator.floordiv),
+    "mod": _number(operator.mod),
+    "neg": _number(operator.neg),
+    "truediv": _number(operator.truediv),
+    "pow": _number(operator.pow),
     "eq": operator.eq,
     "ne": operator.ne,
     "lt": operator.lt,
@@ -253,25 +272,25 @@ class Program:
                 )
                 for s in data["inputs"]
             )
-            shapes = {str(k): tuple(v["shape"]) for k, v in data["tensors"].items()}
+            described = {str(k): (tuple(v["shape"]), v["dtype"]) for k, v in data["tensors"].items()}
             program = Program(
                 nodes,
                 inputs,
                 _decode(data["output"]),
                 dict(tensors),
-                frozenset(data["trainable"]),
+                frozenset(str(t) for t in data["trainable"]),
                 bool(data["dynamic_batch"]),
-                tuple(data["notes"]),
+                tuple(str(n) for n in data["notes"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as err:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as err:
             raise ProgramError(f"malformed program: {type(err).__name__}: {err}") from err
-        for name, shape in shapes.items():
+        for name, wanted in described.items():
             if name not in tensors:
                 raise ProgramError(f"the weights lack tensor {name!r} of the program")
-            if tuple(tensors[name].shape) != shape:
-                raise ProgramError(
-                    f"tensor {name!r} has shape {tuple(tensors[name].shape)}, the program wants {shape}"
-                )
+            found = tuple(tensors[name].shape), _name(tensors[name].dtype)
+            for what, is_so, should_be in zip(("shape", "type"), found, wanted, strict=True):
+                if is_so != should_be:
+                    raise ProgramError(f"tensor {name!r} has {what} {is_so}, the program wants {should_be}")
         program.check()
         return program
 
@@ -294,7 +313,7 @@ class Program:
             if unknown := [r for r in node.refs if r not in seen]:
                 raise ProgramError(f"node {node.name!r} takes {unknown[0]!r}, which no earlier node defines")
             if node.op == TENSOR:
-                if len(node.args) != 1 or str(node.args[0]) not in self.tensors:
+                if len(node.args) != 1 or not self._has(node.args[0]):
                     raise ProgramError(f"node {node.name!r} names a tensor that is missing: {node.args}")
             elif node.op != INPUT:
                 resolve(node.op)
@@ -303,6 +322,9 @@ class Program:
             raise ProgramError(f"the output {missing[0]!r} is not defined")
         for spec in self.inputs:
             _dtype(spec.dtype)
+
+    def _has(self, name: Any) -> bool:
+        return isinstance(name, str) and name in self.tensors
 
     def shapes(self, batch: int | None = None) -> dict[str, Any]:
         """Every node's value on the meta device: shape and type, without computing anything.
@@ -321,6 +343,16 @@ class Program:
         return env
 
 
+# What operators raise, on shapes and arguments that do not fit.
+_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+)
 Intercept = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 # Computes a node's value in its operator's place: (operator, node, arguments, keyword arguments) -> value
 Override = Callable[[Callable[..., Any], Node, tuple[Any, ...], dict[str, Any]], Any]
@@ -375,7 +407,7 @@ def execute(
                     env[node.name] = overrides[node.name](function, node, args, kwargs)
                 else:
                     env[node.name] = function(*args, **kwargs)
-            except (RuntimeError, TypeError, IndexError, ValueError) as err:
+            except _FAILURES as err:
                 reason = str(err).splitlines()[0] if str(err) else type(err).__name__
                 raise ProgramError(f"node {node.name!r} ({node.op}) failed: {reason}") from err
         yield node
@@ -431,6 +463,9 @@ class ProgramModule(nn.Module):
 
     Batch norm and dropout follow ``train()`` and ``eval()``. State-dict names are the program's tensor
     names; constants of the graph are buffers. The program's own tensors are copied, never shared.
+
+    Raises:
+        ProgramError: a tensor has a name that no module can have.
     """
 
     def __init__(self, program: Program) -> None:
@@ -438,12 +473,15 @@ class ProgramModule(nn.Module):
         self.program = replace(program, tensors={k: t.detach() for k, t in program.tensors.items()})
         self._slots: list[tuple[str, nn.Module, str]] = []
         for name, tensor in program.tensors.items():
-            owner, leaf = self._owner(name)
             copy = tensor.detach().clone()
-            if name in program.trainable and copy.is_floating_point():
-                owner.register_parameter(leaf, nn.Parameter(copy))
-            else:
-                owner.register_buffer(leaf, copy)
+            try:
+                owner, leaf = self._owner(name)
+                if name in program.trainable and copy.is_floating_point():
+                    owner.register_parameter(leaf, nn.Parameter(copy))
+                else:
+                    owner.register_buffer(leaf, copy)
+            except KeyError as err:  # the name of a module within, of a method, or none
+                raise ProgramError(f"no tensor can be called {name!r}: {err.args[0]}") from err
         self.eval()
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
@@ -554,9 +592,11 @@ def _encode(arg: Any) -> Any:
     raise ProgramError(f"an argument of type {type(arg).__name__} cannot be stored")
 
 
-def _decode(data: Any) -> Any:
+def _decode(data: Any, depth: int = 32) -> Any:
+    if not depth:
+        raise ProgramError("malformed program: an argument is nested too deeply")
     if isinstance(data, list):
-        return [_decode(d) for d in data]
+        return [_decode(d, depth - 1) for d in data]
     if not isinstance(data, dict):
         return data
     ((kind, value),) = data.items()
@@ -565,9 +605,9 @@ def _decode(data: Any) -> Any:
     if kind == "float":
         return float(value)
     if kind == "tuple":
-        return tuple(_decode(d) for d in value)
+        return tuple(_decode(d, depth - 1) for d in value)
     if kind == "dict":
-        return {str(k): _decode(v) for k, v in value.items()}
+        return {str(k): _decode(v, depth - 1) for k, v in value.items()}
     if kind == "device":
         return torch.device(value)
     found = getattr(torch, str(value), None)

@@ -59,7 +59,8 @@ class MambaConfig:
             raise ArchitectureError(f"there is no Mamba-{self.version}", hint="the versions are 1 and 2")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type in ("int", "int | None") and value is not None and not _positive(value):
+            left_out = value is None and field.type == "int | None"
+            if field.type in ("int", "int | None") and not left_out and not _positive(value):
                 raise ArchitectureError(
                     f"{field.name} of a Mamba must be a positive whole number, not {value!r}",
                     hint="correct the configuration",

@@ -24,12 +24,13 @@ _BYTES_PER_SECOND = 1 << 25  # by which a long file has more time
 _CHILD = "from profilers.confined import _answer; _answer()"
 
 
-def confined(function: str, path: Path) -> Any:
+def confined(function: str, path: Path, *words: str) -> Any:
     """What a function of ours says about a file.
 
     Args:
-        function: ``package.module:name``; it takes the path and returns JSON data.
+        function: ``package.module:name``; it takes the path and the words, and returns JSON data.
         path: the file.
+        words: further arguments.
 
     Raises:
         ModelFileError: the function raises one, takes more memory or time than such a file needs, or crashes.
@@ -44,7 +45,7 @@ def confined(function: str, path: Path) -> Any:
     paths = os.pathsep.join(os.path.abspath(p) for p in sys.path)
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _CHILD, function, str(path), str(memory), str(seconds)],
+            [sys.executable, "-P", "-c", _CHILD, function, str(memory), str(seconds), str(path), *words],
             env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -63,13 +64,13 @@ def confined(function: str, path: Path) -> Any:
 
 def _answer() -> None:
     """The child: limits itself, calls the function and prints what it says."""
-    function, path, memory, seconds = sys.argv[1:]
+    function, memory, seconds, path, *words = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module, _, name = function.partition(":")
     try:
-        answer = {"found": getattr(importlib.import_module(module), name)(Path(path))}
+        answer = {"found": getattr(importlib.import_module(module), name)(Path(path), *words)}
     except ModelFileError as err:
         answer = {"error": str(err), "hint": err.hint}
     print(json.dumps(answer))

@@ -15,8 +15,10 @@ from graph.errors import ArchitectureError
 from models_zoo import registry
 from models_zoo.mamba_lm import MambaLM
 from models_zoo.text import LENGTH
-from prune.checkpoint import first_line, search_working_directory
+from prune.bounded import no_larger_than
+from prune.checkpoint import search_working_directory
 from prune.configured import inputs_from_config, is_configured
+from prune.escaping import first_line
 from prune.inputs import BATCH, ModelInput, ModelInputs, one_input
 from prune.libraries import create, is_library, record_shape
 from prune.metadata import Metadata
@@ -54,12 +56,16 @@ def build(arch: str, args: dict[str, Any], state: dict[str, Tensor]) -> tuple[nn
         ArchitectureError: it cannot be built, or the weights do not fit it.
     """
     if ":" in arch:
-        module = create(arch, args) if is_library(arch) else call_factory(arch, args)
+        if is_library(arch):
+            with no_larger_than(state, arch):
+                module = create(arch, args)
+        else:
+            module = call_factory(arch, args)
         state = fitted(arch, module, state)
     else:
         # On the meta device first: arguments that a file brings must not decide how much memory we take.
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), no_larger_than(state, arch):
                 args = _inferred(arch, args, state)
                 state = fitted(arch, registry.build(arch, **args), state)
         except (RuntimeError, ValueError, TypeError, OverflowError) as err:
@@ -142,17 +148,23 @@ def _stripped(state: Mapping[str, Tensor], expected: Mapping[str, Any]) -> dict[
     return result
 
 
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def fitted(arch: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict under the names of the module.
 
     Raises:
-        ArchitectureError: names or shapes differ; it tells the first of each kind.
+        ArchitectureError: names or shapes differ, or one has whole numbers where the other has real ones; it
+            tells the first of each kind.
     """
     expected = module.state_dict()
     state = _stripped(state, expected)
     # Files from before torch 0.4.1 do not count batches; load_state_dict fills that in.
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in expected]
+    kinds = [k for k in state if k in expected and _is_real(state[k]) != _is_real(expected[k])]
     shapes = [k for k in state if k in expected and state[k].shape != expected[k].shape]
     complaints = [
         f"{len(names)} {what} (first: {names[0]})"
@@ -164,6 +176,12 @@ def fitted(arch: str, module: nn.Module, state: Mapping[str, Tensor]) -> dict[st
         complaints.append(
             f"{len(shapes)} of another shape (first: {first} is {tuple(state[first].shape)} in the file and "
             f"{tuple(expected[first].shape)} in the architecture)"
+        )
+    if kinds:
+        first = kinds[0]
+        complaints.append(
+            f"{len(kinds)} of another type (first: {first} is {state[first].dtype} in the file and "
+            f"{expected[first].dtype} in the architecture)"
         )
     if complaints:
         raise ArchitectureError(

@@ -11,8 +11,6 @@ import json
 import re
 import sys
 import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -23,15 +21,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from graph.errors import ModelFileError, UntrustedCodeError
+from prune.archives import check_gain, check_zip, is_tar
+from prune.escaping import first_line
 from prune.metadata import FORMAT, HEADER_KEY, Metadata, parse
+from prune.pickles import check_pickles
+from prune.regular import regular_size
 
 # Where checkpoints keep the state dict.
 _INNER = ("state_dict", "model_state_dict", "model", "net")
 
 # The first bytes of a file of `torch.save` before version 1.6: a pickled magic number.
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_MAX_RATIO = 20  # torch.save does not compress; other writers gain a factor of 2 or 3
-_MAX_GAIN = 4 << 30  # bytes that unpacking may add to what is on disk
+_TENSORS_AT_MOST = 1 << 15  # of a file
 
 
 def check_readable(path: Path) -> int:
@@ -43,9 +44,9 @@ def check_readable(path: Path) -> int:
     try:
         if path.is_dir():
             raise ModelFileError(f"{path} is a folder, not a model file", hint="name the file inside it")
+        size = regular_size(path)
         with path.open("rb") as file:
             file.read(1)
-        size = path.stat().st_size
     except OSError as err:
         reason = "no such file" if isinstance(err, FileNotFoundError) else err.strerror
         raise ModelFileError(f"cannot read {path}: {reason}", hint="check the path") from err
@@ -64,7 +65,7 @@ def read_file(path: Path, size: int, trust_code: bool) -> tuple[Any, Metadata]:
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK"):
-        members = _check_zip(path, size)
+        members = check_zip(path, size)
         if "data.pkl" in members and (
             "constants.pkl" in members or any(m.startswith("code/") for m in members)
         ):
@@ -77,7 +78,7 @@ def read_file(path: Path, size: int, trust_code: bool) -> tuple[Any, Metadata]:
                 hint="give the .pt or .safetensors file; unpack the archive if it is inside",
             )
         return _read_checkpoint(path, trust_code)
-    if head.startswith(_LEGACY_MAGIC):
+    if head.startswith(_LEGACY_MAGIC) and not is_tar(head):
         return _read_checkpoint(path, trust_code)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return read_safetensors(path)
@@ -94,7 +95,7 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise ModelFileError(f"{path} is not a model file but a web page", hint=again)
-    if head[257:262] == b"ustar":
+    if is_tar(head):
         raise ModelFileError(
             f"{path} is a tar archive (torch wrote such files before 0.2), which is not read",
             hint="unpack it if the model is inside, else load it with an old torch and save the state_dict",
@@ -110,44 +111,6 @@ def _refuse(path: Path, head: bytes) -> NoReturn:
     raise ModelFileError(f"{path} is not a model file: it is {kind}", hint=again)
 
 
-def _check_zip(path: Path, size: int) -> set[str]:
-    """Member names without the archive's own folder, after every check that torch does not make.
-
-    ``torch.load`` compares no checksum: a flipped bit would go through.
-    """
-    broken = "copy or download it again"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [m.filename for m in members]
-            if len(set(names)) < len(names):
-                twice = next(n for n in names if names.count(n) > 1)
-                raise ModelFileError(f"{path} has two members named {twice!r}", hint="do not use this file")
-            for member in members:
-                if ".." in re.split(r"[/\\]", member.filename) or member.filename.startswith(("/", "\\")):
-                    raise ModelFileError(
-                        f"{path} has a member that points outside: {member.filename!r}",
-                        hint="do not use this file",
-                    )
-                if member.flag_bits & 1:
-                    raise ModelFileError(f"{path} is encrypted", hint="unpack and save it without a password")
-            _check_gain(path, size, sum(m.file_size for m in members))
-            if (damaged := archive.testzip()) is not None:
-                raise ModelFileError(f"{path} is damaged: {damaged} fails its checksum", hint=broken)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as err:
-        raise ModelFileError(
-            f"{path} is a broken or truncated zip archive: {first_line(err)}", hint=broken
-        ) from err
-    return {name.partition("/")[2] or name for name in names}
-
-
-def _check_gain(path: Path, size: int, claimed: int) -> None:
-    if claimed > size * _MAX_RATIO + (1 << 20) or claimed > size + _MAX_GAIN:
-        raise ModelFileError(
-            f"{path} has {size:,} bytes but claims to hold {claimed:,}", hint="do not use this file"
-        )
-
-
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """The tensors of a safetensors file and our own metadata, where it has some.
 
@@ -157,7 +120,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = list(file.keys())
+            if len(names) > _TENSORS_AT_MOST:
+                raise ModelFileError(
+                    f"{path} has {len(names):,} tensors, more than {_TENSORS_AT_MOST:,}",
+                    hint="do not use this file",
+                )
+            state = {name: file.get_tensor(name) for name in names}
+    except ModelFileError:
+        raise
     except Exception as err:  # noqa: BLE001 - a hostile file's types and sizes fail in several ways
         raise ModelFileError(
             f"{path} is a broken or truncated safetensors file: {first_line(err)}",
@@ -186,19 +157,17 @@ def _read_checkpoint(path: Path, trust_code: bool) -> tuple[Any, Metadata]:
 
 
 def _unpickle(path: Path, trust_code: bool) -> Any:
+    if not trust_code:
+        check_pickles(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch on its own storages in old files
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # of a path, torch would take the ending for the format
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:  # noqa: BLE001 - broken files raise seven kinds of exception and more
         safe_error = err
     if trust_code:
         return _unpickle_trusted(path)
-    if unsafe := _unsafe_globals(path, safe_error):
-        raise UntrustedCodeError(
-            f"{path} would run code when loaded: it is a pickle that calls {', '.join(unsafe)}",
-            hint="save model.state_dict() and give --arch; or, if you trust the file, --trust-code",
-        ) from safe_error
     # Torch's own first line recommends to load the file unsafely.
     told = re.search(r"WeightsUnpickler error: *(.+)", str(safe_error))
     raise ModelFileError(
@@ -210,20 +179,13 @@ def _unpickle(path: Path, trust_code: bool) -> Any:
 def _unpickle_trusted(path: Path) -> Any:
     search_working_directory()
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False)
     except Exception as err:  # noqa: BLE001 - the file's code raises what it likes
         raise ModelFileError(
             f"{path} cannot be unpickled: {first_line(err)}",
             hint="run where its classes can be imported, or save model.state_dict() and give --arch",
         ) from err
-
-
-def _unsafe_globals(path: Path, err: Exception) -> list[str]:
-    """What a checkpoint would import or call beyond what weights need; empty when that is not its fault."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # noqa: BLE001 - files from before torch 1.6 and broken ones: the error tells one name
-        return re.findall(r"GLOBAL ([\w.]+)", str(err))[:1]
 
 
 def _read_torchscript(path: Path, trust_code: bool) -> nn.Module:
@@ -284,7 +246,7 @@ def checked_weights(path: Path, size: int, content: Any) -> dict[str, Tensor]:
                 f"{path}: tensor {name!r} claims {tensor.numel():,} numbers but the file stores fewer",
                 hint="save it anew, after .contiguous()",
             )
-    _check_gain(path, size, sum(t.numel() * t.element_size() for t in content.values()))
+    check_gain(path, size, sum(t.numel() * t.element_size() for t in content.values()))
     return {k: t.float() if t.is_floating_point() else t for k, t in content.items()}
 
 
@@ -308,9 +270,3 @@ def search_working_directory() -> None:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-
-
-def first_line(err: BaseException) -> str:
-    """One line of an error that may have many, or none."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(err).__name__

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from graph.errors import DataError
 from models_zoo.data import Augment, DataSet, TensorSplit, carve_search
+from prune.escaping import plain
+from prune.opcodes import names_in
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -90,21 +92,19 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a pickled dict with `data` uint8 (n, 3072) and `labels`, a list of n ints."""
+    raw = _bytes(path)
     try:
-        batch = _Unpickler(io.BytesIO(_bytes(path)), encoding="bytes").load()
+        names_in(io.BytesIO(raw))  # a pickle can keep its reader busy for ever
+        batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except DataError as err:
         raise DataError(f"{path}: {err}", hint=err.hint) from err
     except Exception as err:  # broken pickles raise nearly every built-in exception
-        raise DataError(f"{path} is not a readable pickle: {err}", hint="download it again") from err
-    batch = (
-        {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
-        if isinstance(batch, dict)
-        else {}
-    )
-    data, labels = batch.get("data"), batch.get("labels")
+        raise DataError(f"{path} is not a readable pickle: {plain(err)}", hint="download it again") from err
+    found = batch if isinstance(batch, dict) else {}
+    data, labels = (found.get(name.encode(), found.get(name)) for name in ("data", "labels"))
     match data, labels:
         case _Array(value=np.ndarray(shape=(n, 3072)) as pixels), list() if n == len(labels) > 0:
-            if all(type(label) is int for label in labels):
+            if all(type(label) is int and abs(label) < 1 << 31 for label in labels):
                 return pixels, _labels(np.array(labels, np.int64), path)
     raise DataError(
         f"{path} is not a CIFAR-10 batch: needs `data` (n, 3072) and n `labels`", hint="download it again"
@@ -172,6 +172,7 @@ class _Unpickler(pickle.Unpickler):
             return _GLOBALS[module, name]
         except KeyError:
             raise DataError(
-                f"the pickle asks for {module}.{name}, which no CIFAR-10 batch needs; nothing was run",
+                f"the pickle asks for {plain(f'{module}.{name}')}, "
+                "which no CIFAR-10 batch needs; nothing was run",
                 hint="do not trust this file; download CIFAR-10 again",
             ) from None

@@ -18,7 +18,11 @@ _SAME = (frozenset({"flops", "macs", "pareto"}),)
 _FLAGS_ONLY = ("config", "resume", "json", "help")
 _OBJECTS = ("arch-args",)
 # What runs no code of the working directory, by the name before the colon.
-_HARMLESS = {"data": ("cifar10", "imagefolder", "text", "tokens"), "arch": ("timm", "torchvision")}
+_HARMLESS = {
+    "data": ("cifar10", "imagefolder", "text", "tokens"),
+    "arch": ("timm", "torchvision"),
+    "MODEL": ("hf", "timm", "torchvision"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def config_words(settings: Settings, options: Mapping[str, Option], args: Sequen
         if name not in options or name in _FLAGS_ONLY:
             known = [n for n in options if n not in _FLAGS_ONLY]
             raise UsageError(f"{settings.path}: unknown option {plain(name)}", hint=suggestion(name, known))
-        _check_harmless(settings, name, value)
+        if name not in typed:
+            _check_harmless(settings, name, value)
         option = options[name]
         replaced = any(name in group and group & typed - {name} for group in _SAME)
         if replaced or (option.multiple and name in typed):
@@ -82,13 +87,20 @@ def _check_harmless(settings: Settings, name: str, value: Any) -> None:
         raise UsageError(f"{settings.path}: trust-code is no option of a file", hint="give --trust-code")
     if settings.named:
         return
-    before, colon, _ = str(value).partition(":")
-    runs = name in _HARMLESS and colon and before not in _HARMLESS[name]
-    if runs or (name == "workers" and before == "ray"):
+    if runs_code(name, value):
+        allowed = settings.allowed_by or f"--config {settings.path}"
         raise UsageError(
-            f"{settings.path}: {name} = {plain(value)} would run code, and nobody named this file",
-            hint=f"if you trust it: --config {settings.path}, or --{name} {plain(value)}",
+            f"{settings.path}: {name} = {plain(value)} would run code, and nobody said that it may",
+            hint=f"if you trust it: {allowed}, or --{name} {plain(value)}",
         )
+
+
+def runs_code(name: str, value: Any) -> bool:
+    """Whether an option, or the argument ``MODEL``, imports code or connects to other machines."""
+    before, colon, _ = str(value).partition(":")
+    return (name in _HARMLESS and bool(colon) and before not in _HARMLESS[name]) or (
+        name == "workers" and before == "ray"
+    )
 
 
 def _words(where: str, name: str, value: Any, option: Option) -> list[str]:

@@ -41,3 +41,9 @@ def workflow_message(text: object) -> str:
 def workflow_property(text: object) -> str:
     """A property of a workflow command, such as ``file``."""
     return workflow_message(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def first_line(err: BaseException) -> str:
+    """One line of an error that may have many, or none."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(err).__name__

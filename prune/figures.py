@@ -20,6 +20,7 @@ from graph.errors import ModelFileError
 from prune.escaping import plain
 from prune.external_data import plain_file
 from prune.files import read_json
+from prune.manifest import check_file, check_folder
 from prune.report import REPORT_FILE, count, size
 from prune.stored import LARGEST_FILE, Part, checked
 
@@ -92,6 +93,7 @@ def read_figures(name: str | Path, *, trust_code: bool = False) -> Figures:
     path = Path(name)
     try:
         if path.is_dir():
+            check_folder(path)
             path = path / REPORT_FILE
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -101,6 +103,7 @@ def read_figures(name: str | Path, *, trust_code: bool = False) -> Figures:
     except (OSError, ValueError) as err:
         reason = getattr(err, "strerror", None) or err
         raise ModelFileError(f"{plain(path)} cannot be read: {reason}", hint="check the path") from err
+    check_file(path)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         return _of_report(path)
     if head.startswith(_ONNX_START):

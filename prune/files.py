@@ -22,8 +22,11 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from graph.errors import ModelFileError, OutputError
+from prune.regular import regular_size
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LARGEST_JSON = 16 << 20  # bytes; Python's objects take up to twelve times as much
+_MOST_PARTS = 1 << 20  # objects and lists of a JSON file: an empty one takes 64 bytes
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -79,9 +82,17 @@ def read_json(path: Path, what: str, *, constants: bool = False) -> dict[str, An
         ModelFileError: it is missing, unreadable, not JSON, or JSON but no object.
     """
     try:
-        data = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=float if constants else _no_constant
-        )
+        if (size := regular_size(path)) > LARGEST_JSON:
+            raise ModelFileError(
+                f"the {what} {path} has {size:,} bytes, more than {LARGEST_JSON:,}",
+                hint="give the right file",
+            )
+        text = path.read_text(encoding="utf-8")
+        if text.count("{") + text.count("[") > _MOST_PARTS:
+            raise ModelFileError(
+                f"the {what} {path} has more than {_MOST_PARTS:,} parts", hint="give the right file"
+            )
+        data = json.loads(text, parse_constant=float if constants else _no_constant)
     except OSError as err:
         raise ModelFileError(
             f"the {what} {path} cannot be read: {err.strerror}", hint="check the path"
@@ -267,7 +278,7 @@ def synced(folder: Path) -> list[Path]:
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk for good."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # whatever it is, it does not wait
     try:
         os.fsync(handle)
     except OSError as err:

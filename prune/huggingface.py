@@ -18,11 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from graph.errors import ArchitectureError, ModelFileError, UntrustedCodeError
-from prune.checkpoint import check_readable, checked_weights, first_line, read_safetensors
+from prune.bounded import no_larger_than
+from prune.checkpoint import check_readable, checked_weights, read_safetensors
+from prune.escaping import first_line
 from prune.files import read_json
 
 CONFIG = "config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_LABELS = 1 << 20  # that a configuration may have
 _CONVERT = "save it anew with model.save_pretrained(DIR), which writes safetensors"
 
 
@@ -82,6 +85,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
                 hint="if you trust the code, write a function that loads the model and name it: "
                 "prune ... package.module:function",
             )
+        labels = part.get("num_labels")
+        if isinstance(labels, int) and labels > _LABELS:  # each gets a name before the model is built
+            raise ModelFileError(f"hf:{folder}: {CONFIG} says {labels:,} labels", hint="check num_labels")
         if "quantization_config" in part:
             raise ModelFileError(
                 f"hf:{folder} holds quantized weights ({CONFIG} has quantization_config)",
@@ -186,9 +192,11 @@ def _filled(
     # How attention is computed is ours to choose: a checkpoint could name kernels to be downloaded.
     plain = {k: v for k, v in settings.items() if "attn_implementation" not in k and "experts_impl" not in k}
     try:
-        with _quiet():
+        with _quiet(), no_larger_than(state, name):
             config = model_class.config_class.from_dict(plain)
             model, found = _built(model_class, config, state)
+    except ArchitectureError:
+        raise
     except Exception as err:  # noqa: BLE001 - the library raises what it likes
         raise ArchitectureError(
             f"hf:{folder}: transformers cannot build {name}: {first_line(err)}",

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from graph.errors import DataError
 from models_zoo.data import Augment, DataSet, MapSplit, carve_search, stratified_order
+from prune.escaping import plain
 
 SIZES = range(8, 1025)  # allowed side lengths in pixels
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")  # by content: PIL's other decoders stay out of reach
+# More pixels need a file that can hold a picture of them: photographs have fewer than ten per byte.
+_ANY_PIXELS, _PIXELS_PER_BYTE = 1 << 24, 200
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet
 _WORKERS = min(4, os.cpu_count() or 1)
 
@@ -117,10 +120,13 @@ def _open(path: Path, *, decode: bool = True) -> Image.Image:
         with Image.open(path, formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            pixels, size = image.width * image.height, path.stat().st_size
+            if pixels > _ANY_PIXELS and pixels > _PIXELS_PER_BYTE * size:
+                raise Image.DecompressionBombError(f"{pixels:,} pixels in {size:,} bytes")
             return image.convert("RGB") if decode else image
     except Exception as err:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise DataError(
-            f"{path} is not a readable image: {err}", hint="repair the file or remove it"
+            f"{path} is not a readable image: {plain(err)}", hint="repair the file or remove it"
         ) from err
 
 

@@ -22,7 +22,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from graph.errors import UsageError
+from graph.errors import ModelFileError, UsageError
+from prune.archives import check_zip
+from prune.checkpoint import check_readable
 from prune.inputs import BATCH, DTYPES, ModelInput, ModelInputs
 from prune.metadata import is_shape
 
@@ -70,9 +72,9 @@ def _batched(item: ModelInput) -> ModelInput:
 
 def _described(path: Path) -> list[ModelInput]:
     try:
+        if (size := path.stat().st_size) > _MAX_BYTES:
+            raise UsageError(f"--input-spec {path}: {size:,} bytes are too many", hint=_EXAMPLE)
         blob = path.read_bytes()
-        if len(blob) > _MAX_BYTES:
-            raise UsageError(f"--input-spec {path}: {len(blob):,} bytes are too many", hint=_EXAMPLE)
         text = blob.decode("utf-8")
         found: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as err:
@@ -111,11 +113,15 @@ def _one(path: Path, name: str, entry: Mapping[str, Any]) -> ModelInput:
 
 def _examples(path: Path) -> list[ModelInput]:
     try:
+        size = check_readable(path)
         if path.suffix == ".npz":
+            check_zip(path, size)
             with np.load(path, allow_pickle=False) as archive:
                 found = {name: torch.from_numpy(archive[name]) for name in archive.files}
         else:
             found = load_file(path)
+    except ModelFileError as err:
+        raise UsageError(f"--input-spec {err}", hint=err.hint) from err
     except Exception as err:  # noqa: BLE001 - a broken file's errors have no common base
         told = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise UsageError(

@@ -15,11 +15,16 @@ from graph.program import ProgramModule
 from graph.suggest import suggestion
 from models_zoo.data import DataSet, Split
 from models_zoo.mamba_lm import MambaAnyLength, MambaLM, MambaStep
+from profilers.onnx_cost import count_onnx
+from profilers.onnx_trial import try_onnx
+from prune.checkpoint import check_readable
 from prune.data import load_data
 from prune.export import OnnxCheck, OnnxModel, export_onnx, export_pt2
+from prune.external_data import plain_file
 from prune.files import check_output_file
 from prune.inputs import inputs_of
 from prune.load import ModelSource, load
+from prune.manifest import check_file, renew
 from prune.report import count, size
 from prune.subject import NO_DATA, Subject, must_find_data, program_of
 from prune.tune import Evaluation, evaluate
@@ -168,13 +173,19 @@ def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
             raise DataError(
                 "an ONNX file does not say which data it was trained on", hint="name it: --data ..."
             )
+        found = load_data(data)
+        check_readable(source.path)
+        check_file(source.path)
+        for location in count_onnx(source.path).external:
+            plain_file(source.path.parent, location)
+        try_onnx(source.path, found.input_shape)
         model = OnnxModel(source.path)
         if len(model.inputs) > 1:
             raise DataError(
                 f"data {data} gives one input for each label, {source.path} takes {', '.join(model.inputs)}",
                 hint="only models of one image can be measured",
             )
-        return _OnnxModule(model), load_data(data)
+        return _OnnxModule(model), found
     loaded = load(replace(source, predicts=True))
     return loaded.module, must_find_data(data, loaded)
 
@@ -243,8 +254,10 @@ def export_model(
     batch = None if free else int(program.inputs[0].shape[0])
     if output.suffix == ".pt2":
         export_pt2(module, example, output, dynamic_batch=free)
+        renew(output)
         return Exported(output, output.stat().st_size, batch=batch)
     checked = export_onnx(module, example, output, opset=opset, dynamic_batch=free)
+    renew(output)
     return Exported(output, checked.size_bytes, checked, batch=batch)
 
 
@@ -263,4 +276,5 @@ def _export_mamba(module: nn.Module, name: str, output: Path, opset: int | None,
         example = torch.arange(18).reshape(2, 9) % module.sizes.vocab_size
         checked = export_onnx(MambaAnyLength(module), example, output, opset=opset, dynamic_length=True)
         told = "takes tokens of any length"
+    renew(output)
     return Exported(output, checked.size_bytes, checked, form=told)

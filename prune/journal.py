@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prune.files import refused, sync
+from prune.regular import regular_size
 
 
 class Journal:
@@ -44,6 +45,8 @@ class Journal:
         self.root = self
         if path is not None:
             try:
+                if path.exists():
+                    regular_size(path)
                 self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
                 self._read(path.read_bytes())
                 sync(path.parent)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from graph.errors import ArchitectureError
-from prune.checkpoint import first_line
+from prune.escaping import first_line
 
 LIBRARIES = ("timm", "torchvision")
 

@@ -39,6 +39,7 @@ from prune.huggingface import CONFIG, load_checkpoint
 from prune.inputs import InputRequest, ModelInputs, inputs_of, one_input, settled
 from prune.libraries import create, is_library
 from prune.mamba import is_mamba, load_mamba
+from prune.manifest import MANIFEST_FILE, check_file, check_folder
 from prune.metadata import FORMAT, HEADER_KEY, VERSION, Metadata, is_shape, parse
 from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
 from prune.report import REPORT_FILE
@@ -281,6 +282,7 @@ def _run_folder(source: ModelSource) -> _Found:
         raise UsageError(
             f"--arch does not go with {folder}", hint="the folder of a run holds its own architecture"
         )
+    listed = check_folder(folder)
     program = load_program(folder)
     about: Mapping[str, Any] = {}
     data = None
@@ -296,12 +298,14 @@ def _run_folder(source: ModelSource) -> _Found:
         inputs_of(program),
         Metadata(data=data if isinstance(data, str) else None),
         (folder / WEIGHTS_FILE,),
+        () if listed else (f"{folder} has no {MANIFEST_FILE}: damage to its files would not be noticed",),
     )
 
 
 def _file(source: ModelSource) -> _Found:
     path, arch = source.path, source.arch
     size = check_readable(path)
+    check_file(path)
     content, meta = read_file(path, size, source.trust_code)
     if isinstance(content, torch.jit.ScriptModule) and arch is None:
         raise ModelFileError(

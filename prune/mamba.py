@@ -20,6 +20,7 @@ from graph.errors import ArchitectureError, ModelFileError, UntrustedCodeError, 
 from models_zoo.mamba_config import MambaConfig, Version
 from models_zoo.mamba_lm import MambaLM
 from prune.architectures import fitted
+from prune.bounded import no_larger_than
 from prune.checkpoint import check_finite, check_readable, checked_weights, read_file
 from prune.files import OutputFolder, read_json, write_json
 from prune.huggingface import CONFIG, check_settings, read_settings, read_weights, weight_files
@@ -101,8 +102,16 @@ def load_mamba(folder: Path) -> tuple[MambaLM, tuple[Path, ...]]:
     reference = _is_reference(settings)
     config = _from_reference(settings) if reference else _from_transformers(folder, settings)
     state, files = _weights(folder, reference)
+    if config.n_layer > len(state):
+        raise ArchitectureError(
+            f"hf:{folder}: {CONFIG} says {config.n_layer:,} layers, there are {len(state)} tensors",
+            hint="correct num_hidden_layers (or n_layer) in config.json",
+        )
     _check_states(folder, config, state)
-    with torch.device("meta"):  # a configuration must not decide how much memory we take
+    with (
+        torch.device("meta"),
+        no_larger_than(state, f"the Mamba of hf:{folder}"),
+    ):  # a configuration must not decide how much memory we take
         blank = MambaLM(config)
     if config.tie_embeddings:
         head = state.setdefault(_HEAD, state.get(_EMBEDDING, torch.empty(0)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prune import tables
 from prune.files import write_file
+from prune.manifest import renew
 from prune.markup import badges, card, charts, folded, legend, listed, patch, section, tabled, text
 from prune.page_style import STYLE
 from prune.page_words import checks, commands, headline, title
@@ -38,6 +39,7 @@ def write_page(stored: Stored, path: Path) -> None:
     """
     html = page(stored)
     write_file(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    renew(path)
 
 
 def page(stored: Stored) -> str:

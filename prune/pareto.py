@@ -19,6 +19,7 @@ from prune.command import repeated
 from prune.config import CompressConfig, Listener
 from prune.curve import Curve, Point
 from prune.demands import Demand, parse_demand
+from prune.manifest import write_manifest
 from prune.page import PAGE_FILE, write_page
 from prune.pipeline import complete, run_folder
 from prune.plan import kept_ratios
@@ -99,6 +100,8 @@ def pareto(
         curve.write(out.staging, repeated(config, points))
         write_page(read_stored(out.staging), out.staging / PAGE_FILE)
         ready.remove_files()
+        for folder in (*(out.staging / name for name, *_ in found), out.staging):
+            write_manifest(folder)
     return curve
 
 

@@ -26,12 +26,14 @@ from prune.budget import Budget
 from prune.command import repeated
 from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
+from prune.config_words import runs_code
 from prune.demands import Demand
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
 from prune.files import write_json
 from prune.importance import sampled
 from prune.journal import Journal
 from prune.load import LoadedModel
+from prune.manifest import write_manifest
 from prune.mend import Mender, Way
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
@@ -66,7 +68,8 @@ from prune.verify import Verification, check, verify
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
 STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
-LATE = ("tune", "epochs", "lr", "batch-size")  # options that count only once the plan is made
+# Options that count only once the plan is made, and the leave that a user gives anew each time.
+LATE = ("tune", "epochs", "lr", "batch-size", "trust-code")
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -91,6 +94,7 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
         ready = prepare(config, listener, run.staging, run.journal)
         report, _ = complete(ready, config, planner, listener, run.staging, run.journal)
         ready.remove_files()
+        write_manifest(run.staging)
     return report
 
 
@@ -103,12 +107,13 @@ def run_folder(config: CompressConfig, points: Sequence[Demand] = ()) -> RunFold
         late=LATE,
         force=config.force,
         resume=config.resume,
-        again=resuming(config.output, trust_code=config.source.trust_code),
+        again=resuming(config.output, config.options or {}, trust_code=config.source.trust_code),
     )
 
 
-def resuming(folder: Path, *, trust_code: bool) -> str:
-    """The command that goes on with a run."""
+def resuming(folder: Path, options: Mapping[str, object], *, trust_code: bool) -> str:
+    """The command that goes on with a run; to run code is allowed anew, for a folder may come from anywhere."""
+    trust_code = trust_code or any(runs_code(name, value) for name, value in options.items())
     words = ["prune", "compress", "--resume", str(folder), *(["--trust-code"] if trust_code else [])]
     return shlex.join(words)
 

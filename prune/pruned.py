@@ -10,12 +10,14 @@ from torch import nn
 from graph.adapter import adapt
 from graph.capture import capture
 from graph.errors import ArchitectureError, ModelFileError
+from graph.guard import check_stored
 from graph.program import Program, ProgramModule
 from prune.attributes import copied
 from prune.configured import is_configured
 from prune.export import load_weights
 from prune.files import read_json
 from prune.inputs import inputs_of, with_inputs
+from prune.manifest import check_file, check_folder
 from prune.native import native_module
 from prune.plan import Plan
 from prune.report import REPORT_FILE
@@ -27,14 +29,14 @@ NATIVE_FILE = "native.safetensors"
 
 
 def load_program(folder: str | Path) -> Program:
-    """The pruned program of a run.
+    """The pruned program of a run; nothing is compared with the manifest.
 
     Args:
         folder: written by ``prune compress``.
 
     Raises:
         ModelFileError: a file is missing or broken.
-        ProgramError: graph and weights do not fit each other.
+        ProgramError: graph and weights do not fit each other, or the graph asks for what no model needs.
     """
     path = Path(folder)
     if not (path / GRAPH_FILE).is_file():
@@ -42,7 +44,9 @@ def load_program(folder: str | Path) -> Program:
             f"{path} holds no {GRAPH_FILE}", hint="give the folder that `prune compress` wrote"
         )
     data = read_json(path / GRAPH_FILE, "the graph of a pruned model")
-    return Program.from_json(data, load_weights(path / WEIGHTS_FILE))
+    program = Program.from_json(data, load_weights(path / WEIGHTS_FILE))
+    check_stored(program)
+    return program
 
 
 def load_pruned(folder: str | Path) -> ProgramModule:
@@ -55,9 +59,10 @@ def load_pruned(folder: str | Path) -> ProgramModule:
         folder: written by ``prune compress``.
 
     Raises:
-        ModelFileError: a file is missing or broken.
+        ModelFileError: a file is missing, broken or not the one that was written.
         ProgramError: graph and weights do not fit each other.
     """
+    check_folder(Path(folder))
     return ProgramModule(load_program(folder))
 
 
@@ -72,11 +77,12 @@ def load_native(folder: str | Path, module: nn.Module) -> nn.Module:
         A copy of the module, in its mode, on the CPU and in float32: weights and sizes are those of the run.
 
     Raises:
-        ModelFileError: a file is missing or broken.
+        ModelFileError: a file is missing, broken or not the one that was written.
         CaptureError: the module cannot be captured.
         ArchitectureError: it is not the model of this run, or its forward does not run with the pruned
             weights; says which submodule fails.
     """
+    check_folder(Path(folder))
     pruned = load_program(folder)
     named, first = (_says(Path(folder), name) for name in ("by_keyword", "prediction_first"))
     inputs = replace(inputs_of(pruned), named=named)
@@ -124,7 +130,8 @@ def load_plan(folder: str | Path) -> Plan:
     """The plan of a run.
 
     Raises:
-        ModelFileError: the file is missing or broken.
+        ModelFileError: the file is missing, broken or not the one that was written.
         PlanError: it holds no plan.
     """
+    check_file(Path(folder) / PLAN_FILE)
     return Plan.from_json(read_json(Path(folder) / PLAN_FILE, "a plan"))

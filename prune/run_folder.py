@@ -26,10 +26,12 @@ from graph.errors import OutputError, PruneError, ResumeError
 from prune.files import check_folder, refused, sync, synced, write_json
 from prune.journal import Journal
 from prune.lock import Lock
+from prune.manifest import MANIFEST_FILE
 from prune.unfinished import HOME, RUN_FILE, Unfinished, is_unfinished
 
 _JOURNAL, _LOCK, _RESULTS = "journal.jsonl", "lock", "results"
-_LAST = ("report.html", "report.json", "pareto.json")  # what tells of the other files comes after them
+# What tells of the other files comes after them, and the manifest, which tells of all, at the very end.
+_LAST = ("report.html", "report.json", "pareto.json", MANIFEST_FILE)
 _MOVING = "moving"  # in the journal: the results are all there
 
 
@@ -209,6 +211,17 @@ def check_free(folder: Path, names: list[Path], but: Collection[str] = ()) -> No
             raise FileExistsError(errno.EEXIST, "File exists", str(folder / name))
 
 
+def check_inside(folder: Path, names: list[Path]) -> None:
+    """Whether files that go into a folder stay within it, wherever the links in it lead.
+
+    Raises:
+        OSError: one would not.
+    """
+    for name in names:
+        if not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
+            raise OSError(errno.ELOOP, "a link leads out of the folder", str(folder / name))
+
+
 def move(source: Path, target: Path, names: list[Path]) -> None:
     """Move files into place one by one, those last that tell of the others.
 
@@ -222,10 +235,11 @@ def move(source: Path, target: Path, names: list[Path]) -> None:
     Raises:
         OSError: the system refuses.
     """
+    check_inside(target, names)
     for name in names:
         if name.name in _LAST:
             (target / name).unlink(missing_ok=True)
-    for name in sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, n)):
+    for name in sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, n.name == MANIFEST_FILE, n)):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / name, target / name)
     for folder in {(target / n).parent for n in names} | {target}:

@@ -29,11 +29,13 @@ class Settings:
         path: the file; None where there is none.
         values: by name, as TOML has them.
         named: the user named the file; it was not just found.
+        allowed_by: words that allow what runs code, where it is another option than ``--config``.
     """
 
     path: Path | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     named: bool = False
+    allowed_by: str = ""
 
     @property
     def folder(self) -> Path | None:

@@ -17,6 +17,7 @@ from typing import Any
 from graph.errors import ModelFileError
 from prune.escaping import plain
 from prune.files import read_json
+from prune.manifest import check_file, check_folder
 from prune.report import REPORT_FILE, SCHEMA, size
 
 CURVE_FILE = "pareto.json"
@@ -155,8 +156,10 @@ def read_stored(path: Path) -> Stored:
         ModelFileError: missing, too large, not JSON, of another kind or another schema, or malformed.
     """
     if os.path.isdir(path):  # not Path's own: it fails for names that are too long
+        check_folder(path)
         path = path / (CURVE_FILE if (path / CURVE_FILE).exists() else REPORT_FILE)
     found = _object(path)
+    check_file(path)
     if found.data.get("format") == "prune-pareto":
         return _curve(path, found)
     return Stored(checked(found))

@@ -79,8 +79,8 @@ def test_a_trained_file_needs_nothing_else(model: Path) -> None:
 def test_compress_writes_every_file(folder: Path) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
-        "graph.json", "model.onnx", "model.pt2", "model.safetensors", "native.safetensors", "plan.json",
-        "report.html", "report.json",
+        "graph.json", "manifest.json", "model.onnx", "model.pt2", "model.safetensors", "native.safetensors",
+        "plan.json", "report.html", "report.json",
     }  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
     assert (report["format"], report["schema"]) == ("prune-report", 2)

@@ -75,7 +75,9 @@ def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
     assert asked[0].axes is asked[1].axes  # captured once
     assert dict(asked[0].starts) == {} and set(asked[1].starts) == {NEIGHBOUR}
     assert NEIGHBOUR in results[1].best  # scored beside the baselines
-    assert {p.name for p in (tmp_path / "curve").iterdir()} == {"0.40", "0.70", "report.html", *CURVE_FILES}
+    assert {p.name for p in (tmp_path / "curve").iterdir()} == {
+        "0.40", "0.70", "manifest.json", "report.html", *CURVE_FILES,
+    }  # fmt: skip
     html = (tmp_path / "curve" / "report.html").read_text(encoding="utf-8")
     assert "Point 0.40" in html and "--pareto 0.7,0.4 --params 0.8" in html
     rows = json.loads((tmp_path / "curve" / "pareto.json").read_text())["points"]
