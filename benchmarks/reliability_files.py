@@ -88,7 +88,7 @@ def mutations(count: int, seed: int = 0, workers: int = 2) -> dict[str, Any]:
         "errors without a name": ends["unnamed"],
         "longest_seconds": round(max(r["seconds"] for r in found), 2),
         "peak_bytes": max(r["peak_bytes"] for r in found),
-        "over_the_limit_of_memory": sum(r["peak_bytes"] > BASE_BYTES for r in found),
+        "over the limit of memory": ends["memory"],
         "found_by_manifest": sum(r["found"] for r in found),
         "formats": {name: dict(c) for name, c in by_format.items()},
         "faults": [r for r in found if r["end"] not in ("refused", "accepted") or not r["found"]],
@@ -181,6 +181,8 @@ def _read(number: int, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
     if end == "refused":
         told = "" if "\n" not in told else told[:300]
         end = "unnamed" if told else end
+    if peak > BASE_BYTES + 2 * len(content):
+        end = "memory"
     if seconds > SECONDS:
         end = "hang"
     yield row | {"end": end, "told": told, "seconds": seconds, "peak_bytes": peak}

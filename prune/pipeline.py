@@ -112,7 +112,7 @@ def run_folder(config: CompressConfig, points: Sequence[Demand] = ()) -> RunFold
 
 
 def resuming(folder: Path, options: Mapping[str, object], *, trust_code: bool) -> str:
-    """The command that goes on with a run; code is allowed anew, for a folder may come from anywhere."""
+    """The command that goes on with a run; to run code is allowed anew: a folder may come from anywhere."""
     trust_code = trust_code or any(runs_code(name, value) for name, value in options.items())
     words = ["prune", "compress", "--resume", str(folder), *(["--trust-code"] if trust_code else [])]
     return shlex.join(words)

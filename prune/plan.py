@@ -96,7 +96,7 @@ class Plan:
                 int(data["macs"]),
                 int(data["base_macs"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as err:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as err:
             raise PlanError(f"malformed plan: {type(err).__name__}: {err}") from err
 
 

@@ -14,10 +14,11 @@ from tests.hostile import (
     programs,
     settings,
     special,
+    unfinished,
 )
 from tests.hostile.case import Case, Payload
 
-MODULES = (pickles, archives, numbers, programs, folders, onnx_files, datasets, settings, special)
+MODULES = (pickles, archives, numbers, programs, folders, onnx_files, datasets, settings, special, unfinished)
 
 
 def cases() -> list[Case]:
