@@ -58,6 +58,7 @@ def unfinished(broken: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(broken, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_what_failed_goes_on_with_another_learning_rate(
     model: Path, unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
