@@ -19,6 +19,7 @@ from prune.escaping import first_line
 TOKENIZER = "tokenizer.json"
 _MAX_BYTES = 1 << 30  # a text is held in memory
 _PARTS = (0.9, 0.95)  # where a single file is cut into train, search and test
+_TOKENS = 1 << 20  # of a vocabulary, which is listed by name
 _BINARY = 8192  # bytes that are looked at for a zero, which no text has
 
 
@@ -131,7 +132,7 @@ def load_tokens(path: Path, options: TextOptions) -> DataSet:
             hint="save the numbers of the tokens as integers, in one dimension",
         )
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= 1 << 24:
+    if low < 0 or high >= _TOKENS:
         raise DataError(f"{name} holds the numbers {low} to {high}", hint="tokens are counted from 0")
     names = BYTES if high < len(BYTES) else tuple(map(str, range(high + 1)))
     return text_data(
