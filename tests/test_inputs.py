@@ -152,7 +152,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "range": ("a.json", {"x": {"shape": [1], "dtype": "int64", "low": 3, "high": 3}}, "more than low"),
     "float range": ("a.json", {"x": {"shape": [1], "high": 3}}, "high is for integers"),
     "batches": ("a.json", {"x": {"shape": [1]}, "y": {"shape": [2]}}, "different batches: 1, 2"),
-    "no npz": ("a.npz", "x", "cannot be read"),
+    "no npz": ("a.npz", "x", "broken or truncated"),
     "no safetensors": ("a.safetensors", "x", "cannot be read"),
 }
 

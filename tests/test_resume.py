@@ -16,7 +16,6 @@ import cli
 from benchmarks.reliability_kills import ARCH, SAME, differences, make_model, timeless
 from graph.errors import ResumeError
 from models_zoo import digits
-from prune.files import write_json
 from prune.identity import must_be_the_same, of_data
 from prune.journal import Journal
 from prune.unfinished import HOME, is_unfinished
@@ -34,6 +33,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "net.pt"
     make_model(path)
     return path
+
+
+def resume(folder: object, *more: object) -> tuple[int, str]:
+    """The network is a function of a module: that it may run is said anew each time."""
+    return run("compress", "--resume", folder, "--trust-code", *more)
 
 
 def compress(model: Path, folder: Path, *more: object) -> tuple[int, str]:
@@ -62,7 +66,7 @@ def unfinished(broken: Path, tmp_path: Path) -> Path:
 def test_what_failed_goes_on_with_another_learning_rate(
     model: Path, unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out = run("compress", "--resume", unfinished, "--json", "--lr", 0.01)
+    code, out = resume(unfinished, "--json", "--lr", 0.01)
     assert code == 0, out
     code, out = compress(model, tmp_path / "again", "--lr", 0.01)
     assert code == 0, out
@@ -74,9 +78,9 @@ def test_what_failed_goes_on_with_another_learning_rate(
     assert mine.pop("command") != other.pop("command")  # the folders
     assert mine == other and not (unfinished / HOME).exists()
 
-    code, out = run("compress", "--resume", unfinished)
+    code, out = resume(unfinished)
     assert code == 0 and f"the run in {unfinished} is finished: graph.json" in out
-    code, out = run("compress", "--resume", unfinished, "--json")
+    code, out = resume(unfinished, "--json")
     assert json.loads(out) == json.loads((unfinished / "report.json").read_text())
 
 
@@ -101,7 +105,7 @@ def test_a_run_is_not_started_over_by_accident(model: Path, unfinished: Path) ->
     ],
 )
 def test_another_run_is_not_resumed(unfinished: Path, words: tuple[object, ...], says: str) -> None:
-    code, out = run("compress", "--resume", unfinished, *words)
+    code, out = resume(unfinished, *words)
     assert code == 2 and says in out, out
     assert is_unfinished(unfinished)
 
@@ -110,10 +114,10 @@ def test_another_model_of_the_same_name_is_refused(model: Path, unfinished: Path
     state = unfinished / HOME / "run.json"
     other = tmp_path / "net.pt"
     state.write_text(state.read_text().replace(str(model), str(other)))
-    code, out = run("compress", "--resume", unfinished)
+    code, out = resume(unfinished)
     assert code == 2 and "no such file" in out and is_unfinished(unfinished)
     make_model(other, seed=1)
-    code, out = run("compress", "--resume", unfinished)
+    code, out = resume(unfinished)
     assert code == 2 and f"the model {other} is not what it was when the run was started" in out, out
     assert is_unfinished(unfinished)
 
@@ -129,24 +133,22 @@ def test_other_data_of_the_same_name_is_refused() -> None:
 def test_a_damaged_state_is_told(model: Path, unfinished: Path) -> None:
     state = unfinished / HOME / "run.json"
     state.write_text(state.read_text()[:-20])
-    for out in (run("compress", "--resume", unfinished), compress(model, unfinished)):
+    for out in (resume(unfinished), compress(model, unfinished)):
         assert out[0] == 2 and "run.json is damaged" in out[1] and "--force starts over" in out[1]
 
 
 def test_damaged_answers_are_found_out_anew(unfinished: Path) -> None:
     journal = unfinished / HOME / "journal.jsonl"
     journal.write_text(journal.read_text().replace('["search"', '["seerch"'))
-    code, out = run("compress", "--resume", unfinished)
+    code, out = resume(unfinished)
     assert code == 2 and "the loss became" in out
     assert "note: 1 damaged lines of the journal are found out anew" in out
 
 
 def test_code_is_trusted_anew(unfinished: Path) -> None:
-    state = unfinished / HOME / "run.json"
-    data = json.loads(state.read_text())
-    write_json(state, data | {"options": data["options"] | {"trust-code": True}})
     code, out = run("compress", "--resume", unfinished)
-    assert code == 2 and "was started with --trust-code, not without" in out
+    assert code == 2 and "would run code, and nobody said that it may" in out and "--trust-code" in out
+    assert is_unfinished(unfinished)
 
 
 def test_settings_of_the_working_folder_do_not_count(
@@ -154,7 +156,7 @@ def test_settings_of_the_working_folder_do_not_count(
 ) -> None:
     (tmp_path / "prune.toml").write_text("[compress]\nepisodes = 7\n")
     monkeypatch.chdir(tmp_path)
-    code, out = run("compress", "--resume", "run")
+    code, out = resume("run")
     assert code == 2 and "the loss became" in out  # it went on, as it was started
     assert f"note: the run was started in {ROOT}" in out or "note: the run was started in" in out
 
@@ -227,7 +229,7 @@ def test_a_curve_goes_on_at_the_point_that_failed(model: Path, tmp_path: Path) -
     )
     code, out = run("compress", model, *words, "-o", tmp_path / "a", "--lr", 1e30)
     assert code == 2 and "go on with" in out
-    code, out = run("compress", "--resume", tmp_path / "a", "--no-tune")
+    code, out = resume(tmp_path / "a", "--no-tune")
     assert code == 0, out
     code, out = run("compress", model, *words, "-o", tmp_path / "b", "--no-tune")
     assert code == 0, out

@@ -26,7 +26,7 @@ def _config(text: bytes) -> Callable[[Path, Payload], object]:
     return lambda folder, payload: (write_bert(folder / "bert") / "config.json").write_bytes(text)
 
 
-def _index(index: object, *, shard: bytes | None = None) -> Callable[[Path, Payload], object]:
+def _index(index: object, *, shard: Callable[[], bytes] | None = None) -> Callable[[Path, Payload], object]:
     def make(folder: Path, payload: Payload) -> None:
         bert = write_bert(folder / "bert")
         (bert / "model.safetensors").rename(folder / "elsewhere.safetensors")
@@ -34,7 +34,7 @@ def _index(index: object, *, shard: bytes | None = None) -> Callable[[Path, Payl
             index if isinstance(index, str) else json.dumps(index)
         )
         if shard is not None:
-            (bert / "a.safetensors").write_bytes(shard)
+            (bert / "a.safetensors").write_bytes(shard())
 
     return make
 
@@ -131,8 +131,8 @@ def cases() -> Iterator[Case]:
         "index without a map": ("nothing", _index({"metadata": {}}), BERT, "no weight_map"),
         "index that is deep": ("nested 100,000 times", _index('{"a":' * 100_000), BERT, "not JSON"),
         "shard missing": ("it is not there", _index({"weight_map": {"w": "b.safetensors"}}), BERT, "lacks the shard"),
-        "shard cut": ("truncated", _index({"weight_map": {"w": "a.safetensors"}}, shard=bert_weights()[:500]), BERT, "broken or truncated"),
-        "shard of a header": ("longer than the file", _index({"weight_map": {"w": "a.safetensors"}}, shard=struct.pack("<Q", 1 << 40) + b"{"), BERT, "broken or truncated"),
+        "shard cut": ("truncated", _index({"weight_map": {"w": "a.safetensors"}}, shard=lambda: bert_weights()[:500]), BERT, "broken or truncated"),
+        "shard of a header": ("longer than the file", _index({"weight_map": {"w": "a.safetensors"}}, shard=lambda: struct.pack("<Q", 1 << 40) + b"{"), BERT, "broken or truncated"),
         "shard with a zero": ("no file name", _index({"weight_map": {"w": "a\0.safetensors"}}), BERT, ""),
         "Mamba of a million layers": ("takes for ever to build", _mamba(num_hidden_layers=10**6), MAMBA, ""),
         "Mamba of 10^6": ("takes terabytes", _mamba(hidden_size=10**6), MAMBA, ""),

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def _run(folder: Path) -> None:
     write_run(folder, manifest=False)
 
 
-FORMATS: tuple[Format, ...] = (
+_FORMATS: tuple[Format, ...] = (
     Format("torch archive", "m.pt", _put("m.pt", zoo_file), lambda f: load_model(f / "m.pt"), 3),
     Format("torch legacy", "m.pt", _put("m.pt", lambda: torch_file(state(), zipped=False)),
            lambda f: load_model(f / "m.pt", arch="resnet20", arch_args={"width": 4}), 3),
@@ -175,6 +176,8 @@ FORMATS: tuple[Format, ...] = (
     Format("tokenizer", "tokenizer.json", _with_tokenizer, lambda f: load_text(f / "t.txt", TextOptions(16, f / "tokenizer.json"))),
     Format("text", "t.txt", _with_tokenizer, lambda f: load_text(f / "t.txt", TextOptions(16))),
 )  # fmt: skip
+_MADE_WITH = {write_bert: "transformers", write_mamba: "transformers", _with_tokenizer: "tokenizers"}
+FORMATS = tuple(f for f in _FORMATS if find_spec(_MADE_WITH.get(f.make, "torch")) is not None)
 
 
 @cache
