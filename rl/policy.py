@@ -19,10 +19,11 @@ from torch import Tensor
 
 from graph.decoder import FED_BACK
 from graph.encoder import DECISIONS
-from graph.errors import PolicyError
+from graph.errors import ModelFileError, PolicyError
 from graph.topology import LAYER_FEATURES, NODE_FEATURES, OPERATIONS
 from prune.files import write_file
 from prune.metadata import is_plain
+from prune.regular import regular_size
 from rl.agents.agent import AGENTS, Agent
 from rl.env import LAYER, STATE
 
@@ -143,7 +144,9 @@ def load(path: Path) -> Policy:
         PolicyError: it is missing, broken, no policy, or of another version.
     """
     try:
-        size = path.stat().st_size
+        size = regular_size(path)
+    except ModelFileError as err:
+        raise PolicyError(str(err), hint=err.hint) from err
     except OSError as err:
         raise PolicyError(f"cannot read the policy {path}: {err.strerror}", hint="check the path") from err
     if size > _MAX_BYTES:

@@ -177,7 +177,7 @@ _FORMATS: tuple[Format, ...] = (
     Format("text", "t.txt", _with_tokenizer, lambda f: load_text(f / "t.txt", TextOptions(16))),
 )  # fmt: skip
 _MADE_WITH = {write_bert: "transformers", write_mamba: "transformers", _with_tokenizer: "tokenizers"}
-FORMATS = tuple(f for f in _FORMATS if find_spec(_MADE_WITH.get(f.make, "torch")) is not None)
+FORMATS = tuple(f for f in _FORMATS if find_spec(_MADE_WITH.get(f.prepare, "torch")) is not None)
 
 
 @cache
