@@ -77,6 +77,12 @@ def count_here(path: Path) -> dict[str, Any]:
     """
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)  # whatever its name
+        newest = max((o.version for o in model.opset_import if o.domain in _STANDARD), default=0)
+        if newest > (known := onnx.defs.onnx_opset_version()):
+            raise ModelFileError(
+                f"{path} is of opset {newest}, onnx {onnx.__version__} knows no more than {known}",
+                hint="export it with an older opset, or use a newer onnx",
+            )
         params = sum(_elements(path, t) for t in tensors(model) if t.data_type not in _NO_PARAMETERS)
         weights = {t.name for t in model.graph.initializer}
         external = locations(model)
