@@ -34,6 +34,7 @@ from profilers.latency import onnx_session
 from profilers.onnx_tensors import locations
 from prune.external_data import plain_file
 from prune.files import write_file
+from prune.regular import regular_size
 from prune.report import agreement
 from prune.verify import run_program
 
@@ -253,6 +254,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ModelFileError: the file is missing, unreadable or not safetensors.
     """
     try:
+        regular_size(path)  # a pipe would be waited for
         return load_file(path)
     except (OSError, safetensors.SafetensorError) as err:
         raise ModelFileError(
