@@ -683,7 +683,7 @@ def _stored_model(folder: Path, model: Any, trust_code: bool) -> str | None:
 
     if not isinstance(model, str):
         return None
-    if runs_code("MODEL", model) and not Path(model).exists() and not trust_code:
+    if runs_code("MODEL", model) and not os.path.exists(model) and not trust_code:
         raise UsageError(
             f"the run in {folder} is of {model}, which would run code",
             hint="if you trust it: --trust-code, or name the model: prune compress MODEL --resume DIR",

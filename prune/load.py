@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ class ModelSource:
         """Whether it is a network's name rather than a file."""
         return is_library(self.model) or (
             not self.model.startswith(_HUB)
-            and not Path(self.model).exists()
+            and not os.path.exists(self.model)
             and _FACTORY.fullmatch(self.model) is not None
         )
 
@@ -233,7 +234,7 @@ def _find(source: ModelSource) -> _Found:
             )
     if source.model.startswith(_HUB):
         return _checkpoint_folder(source)
-    if source.path.is_dir():
+    if os.path.isdir(source.path):
         return _run_folder(source)
     return _file(source)
 
