@@ -19,7 +19,10 @@ def regular_size(path: Path) -> int:
         OSError: it is missing, or a folder.
         ModelFileError: it is a pipe or a device, or has far more bytes than the disk holds of it.
     """
-    found = path.stat()
+    try:
+        found = path.stat()
+    except ValueError as err:  # a zero in the name
+        raise OSError(errno.EINVAL, str(err), str(path)) from err
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):

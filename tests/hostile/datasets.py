@@ -157,7 +157,7 @@ def cases() -> Iterator[Case]:
         "label of 2^70": ("no class", pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [1 << 70]}, 2), "", ""),
         "label of text": ("no class", pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": ["0"]}, 2), "", ""),
         "label 10": ("no class", b"\x0a" + pixels, ".bin", "label 10"),
-        "objects": ("an array of objects", pickle.dumps({b"data": np.array([[_Evil()]]), b"labels": [0]}, 2), "", "asks for"),
+        "objects": ("an array of objects", pickle.dumps({b"data": np.array([[_Evil()]]), b"labels": [0]}, 2), "", "not a readable pickle"),
         "floats": ("not bytes", pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [0]}, 2), "", "type"),
         "another shape": ("not 3,072", pickle.dumps({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 0]}, 2), "", ""),
         "fewer labels": ("than images", pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, 2), "", ""),
