@@ -86,13 +86,13 @@ def _file_words(section: str, params: list[Any], args: list[str]) -> tuple[Path 
 
 def _stored_options(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Where an unfinished run keeps its options, and those that words stand for."""
-    from prune.unfinished import HOME, RUN_FILE, Unfinished
+    from prune.unfinished import HOME, PYTHON, RUN_FILE, Unfinished
 
     found = Unfinished.read(folder)
     # To run code of a file is allowed anew each time: a folder may come from anywhere.
     left_out = ("MODEL", "trust-code")
-    options = {} if found is None else {n: v for n, v in found.options.items() if n not in left_out}
-    return folder / HOME / RUN_FILE, options
+    options = {} if found is None or PYTHON in found.options else found.options
+    return folder / HOME / RUN_FILE, {n: v for n, v in options.items() if n not in left_out}
 
 
 app = typer.Typer(
@@ -539,115 +539,92 @@ def compress(
     options under their names.
     """
     with _errors():
-        from prune.demands import parse_demands
+        from dataclasses import replace
 
-        unfinished = None
+        from front.forecast import forecast
+        from front.request import Options, request
+        from front.tensorboard import board
+        from prune.pareto import pareto as run_pareto
+        from prune.pipeline import compress as run
+        from prune.pipeline import resuming
+        from prune.subject import NO_DATA
+
+        folder = output
         if resume is not None:
+            if dry_run:
+                raise UsageError("--dry-run and --resume do not go together", hint="leave one of them out")
+            if output is not None and output.resolve() != resume.resolve():
+                raise UsageError(f"-o {output} is not {resume}", hint="a run is resumed where it is")
             from prune.run_folder import finish
-            from prune.unfinished import Unfinished
 
             if finish(resume):
                 return _print_finished(resume, as_json)
-            unfinished = Unfinished.read(resume)
-            if model is None and unfinished is not None:
-                model = _stored_model(resume, unfinished.options.get("MODEL"), trust_code)
+            model, folder = _unfinished(resume, model, trust_code)
         if model is None:
             raise UsageError(
                 "no model is named", hint="prune compress MODEL --flops 0.5, or prune compress --resume DIR"
             )
-        given = {
-            "--flops": flops,
-            "--macs": macs,
-            "--params": params,
-            "--memory": memory,
-            "--latency": latency,
-        }
-        alone = pareto is not None or states is not None or blocks is not None
-        demands = () if alone and not any(given.values()) else parse_demands(given)
-        from dataclasses import replace
-
-        from front.tensorboard import board
-        from prune.config import CompressConfig
-        from prune.depth import BlockConfig
-        from prune.pareto import pareto as run_pareto
-        from prune.pareto import parse_shares
-        from prune.pipeline import compress as run
-        from prune.pipeline import resuming
-        from prune.states import StateConfig
-        from prune.subject import NO_DATA
-        from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
-        from rl import search as agent
-        from rl.workers import cores
-
         source = _source(
             model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
         )
-        source = replace(source, predicts=data not in (None, NO_DATA))
-        points = parse_shares(pareto) if pareto is not None else ()
-        parts = {"states": states, "blocks": blocks}
-        shares = [d.text for d in (*points, *demands)]
-        shares += [f"{name}-{given}" for name, given in parts.items() if given is not None]
-        named = "-".join(shares).replace("%", "pct").replace("/", "_")
-        folder = output or Path("runs") / f"{source.stem}-{named}"
-        if resume is not None:
-            if output is not None and output.resolve() != resume.resolve():
-                raise UsageError(f"-o {output} is not {resume}", hint="a run is resumed where it is")
-            folder = resume
-            if unfinished is not None and Path(unfinished.output).resolve() == resume.resolve():
-                folder = Path(unfinished.output)  # as the report names it
-        options = _options(context) | {"MODEL": model}
-        _run.update(folder=folder, again=resuming(folder, options, trust_code=trust_code), told=None)
-        search = agent.SearchConfig(
-            agent=method,
-            episodes=episodes,
-            seed=seed,
-            reward=reward,  # type: ignore[arg-type]
-            policy=policy,
-            sensitivity=sensitivity,
-        )
-        training: dict[str, Any] = {"epochs": epochs if tune else 0, "lr": lr, "batch_size": batch_size}
-        told = {"seed": seed} | {name: value for name, value in training.items() if value is not None}
-        config = CompressConfig(
-            source=source,
-            demands=demands,
-            output=folder,
-            data=data,
-            planner=planner,
-            importance=importance,  # type: ignore[arg-type]
-            selection=_selection(exclude, only, limit, kinds),
-            round_to=round_to,
-            states=StateConfig(
-                text=states,
-                criterion=state_criterion,  # type: ignore[arg-type]
-                scope=state_scope,  # type: ignore[arg-type]
+        identity = _options(context) | {"MODEL": model}
+        asked = request(
+            replace(source, predicts=data not in (None, NO_DATA)),
+            Options(
+                flops=flops,
+                macs=macs,
+                params=params,
+                memory=memory,
+                latency=latency,
+                states=states,
+                blocks=blocks,
+                pareto=pareto,
+                planner=planner,
+                agent=method,
+                policy=policy,
+                episodes=episodes,
+                reward=reward,
+                images=images,
+                workers=workers,
+                importance=importance,
+                state_criterion=state_criterion,
+                state_scope=state_scope,
+                block_criterion=block_criterion,
                 compensate=compensate,
+                exclude=exclude,
+                only=only,
+                limit=limit,
+                kinds=kinds,
+                round_to=round_to,
+                reconstruct=reconstruct,
+                tune=tune,
+                epochs=epochs,
+                lr=lr,
+                batch_size=batch_size,
+                seed=seed,
+                verify=verify,
+                sensitivity=sensitivity,
             ),
-            blocks=BlockConfig(text=blocks, criterion=block_criterion),  # type: ignore[arg-type]
-            tune=replace(FINE_TUNE, **told),
-            tune_text=replace(FINE_TUNE_TEXT, **told),
-            reconstruct=reconstruct,
-            seed=seed,
-            search=agent.command_words(search, images=images),
+            data=data,
+            output=folder,
             force=force,
             resume=resume is not None,
-            options=options,
-            verify=verify,
+            identity=identity,
         )
-        neighbours = 1 if points else 0  # plans of the point before
-        screen = _screen(trials=search.trials + neighbours, as_json=as_json)
+        config, points = asked.config, asked.points
+        again = resuming(config.output, identity, trust_code=trust_code)
+        _run.update(folder=config.output, again=again, told=None)
+        screen = _screen(trials=asked.trials, as_json=as_json)
         if dry_run:
-            from front.forecast import forecast
-            from front.request import Request
-
-            asked = Request(
-                config=config, points=points, search=search, images=images, workers=workers or str(cores())
-            )
             with screen.running():
                 expected = forecast(asked, screen)
             return _print_json(expected.to_json()) if as_json else _print_tables(expected)
         events = tensorboard / config.output.name if tensorboard is not None else None
-        planning = agent.planner(search, images=images, workers=workers or str(cores()), note=screen.note)
-        with planning as planned, board(events, screen) as seen, screen.running():
+        with (
+            asked.planner(screen.note) as planned,
+            board(events, screen, resume=config.resume) as seen,
+            screen.running(),
+        ):
             if points:
                 curve = run_pareto(config, points, planned, seen)
             else:
@@ -677,18 +654,32 @@ def _print_tables(found: Any) -> None:
 _NOT_OF_THE_RUN = ("model", "output", "force", "resume", "config_file", "as_json", "workers")
 
 
-def _stored_model(folder: Path, model: Any, trust_code: bool) -> str | None:
-    """The model that an unfinished run names, unless it would run code that nobody has allowed."""
-    from prune.config_words import runs_code
+def _unfinished(folder: Path, model: str | None, trust_code: bool) -> tuple[str | None, Path]:
+    """The model that an unfinished run names, and its folder under the name that its report has.
 
-    if not isinstance(model, str):
-        return None
-    if runs_code("MODEL", model) and not os.path.exists(model) and not trust_code:
+    Raises:
+        UsageError: the model would run code that nobody has allowed, or the run was started in Python.
+    """
+    from prune.config_words import runs_code
+    from prune.pipeline import resuming
+    from prune.unfinished import PYTHON, Unfinished
+
+    found = Unfinished.read(folder)
+    if found is None:
+        return model, folder
+    if PYTHON in found.options:
+        how = resuming(folder, found.options, trust_code=trust_code)
+        raise UsageError(f"the run in {folder} was started in Python", hint=f"go on with it there: {how}")
+    named = Path(found.output) if Path(found.output).resolve() == folder.resolve() else folder
+    stored = found.options.get("MODEL")
+    if model is not None or not isinstance(stored, str):
+        return model, named
+    if runs_code("MODEL", stored) and not os.path.exists(stored) and not trust_code:
         raise UsageError(
-            f"the run in {folder} is of {model}, which would run code",
+            f"the run in {folder} is of {stored}, which would run code",
             hint="if you trust it: --trust-code, or name the model: prune compress MODEL --resume DIR",
         )
-    return model
+    return stored, named
 
 
 def _options(context: typer.Context) -> dict[str, Any]:
@@ -705,7 +696,7 @@ def _options(context: typer.Context) -> dict[str, Any]:
 
 def _print_finished(folder: Path, as_json: bool) -> None:
     if as_json:
-        found = next(p for p in (folder / "report.json", folder / "pareto.json") if p.exists())
+        found = next(p for p in (folder / "pareto.json", folder / "report.json") if p.exists())
         typer.echo(found.read_text(encoding="utf-8").rstrip())
         return
     console.print(f"the run in [bold]{escape(str(folder))}[/bold] is finished: " + _listing(folder))

@@ -38,7 +38,7 @@ from models_zoo.mamba_lm import MambaLM  # noqa: E402
 from models_zoo.text import LENGTH, TokenSplit  # noqa: E402
 from prune.compensation import compensate  # noqa: E402
 from prune.data import load_data  # noqa: E402
-from prune.depth import BlockConfig, Blocks, drop_blocks  # noqa: E402
+from prune.depth import BlockConfig, Blocks, judge  # noqa: E402
 from prune.importance import sampled  # noqa: E402
 from prune.load import ModelSource, load  # noqa: E402
 from prune.mamba import save_mamba  # noqa: E402
@@ -80,7 +80,7 @@ def orders(blocks: Blocks, data: DataSet, most: int, seeds: int, windows: int) -
     found: dict[str, list[list[int]]] = {}
     for criterion in ("loss", "similarity"):
         config = BlockConfig(text=str(count - most), criterion=criterion)  # type: ignore[arg-type]
-        found[criterion] = [list(drop_blocks(config, blocks, data, nothing)[0].dropped)]
+        found[criterion] = [list(judge(config, blocks, data, nothing).dropped)]
     alone = [evaluate(blocks.without([i]), data.search, limit=windows).loss for i in range(count)]
     found["loss, one round"] = [sorted(range(count), key=lambda i: alone[i])[:most]]
     found["random"] = [

@@ -26,6 +26,7 @@ from prune.pipeline import compress as run
 from prune.subject import NO_DATA, must_find_data, open_model
 from prune.tune import Evaluation
 from prune.tune import evaluate as measure
+from prune.unfinished import PYTHON
 from rl.reward import IMAGES
 
 
@@ -74,6 +75,7 @@ def compress(
     verify: bool = True,
     sensitivity: bool | None = None,
     force: bool = False,
+    resume: bool = False,
     trust_code: bool = False,
     progress: bool = True,
 ) -> Result:
@@ -133,6 +135,7 @@ def compress(
         verify: prove equality with the masked original in float64.
         sensitivity: score each group cut alone, for the report.
         force: replace files of an earlier run in ``output``.
+        resume: go on with the run in ``output`` that was cut short, given the same model, data and options.
         trust_code: load files that run code when loaded.
         progress: show the stages and bars, in a terminal or a notebook.
 
@@ -188,11 +191,20 @@ def compress(
         verify=verify,
         sensitivity=sensitivity,
     )
+    if resume and output is None:
+        raise UsageError("resume=True: of which run?", hint="name its folder: output=...")
     temporary = Path(mkdtemp(prefix="prune-")) if output is None else None
     try:
         folder = temporary / "run" if temporary is not None else Path(str(output))
         asked = request(
-            source, options, data=found, output=folder, force=force, temporary=temporary is not None
+            source,
+            options,
+            data=found,
+            output=folder,
+            force=force,
+            temporary=temporary is not None,
+            resume=resume,
+            identity={PYTHON: True} | options.given() if temporary is None else None,
         )
         screen = Screen(Console(quiet=not progress), trials=asked.trials)
         with asked.planner(screen.note) as planned, screen.running():

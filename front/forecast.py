@@ -12,9 +12,11 @@ from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from prune.budget import Budget, exact_quantities
 from prune.config import Listener
+from prune.depth import Blocks
 from prune.preparation import SEARCH, check_planner, method_of
 from prune.report import count, size
 from prune.subject import check_batch, find_data, open_model
+from prune.unfinished import is_unfinished
 from prune.widths import WidthSpace
 from rl.search import BASELINES
 
@@ -56,6 +58,7 @@ class Forecast:
         open: what takes time as well and cannot be timed beforehand.
         output: folder of the results.
         exists: it holds something already.
+        unfinished: that is a run that was cut short.
         files: that would be in it.
         notes: what the user should know.
     """
@@ -69,6 +72,7 @@ class Forecast:
     open: tuple[str, ...]
     output: Path
     exists: bool
+    unfinished: bool
     files: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -106,7 +110,10 @@ class Forecast:
         found = [f"about {_duration(self.seconds)} in all, on this machine as busy as it is now"]
         found += [f"not among it: {', '.join(self.open)}"] if self.open else []
         found += [f"would be written to {self.output}: {', '.join(self.files)}"]
-        found += ["the folder is not empty: --force would replace its files"] if self.exists else []
+        if self.unfinished:
+            found += ["the folder holds an unfinished run: --resume goes on with it, --force starts over"]
+        elif self.exists:
+            found += ["the folder is not empty: --force would replace its files"]
         return [*found, "nothing was written (--dry-run)"]
 
 
@@ -127,6 +134,8 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     loading, subject = timed(lambda: open_model(config.source, config.selection))
     space = subject.space(round_to=config.multiple)
     budgets = _budgets(request, space)
+    if config.blocks.text is not None:
+        config.blocks.kept(len(Blocks.of(subject.loaded, subject.program).branches))
     data = find_data(config.data, subject.loaded)
     check_batch(subject.program, data, config.source.model)
     method = method_of(config, data)
@@ -137,7 +146,9 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     pieces = [Piece("load and capture", 1, loading), *pieces_of(request, subject, budgets[-1], data, method)]
     waits = ["latencies of the models"]
     waits += ["timing of operators, minutes the first time"] if config.limits_latency else []
-    waits += ["judging blocks; with fewer of them everything is quicker"] if config.blocks.text else []
+    waits += ["judging blocks; with fewer of them all is quicker, and less can be reached"] * bool(
+        config.blocks.text
+    )
     waits += ["judging and compensating states"] if config.states.is_given else []
     waits += ["what the agent learns between plans"] if method == SEARCH and config.demands else []
     files: tuple[str, ...] = CURVE_FILES if request.points else FILES
@@ -153,6 +164,7 @@ def forecast(request: Request, listener: Listener) -> Forecast:
         open=tuple(waits),
         output=config.output,
         exists=config.output.is_dir() and any(config.output.iterdir()),
+        unfinished=is_unfinished(config.output),
         files=(*files, "checkpoint/") if checkpoint else files,
         notes=subject.notes,
     )

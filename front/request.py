@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class Options:
     verify: bool = True
     sensitivity: bool | None = None
 
+    def given(self) -> dict[str, Any]:
+        """Those that do not have their defaults, under the names of the flags, as JSON data."""
+        found = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name != "workers":
+                plain = value if isinstance(value, str | bool | int | float) else [str(v) for v in value]
+                found[field.name.replace("_", "-")] = plain
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -116,6 +126,8 @@ def request(
     output: Path | None = None,
     force: bool = False,
     temporary: bool = False,
+    resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
 ) -> Request:
     """What options mean.
 
@@ -126,6 +138,8 @@ def request(
         output: folder of the results; ``runs/MODEL-TARGET`` when left out.
         force: replace files of an earlier run.
         temporary: the output goes away with whoever asked for it.
+        resume: go on with the unfinished run in ``output``.
+        identity: what the run is, for whoever resumes it; see ``CompressConfig.options``.
 
     Raises:
         PruneError: an option that is unknown, malformed or does not go with another one.
@@ -175,6 +189,8 @@ def request(
         search=search.command_words(searching, images=options.images),
         force=force,
         temporary=temporary,
+        resume=resume,
+        options=identity or {},
         verify=options.verify,
     )
     workers = str(cores() if options.workers is None else options.workers)
@@ -205,4 +221,4 @@ def _several(texts: Texts) -> tuple[str, ...]:
 
 
 def _told(value: str | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(float(value)) if isinstance(value, float) else str(value)  # 1.0 is a share, 1 is one

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graph.errors import OutputError, UsageError
+from graph.errors import UsageError
 from prune.config import Listener
+from prune.files import check_folder, refused
 
 if TYPE_CHECKING:
     from prune.trials import Trial
@@ -23,12 +24,14 @@ class Board:
     ``tune/search_accuracy`` and ``tune/lr``. Each point of a curve has its name in front.
 
     Args:
-        writer: of torch.
+        start: makes the writer, once there is something to write: the folder may be that of the results,
+            where a run that fails at once leaves nothing.
         listener: sees the run as well.
     """
 
-    def __init__(self, writer: Any, listener: Listener) -> None:
-        self.writer, self.listener = writer, listener
+    def __init__(self, start: Callable[[], Any], listener: Listener) -> None:
+        self.start, self.listener = start, listener
+        self.writer: Any = None
         self.prefix = ""
         self.plans, self.best = 0, float("-inf")
 
@@ -73,18 +76,20 @@ class Board:
         self.listener.step(done, total)
 
     def _write(self, group: str, values: dict[str, float], step: int) -> None:
+        self.writer = self.writer or self.start()
         for name, value in values.items():
             self.writer.add_scalar(f"{self.prefix}{group}/{name}", value, step)
         self.writer.flush()  # a run that is killed has told what it did
 
 
 @contextmanager
-def board(folder: Path | None, listener: Listener) -> Iterator[Listener]:
+def board(folder: Path | None, listener: Listener, *, resume: bool = False) -> Iterator[Listener]:
     """The listener, and where there is a folder event files of what it is told; they end with the block.
 
     Args:
-        folder: for the event files of this run; what an earlier run wrote there is hidden by TensorBoard.
+        folder: for the event files of this run.
         listener: sees the run as well.
+        resume: what was written there is of the same run; else TensorBoard is told to hide it.
 
     Raises:
         UsageError: tensorboard is not installed.
@@ -100,13 +105,18 @@ def board(folder: Path | None, listener: Listener) -> Iterator[Listener]:
             "--tensorboard: the package tensorboard is not installed",
             hint="python -m pip install -c constraints.txt '.[tensorboard]'",
         ) from err
+
+    check_folder(folder.parent, folder)
+
+    def start() -> Any:
+        try:
+            return SummaryWriter(str(folder), purge_step=None if resume else 0)
+        except OSError as err:
+            raise refused(folder, err) from err
+
+    seen = Board(start, listener)
     try:
-        writer = SummaryWriter(str(folder), purge_step=0)
-    except OSError as err:
-        raise OutputError(
-            f"--tensorboard {folder} cannot be written: {err.strerror}", hint="name another folder"
-        ) from err
-    try:
-        yield Board(writer, listener)
+        yield seen
     finally:
-        writer.close()
+        if seen.writer is not None:
+            seen.writer.close()

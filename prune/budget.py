@@ -187,9 +187,10 @@ class Budget:
         """Check that all limits can be met.
 
         Raises:
-            TargetError: nothing is prunable, or even the narrowest program uses more; says the lowest.
+            TargetError: there is a limit and nothing is prunable, or even the narrowest program uses more;
+                says the lowest.
         """
-        if self.space.bundles == 0:
+        if self.bounds and self.space.bundles == 0:
             raise TargetError(
                 "the model has no prunable channels", hint="`prune inspect` says what is pinned and why"
             )

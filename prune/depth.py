@@ -13,8 +13,8 @@ fine-tuning - knows nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -103,6 +103,19 @@ class Depth:
         """Places of the blocks that stay."""
         return tuple(i for i in range(len(self.blocks)) if i not in self.dropped)
 
+    @staticmethod
+    def from_json(data: Mapping[str, Any], config: BlockConfig) -> Depth:
+        """Read what ``to_json`` wrote."""
+        return Depth(
+            config,
+            tuple(data["blocks"]),
+            tuple(int(d["place"]) for d in data["dropped"]),
+            tuple(float(d["score"]) for d in data["dropped"]),
+            data["loss_of_all"],
+            int(data["records"]),
+            data["max_error"],
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
         return {
@@ -110,7 +123,8 @@ class Depth:
             "criterion": self.config.criterion,
             "blocks": list(self.blocks),
             "dropped": [
-                {"name": self.blocks[i], "score": s} for i, s in zip(self.dropped, self.scores, strict=True)
+                {"name": self.blocks[i], "place": i, "score": s}
+                for i, s in zip(self.dropped, self.scores, strict=True)
             ],
             "loss_of_all": self.whole,
             "records": self.records,
@@ -161,19 +175,14 @@ class Blocks:
         return compared(self.program, zeroing(self.branches[i] for i in depth.dropped), shorter)
 
 
-def drop_blocks(
-    config: BlockConfig, blocks: Blocks, data: DataSet, on_step: Callable[[int, int], None]
-) -> tuple[Depth, LoadedModel]:
-    """Judge the blocks of a model, and leave out those that are missed least.
+def judge(config: BlockConfig, blocks: Blocks, data: DataSet, on_step: Callable[[int, int], None]) -> Depth:
+    """Judge the blocks of a model: those go that are missed least.
 
     Args:
         config: what the user wants.
         blocks: of the model.
         data: its search split judges.
         on_step: called after each measurement with how many were made, and how many there are.
-
-    Returns:
-        What went, and the model without it.
 
     Raises:
         TargetError: none would stay, or all.
@@ -190,10 +199,8 @@ def drop_blocks(
     else:
         whole = evaluate(blocks.loaded.module, data.search, limit=records).loss
         dropped, scores = _missed_least(blocks, gone, data, records, on_step)
-    depth = Depth(
-        config, tuple(b.name for b in blocks.branches), tuple(dropped), tuple(scores), whole, records
-    )
-    return depth, replace(blocks.loaded, module=blocks.without(dropped))
+    names = tuple(b.name for b in blocks.branches)
+    return Depth(config, names, tuple(dropped), tuple(scores), whole, records)
 
 
 def _missed_least(

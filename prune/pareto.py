@@ -14,7 +14,6 @@ from torch import Tensor
 
 from graph.errors import TargetError
 from profilers.latency import compare, onnx_call
-from prune.budget import Budget
 from prune.command import repeated
 from prune.config import CompressConfig, Listener
 from prune.curve import Curve, Point
@@ -76,9 +75,7 @@ def pareto(
     with run_folder(config, points) as out:
         for note in out.notes:
             listener.note(note)
-        ready = prepare(config, listener, out.staging, out.journal)
-        for point in points:
-            Budget.from_demands(ready.space, [point]).check_reachable()
+        ready = prepare(config, listener, out.staging, out.journal, points)
         starts: dict[str, Sequence[float]] = {}
         for point in points:
             name = _folder_name(point)

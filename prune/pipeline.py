@@ -62,6 +62,7 @@ from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
 from prune.tune import Evaluation, TuneResult, evaluate, fit
 from prune.tune_state import Checkpoints
+from prune.unfinished import PYTHON
 from prune.verify import Verification, check, verify
 
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
@@ -69,7 +70,7 @@ _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
 STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
 # Options that count only once the plan is made, and the leave that a user gives anew each time.
-LATE = ("tune", "epochs", "lr", "batch-size", "trust-code")
+LATE = ("tune", "epochs", "lr", "batch-size", "tensorboard", "trust-code")
 Starts = Mapping[str, Sequence[float]]
 
 
@@ -99,7 +100,10 @@ def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Re
 
 
 def run_folder(config: CompressConfig, points: Sequence[Demand] = ()) -> RunFolder:
-    """The folder of a run."""
+    """The folder of a run; with options, which say what it is, the run can be gone on with."""
+    again = ""
+    if config.options:
+        again = resuming(config.output, config.options, trust_code=config.source.trust_code)
     return RunFolder(
         config.output,
         config.options or {"command": shlex.join(repeated(config, points))},
@@ -107,12 +111,14 @@ def run_folder(config: CompressConfig, points: Sequence[Demand] = ()) -> RunFold
         late=LATE,
         force=config.force,
         resume=config.resume,
-        again=resuming(config.output, config.options or {}, trust_code=config.source.trust_code),
+        again=again,
     )
 
 
 def resuming(folder: Path, options: Mapping[str, object], *, trust_code: bool) -> str:
     """The command that goes on with a run; to run code is allowed anew: a folder may come from anywhere."""
+    if PYTHON in options:
+        return f"prune.compress(..., output={str(folder)!r}, resume=True)"
     trust_code = trust_code or any(runs_code(name, value) for name, value in options.items())
     words = ["prune", "compress", "--resume", str(folder), *(["--trust-code"] if trust_code else [])]
     return shlex.join(words)

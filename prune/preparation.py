@@ -19,16 +19,25 @@ from prune.baselines import BASELINES
 from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
-from prune.depth import Blocks, Depth, drop_blocks
+from prune.depth import Blocks, Depth, judge
 from prune.export import export_onnx
 from prune.identity import must_be_the_same, of_data, of_model
 from prune.importance import Criterion, Scores, sampled, score
 from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
+from prune.selection import remaining
 from prune.states import StateChoice, choose_states, state_layers
 from prune.student import runs_itself
-from prune.subject import NO_DATA, Subject, check_batch, find_data, open_model, subject_of
+from prune.subject import (
+    NO_DATA,
+    Subject,
+    check_batch,
+    find_data,
+    open_model,
+    program_of,
+    selected,
+)
 from prune.tune import Evaluation, evaluate
 from prune.verify import check
 from prune.widths import WidthSpace
@@ -96,7 +105,13 @@ class Prepared:
             path.unlink()
 
 
-def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: Journal) -> Prepared:
+def prepare(
+    config: CompressConfig,
+    listener: Listener,
+    folder: Path,
+    journal: Journal,
+    points: Sequence[Demand] = (),
+) -> Prepared:
     """Load a model, find its groups, and measure it.
 
     Args:
@@ -104,6 +119,7 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: J
         listener: sees the run.
         folder: for files that the whole run shares.
         journal: of the run.
+        points: of a curve; each must be within reach.
 
     Raises:
         PruneError: any of the named failures of loading and capturing, limits that cannot be met, or a model
@@ -114,9 +130,11 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: J
     listener.stage("loading the model")
     whole = open_model(config.source, config.selection)
     exact = [d for d in config.demands if d.name != "latency"]
+    exact_of = [[point, *exact] for point in points] or [exact]
     blocks = _blocks(config, whole)
     if blocks is None:
-        _check_widths(config, whole, whole, exact)  # before anything takes long
+        for demands in exact_of:
+            _check_widths(config, whole, whole, demands)  # before anything takes long
     data = find_data(config.data, whole.loaded)
     check_batch(whole.program, data, config.source.model)
     method = method_of(config, data)
@@ -136,13 +154,18 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: J
     subject, depth = whole, None
     if blocks is not None and data is not None:
         listener.stage("judging the blocks")
-        depth, loaded = drop_blocks(config.blocks, blocks, data, listener.step)
-        subject = subject_of(loaded, config.selection)
+        judged = journal.recall("blocks", lambda: judge(config.blocks, blocks, data, listener.step).to_json())
+        depth = Depth.from_json(judged, config.blocks)
+        loaded = replace(whole.loaded, module=blocks.without(depth.dropped))
+        program = program_of(loaded)
+        subject = selected(loaded, program, remaining(config.selection, program))
         if config.verify:
             proof = blocks.proof(depth, subject.program)
             check(proof)
             depth = replace(depth, max_error=proof.max_error)
-        _check_widths(config, subject, whole, exact)
+        for demands in exact_of:
+            _check_widths(config, subject, whole, demands)
+        journal.dear = True  # only now: limits that are out of reach leave nothing to go on with
     space = subject.space(round_to=config.multiple)
     scores = _scores(subject.axes, config.importance, data)
     states = None
@@ -151,7 +174,8 @@ def prepare(config: CompressConfig, listener: Listener, folder: Path, journal: J
         states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
         scores = states.scores
         space = subject.space(round_to=config.multiple, fixed=states.fixed(subject.axes))
-        _reachable(space, exact, whole)
+        for demands in exact_of:
+            _reachable(space, demands, whole)
     clock = None
     if config.limits_latency:
         listener.stage("timing operators")

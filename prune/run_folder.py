@@ -31,7 +31,8 @@ from prune.unfinished import HOME, RUN_FILE, Unfinished, is_unfinished
 
 _JOURNAL, _LOCK, _RESULTS = "journal.jsonl", "lock", "results"
 # What tells of the other files comes after them, and the manifest, which tells of all, at the very end.
-_LAST = ("report.html", "report.json", "pareto.json", MANIFEST_FILE)
+_RESULT = ("report.json", "pareto.json")
+_LAST = ("report.html", *_RESULT, MANIFEST_FILE)
 _MOVING = "moving"  # in the journal: the results are all there
 
 
@@ -44,7 +45,8 @@ class RunFolder:
             found = run.journal.recall("search", search)
             write_json(run.staging / "report.json", report)
 
-    A failure that comes before anything dear was found leaves no trace, unless the run was resumed.
+    A failure that comes before anything dear was found leaves no trace, unless the run was resumed; nor does
+    any failure of a run with which nobody could go on.
 
     Args:
         path: the folder; missing parents are made.
@@ -53,7 +55,7 @@ class RunFolder:
         late: options that may change when the run is resumed.
         force: replace files of an earlier run, and start over where there is an unfinished one.
         resume: go on with the unfinished run.
-        again: the command that goes on, for messages.
+        again: the command that goes on, for messages; empty where there is none.
 
     Attributes:
         staging: a folder for the results.
@@ -150,9 +152,11 @@ class RunFolder:
         try:
             if err is None:
                 self._publish()
-            elif not self.resume and not self.journal.dear and isinstance(err, PruneError):
+            elif not self.resume and (
+                not self.again or (not self.journal.dear and isinstance(err, PruneError))
+            ):
                 self._remove()
-            elif self.again:
+            else:
                 err.add_note(f"go on with: {self.again}")
         except PruneError as failure:
             if self.again:
@@ -191,7 +195,7 @@ class RunFolder:
             if not self.force:
                 check_free(self.path, names, but=self.journal.get(_MOVING) or ())
             self.journal.recall(_MOVING, lambda: sorted(map(str, names)))
-            move(self.staging, self.path, names)
+            move(self.staging, self.path, names, self.journal.get(_MOVING))
         except OSError as failure:
             raise OutputError(
                 f"{self.path} cannot be put in place: {failure.strerror} ({failure.filename})",
@@ -222,22 +226,24 @@ def check_inside(folder: Path, names: list[Path]) -> None:
             raise OSError(errno.ELOOP, "a link leads out of the folder", str(folder / name))
 
 
-def move(source: Path, target: Path, names: list[Path]) -> None:
+def move(source: Path, target: Path, names: list[Path], all_names: Collection[str]) -> None:
     """Move files into place one by one, those last that tell of the others.
 
-    Reports that will be replaced go first, so that none is ever beside files of another run.
+    Reports of an earlier run go first, so that none is ever beside files of another one.
 
     Args:
         source: folder that they are in.
         target: folder that they go to.
         names: relative to both.
+        all_names: these, and those that were moved already.
 
     Raises:
         OSError: the system refuses.
     """
     check_inside(target, names)
-    for name in names:
-        if name.name in _LAST:
+    moved = set(all_names) - {str(name) for name in names}
+    for name in {folder / last for folder in {Path(), *(n.parent for n in names)} for last in _LAST}:
+        if str(name) not in moved:
             (target / name).unlink(missing_ok=True)
     for name in sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, n.name == MANIFEST_FILE, n)):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +262,7 @@ def finish(path: Path) -> bool:
     home = path / HOME
     found = Unfinished.read(path)
     if found is None:
-        if not any((path / name).is_file() for name in _LAST):
+        if not any((path / name).is_file() for name in _RESULT):
             raise ResumeError(
                 f"{path} holds no unfinished run", hint="start one: prune compress MODEL ... -o DIR"
             )
@@ -274,7 +280,7 @@ def finish(path: Path) -> bool:
         names = [p.relative_to(staging) for p in synced(staging)]
         if not found.force:
             check_free(path, names)
-        move(staging, path, names)
+        move(staging, path, names, journal.get(_MOVING))
         (home / RUN_FILE).unlink()
         shutil.rmtree(home, ignore_errors=True)
         return True

@@ -63,6 +63,24 @@ class Selection:
     kinds: tuple[Kind, ...] = ()
 
 
+def remaining(selection: Selection, program: Program) -> Selection:
+    """A selection for what is left of a model: patterns of modules that went are dropped.
+
+    Where all that ``only`` names went, nothing is left to prune.
+    """
+
+    def there(pattern: str) -> bool:
+        return any(fnmatch.fnmatchcase(p, pattern) for name in program.tensors for p in _paths(name))
+
+    only = tuple(filter(there, selection.only))
+    return replace(
+        selection,
+        exclude=("*",) if selection.only and not only else tuple(filter(there, selection.exclude)),
+        only=only,
+        limits=tuple(limit for limit in selection.limits if there(limit.pattern)),
+    )
+
+
 def parse_kinds(text: str) -> tuple[Kind, ...]:
     """Read ``head,mlp``.
 

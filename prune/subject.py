@@ -81,19 +81,19 @@ def open_model(source: ModelSource, selection: Selection | None = None) -> Subje
     """Load a model, capture it and find its groups.
 
     Raises:
-        PruneError: any of the named failures of loading and capturing.
+        PruneError: any of the named failures of loading and capturing, or a selection that matches nothing.
     """
-    return subject_of(load(source), selection)
+    loaded = load(source)
+    return selected(loaded, program_of(loaded), selection or Selection())
 
 
-def subject_of(loaded: LoadedModel, selection: Selection | None = None) -> Subject:
-    """Capture a loaded model and find its groups.
+def selected(loaded: LoadedModel, program: Program, selection: Selection) -> Subject:
+    """Find the groups of a loaded model that was captured.
 
     Raises:
-        PruneError: any of the named failures of capturing, or a selection that matches nothing.
+        UsageError: a selection that matches nothing.
     """
-    program = program_of(loaded)
-    axes, minimum = select(program, selection or Selection())
+    axes, minimum = select(program, selection)
     return Subject(loaded, axes, costs(program), minimum)
 
 

@@ -8,12 +8,14 @@ accuracy, or of text by loss; the test split is never seen.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -300,9 +302,9 @@ def fit(
         while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
             begin, epoch = time.perf_counter(), at.epoch + 1
             module.train()
-            batches = data.train.batches(
-                config.batch_size, shuffle=True, augment=True, seed=config.seed * _SEED_STRIDE + epoch
-            )
+            seed = config.seed * _SEED_STRIDE + epoch
+            _seed_data(seed)
+            batches = data.train.batches(config.batch_size, shuffle=True, augment=True, seed=seed)
             for index, (x, y) in enumerate(keeper.watched(batches)):
                 if index < at.batches:  # done before the run was cut short
                     continue
@@ -508,9 +510,20 @@ def _device(module: nn.Module) -> torch.device:
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw dropout from a seed; the caller's generators go on afterwards as if nothing had happened."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+def _seed_data(seed: int) -> None:
+    """Seed what a user's own data may draw from, so that an epoch that goes on in its midst sees the same."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from prune.files import read_json
 
 HOME = ".unfinished"  # in the folder of the results
 RUN_FILE = "run.json"
+PYTHON = "python"  # among the options of a run that was not started by the command line
 _FORMAT, _VERSION = "prune-run", 1
 _PACKAGES = ("torch", "numpy", "stable-baselines3", "torch-geometric", "onnxruntime")
 

@@ -16,16 +16,18 @@ import torch
 import typer.main
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler, TensorDataset
+from typer.testing import CliRunner
 
 import cli
 import prune
-from graph.errors import DataError, TargetError, UsageError
+from graph.errors import DataError, OutputError, ResumeError, TargetError, UsageError
 from models_zoo.digits import load as digits
 from models_zoo.registry import build
 from prune.inputs import InputRequest
 from prune.inspection import measure
 from prune.load import ModelSource, save_model
 from prune.loaders import LoaderSplit, data_set
+from prune.unfinished import is_unfinished
 
 
 class TwoHeads(nn.Module):
@@ -175,6 +177,49 @@ def test_a_model_of_transformers_comes_back_as_one() -> None:
     assert [i["name"] for i in result.report.model["inputs"]] == ["input_ids", "attention_mask"]
 
 
+def test_a_run_that_was_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, out = TwoHeads(), tmp_path / "out"
+    options: dict[str, Any] = {"flops": 0.5, "episodes": 2, "images": 16, "epochs": 1, "progress": False}
+    monkeypatch.setattr("prune.pipeline.export_all", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        prune.compress(net, "digits", output=out, **options)
+    assert caught.value.__notes__ == [f"go on with: prune.compress(..., output={str(out)!r}, resume=True)"]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        prune.compress(net, "digits", **options)
+    assert not hasattr(caught.value, "__notes__"), "a temporary folder is gone"
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match="holds an unfinished run") as refused:
+        prune.compress(net, "digits", output=out, **options)
+    assert "resume=True" in refused.value.hint
+    with pytest.raises(ResumeError, match="with --seed 1"):
+        prune.compress(net, "digits", output=out, resume=True, seed=1, **options)
+    told = CliRunner().invoke(cli.app, ["compress", "--resume", str(out)])
+    assert told.exit_code == 2 and "was started in Python" in told.output
+    with pytest.raises(ResumeError, match="the model .* is not what it was"):
+        prune.compress(TwoHeads(), "digits", output=out, resume=True, **options)
+    monkeypatch.setattr("rl.reward.Evaluator._found", lambda *_: pytest.fail("scored again"))
+    result = prune.compress(net, "digits", output=out, resume=True, **options)
+    monkeypatch.undo()
+    other = prune.compress(net, "digits", **options)
+    assert result.plan == other.plan and not is_unfinished(out)
+    for name, tensor in result.module.state_dict().items():
+        assert torch.equal(tensor, other.module.state_dict()[name]), name
+    with pytest.raises(UsageError, match="of which run"):
+        prune.compress(net, "digits", resume=True, **options)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_whole_share_is_no_number() -> None:
+    """As a float, 1.0 keeps all, and only 1 keeps one."""
+    net = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
+    with pytest.raises(TargetError, match="--blocks 1.0: not a share or a number"):
+        prune.compress(net, inputs=torch.randn(1, 6), blocks=1.0, progress=False)
+
+
 def test_the_keywords_are_the_flags() -> None:
     """Each option of ``prune compress`` has a keyword with the same default, but for a console's own."""
     command = typer.main.get_command(cli.app).commands["compress"]  # type: ignore[attr-defined]
@@ -184,7 +229,7 @@ def test_the_keywords_are_the_flags() -> None:
         if option.param_type_name == "option"
     }
     keywords = {n: p.default for n, p in signatures.signature(prune.compress).parameters.items()}
-    console_only = {"pareto", "config", "json", "help", "dry_run", "tensorboard", "input_spec", "resume"}
+    console_only = {"pareto", "config", "json", "help", "dry_run", "tensorboard", "input_spec"}
     assert set(flags) - set(keywords) <= console_only
     assert set(keywords) - set(flags) == {"model", "inputs", "progress"}
     differing = {n for n in set(flags) & set(keywords) if (flags[n] or None) != (keywords[n] or None)}

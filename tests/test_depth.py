@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from models_zoo.mamba_lm import MambaLM
 from prune.architectures import tokens_input
 from prune.compensation import compensate
 from prune.data import load_data
-from prune.depth import BlockConfig, Blocks, drop_blocks
+from prune.depth import BlockConfig, Blocks, Depth, judge
 from prune.load import LoadedModel
 from prune.mamba import load_mamba, save_mamba
 from prune.pruned import load_pruned
@@ -71,7 +72,9 @@ def nothing(done: int, total: int) -> None:
 def test_the_blocks_that_are_missed_least_go_in_turn(version: Version, tmp_path: Path) -> None:
     lm, data = deep(version), load_data(text_file(tmp_path), length=16)
     blocks = blocks_of(lm)
-    depth, short = drop_blocks(BlockConfig(text="0.5"), blocks, data, nothing)
+    depth = judge(BlockConfig(text="0.5"), blocks, data, nothing)
+    assert Depth.from_json(json.loads(json.dumps(depth.to_json())), depth.config) == depth
+    short = replace(blocks.loaded, module=blocks.without(depth.dropped))
 
     def loss(kept: list[int]) -> float:
         return evaluate(shorter_mamba(lm, kept), data.search, limit=depth.records).loss
@@ -95,7 +98,7 @@ def test_the_blocks_that_are_missed_least_go_in_turn(version: Version, tmp_path:
 
 def test_similarity_takes_what_turns_the_stream_least(tmp_path: Path) -> None:
     lm, data = deep(1), load_data(text_file(tmp_path), length=16)
-    depth, _ = drop_blocks(BlockConfig(text="2", criterion="similarity"), blocks_of(lm), data, nothing)
+    depth = judge(BlockConfig(text="2", criterion="similarity"), blocks_of(lm), data, nothing)
     turned = np.zeros(4)
     with torch.no_grad():
         for x, _ in data.search.batches(64, limit=depth.records):
@@ -195,7 +198,10 @@ def test_a_shorter_mamba_in_the_layout_of_mamba_ssm(version: Version, tmp_path: 
 
 def test_blocks_and_flops_are_shares_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any network with residual blocks, on images: blocks by the loss, then channels to the limit."""
-    (tmp_path / "residual_images.py").write_text("from test_depth import Images as net\n")
+    (tmp_path / "residual_images.py").write_text(
+        "import torch\nfrom test_depth import Images\n\n"
+        "def net():\n    torch.manual_seed(0)\n    return Images()\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     common = [
@@ -216,6 +222,18 @@ def test_blocks_and_flops_are_shares_of_the_whole(tmp_path: Path, monkeypatch: p
     assert not report["native"]["runs"]
     code, told = run(*common, "--flops", "0.9", "--force")
     assert code == 2 and "without the blocks the model uses 0.6" in told and "leave it out" in told
+    # Each point of a curve is looked at before the first one is pruned.
+    code, told = run(*common, "--pareto", "0.5,0.9", "--force")
+    assert code == 2 and "without the blocks the model uses 0.6" in told and "leave it out" in told
+    code, told = run(*common, "--pareto", "0.5,0.0001", "--force")
+    assert code == 2 and "cannot be reached" in told and "go on with" not in told, told
+    # A pattern names a module of the whole model, which may be among those that go.
+    (gone,) = report["blocks"]["dropped"]
+    for words in (("--exclude", gone["name"]), ("--limit", f"{gone['name']}=4")):
+        code, told = run(*common, *words, "--force")
+        assert code == 0 and "blocks kept: 2 of 3" in told, told
+    code, told = run(*common, "--only", gone["name"], "--flops", "0.5", "--force")
+    assert code == 2 and "no prunable channels" in told, told
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,27 @@ def test_code_is_trusted_anew(unfinished: Path) -> None:
     assert is_unfinished(unfinished)
 
 
+def test_what_does_not_go_with_resume(unfinished: Path) -> None:
+    code, out = resume(unfinished, "--dry-run")
+    assert code == 2 and "--dry-run and --resume do not go together" in out
+    assert is_unfinished(unfinished)
+
+
+def test_blocks_are_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "residual_net.py").write_text(
+        "import torch\nfrom test_depth import Images\n\n"
+        "def net():\n    torch.manual_seed(0)\n    return Images()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shape, plan = ("--input-shape", "1x8x8", "--data", "digits"), ("--blocks", 2, "--flops", 0.5)
+    words = (*shape, *plan, "--planner", "uniform", "--epochs", 1, "-o", tmp_path / "a")
+    code, out = run("compress", "residual_net:net", *words, "--lr", 1e30)
+    assert code == 2 and "go on with" in out, out
+    monkeypatch.setattr("prune.preparation.judge", lambda *_: pytest.fail("judged again"))
+    code, out = resume(tmp_path / "a", "--lr", 0.01)
+    assert code == 0 and "blocks kept: 2 of 3" in out, out
+
+
 def test_settings_of_the_working_folder_do_not_count(
     unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

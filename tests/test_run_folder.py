@@ -41,6 +41,7 @@ def full_disk() -> Iterator[None]:
 
 def cut_short(folder: Path, **more: object) -> None:
     """A run that was interrupted once it had found something out."""
+    more = {"again": "the command", **more}
     with pytest.raises(KeyboardInterrupt), RunFolder(folder, OPTIONS, **more) as run:  # type: ignore[arg-type]
         run.journal.put({"score": [0.5, 1.25]})
         write_json(run.staging / "plan.json", {})
@@ -372,6 +373,21 @@ def test_old_reports_never_stand_beside_new_weights(tmp_path: Path, monkeypatch:
         monkeypatch.setattr("prune.run_folder.os.replace", lambda *_: None)
         monkeypatch.setattr("prune.run_folder.sync", stop)
     assert not (folder / "report.json").exists()
+
+
+def test_a_report_of_another_kind_goes_too(tmp_path: Path) -> None:
+    """A curve over a single run, and the other way round: one folder has one report."""
+    folder = tmp_path / "one"
+    for new, old in (("report.json", "pareto.json"), ("pareto.json", "report.json")):
+        with RunFolder(folder, OPTIONS, force=True) as run:
+            write_json(run.staging / new, {})
+        assert (folder / new).exists() and not (folder / old).exists()
+
+
+def test_a_page_alone_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("")
+    with pytest.raises(ResumeError, match="no unfinished run"):
+        finish(tmp_path)
 
 
 def test_files_that_came_in_the_meantime_are_not_lost(tmp_path: Path) -> None:

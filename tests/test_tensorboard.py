@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_resume import compress
 
+from benchmarks.reliability_kills import make_model
 from front.tensorboard import board
 from graph.errors import OutputError, UsageError
 from prune.trials import Trial
@@ -70,6 +72,25 @@ def test_points_of_a_curve_are_apart(tmp_path: Path) -> None:
             seen.trial(trial(1, 0.5, -0.5))
     assert scalars(tmp_path)["0.50/search/accuracy"] == [(1, 0.5)]
     assert {tag.split("/")[0] for tag in scalars(tmp_path)} == {"0.70", "0.50"}
+
+
+def test_a_resumed_run_goes_on_with_its_curves(tmp_path: Path) -> None:
+    for resume, kept in ((False, [1]), (True, [1, 2]), (False, [3])):
+        with board(tmp_path, Told(), resume=resume) as seen:
+            for epoch in kept[-1:]:
+                seen.epoch(EpochResult(epoch, 3, 1.5, Evaluation(0.5, 1.25, 10), 0.125, 1.0))
+    assert [step for step, _ in scalars(tmp_path)["tune/loss"]] == [3]  # started over: the others are hidden
+
+
+def test_the_events_may_lie_beside_the_results(tmp_path: Path) -> None:
+    """``--tensorboard runs`` with the default output ``runs/NAME``."""
+    net, runs = tmp_path / "net.pt", tmp_path / "runs"
+    make_model(net)
+    code, told = compress(net, runs / "a", "--tensorboard", runs)
+    assert code == 0, told
+    assert scalars(runs / "a")["tune/loss"]
+    code, told = compress(net, runs / "b", "--tensorboard", runs, "--exclude", "nothing*")
+    assert code == 2 and not (runs / "b").exists()
 
 
 def test_without_a_folder_nothing_is_between() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import random
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -94,30 +97,41 @@ def test_early_stopping_stays_stopped(tmp_path: Path) -> None:
     assert same(module, wanted) and timeless(found) == timeless(result)
 
 
-def test_an_epoch_that_draws_from_the_global_generator_goes_on_from_its_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("draw", "step"),
+    [
+        pytest.param(lambda x: x + torch.randn_like(x), 3, id="torch"),  # back to the start of the epoch
+        pytest.param(lambda x: x + np.random.rand(), 4, id="numpy"),
+        pytest.param(lambda x: x * random.random(), 4, id="python"),
+    ],
+)
+def test_an_epoch_that_draws_from_a_global_generator_goes_on(
+    tmp_path: Path, draw: Callable[[Tensor], Tensor], step: int
+) -> None:
     class Noisy:
         def __len__(self) -> int:
             return 96
 
         def batches(self, batch_size: int, **how: object) -> object:
             for x, y in data().train.batches(batch_size, limit=96):
-                yield x + torch.randn_like(x), y
+                yield draw(x), y
 
     noisy = replace(data(), train=Noisy())  # type: ignore[arg-type]
 
     def run(journal: Journal, cut: int | None = None) -> nn.Module:
-        def step(done: int, total: int) -> None:
+        def stop(done: int, total: int) -> None:
             if done == cut:
                 raise Cut
 
         module = network()
-        fit(module, noisy, SGD, on_step=step, checkpoints=Checkpoints(journal, seconds=0.0))
+        fit(module, noisy, SGD, on_step=stop, checkpoints=Checkpoints(journal, seconds=0.0))
         return module
 
     wanted = run(Journal())
     with pytest.raises(Cut):
         run(Journal(tmp_path / "journal.jsonl"), cut=5)  # the second of three steps in epoch 2
-    assert Journal(tmp_path / "journal.jsonl").get("training")["at"]["step"] == 3
+    assert Journal(tmp_path / "journal.jsonl").get("training")["at"]["step"] == step
+    np.random.seed(7), random.seed(7)  # as another process would find them
     assert same(run(Journal(tmp_path / "journal.jsonl")), wanted)
 
 
