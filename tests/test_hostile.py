@@ -19,7 +19,7 @@ import pytest
 import cli
 from tests.hostile import Case, cases
 from tests.hostile.case import Payload
-from tests.hostile.runner import command_line, forked, listening
+from tests.hostile.runner import command_line, forked, listening, run_case
 
 ROOT = Path(__file__).parents[1]
 CASES = cases()
@@ -102,6 +102,32 @@ def test_a_real_process_says_the_same(name: str, tmp_path: Path) -> None:
 
 def _evil(folder: Path, payload: Payload) -> None:
     (folder / "m.pt").write_text("not a model\n")
+
+
+def test_the_runner_finds_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.hostile import runner
+
+    case = Case("c", "w", _evil, says="it is text")
+    hold: list[bytes] = []
+    behaviours: dict[str, Callable[[], object]] = {
+        "ran": lambda: (tmp_path / "ran" / "canary").touch(),
+        "wrote outside": lambda: (tmp_path / "wrote outside" / "stray").touch(),
+        "took 600": lambda: hold.append(b"x" * (600 << 20)),
+        "exit code -9": lambda: os.kill(os.getpid(), 9),
+        "traceback": lambda: 1 // 0,
+    }
+    for fault, behave in behaviours.items():
+
+        def command(words: tuple[str, ...], act: Callable[[], object] = behave) -> int:
+            act()
+            print("error: m.pt: it is text")
+            return 2
+
+        monkeypatch.setattr(runner, "_command", command)
+        with listening() as (number, knocked):
+            found = run_case(case, tmp_path / fault, number, knocked)
+        assert any(f.startswith(fault) for f in found.faults), (fault, found)
+        assert len(found.faults) == 1 or fault in ("exit code -9", "traceback")
 
 
 def test_what_waits_is_ended(tmp_path: Path) -> None:

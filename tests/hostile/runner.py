@@ -189,6 +189,7 @@ def _child(call: Callable[[], int], folder: Path, out: int, limit: float) -> Non
     try:
         os.dup2(out, 1)
         os.dup2(out, 2)
+        sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115 - others may have taken them
         os.chdir(folder)
         signal.setitimer(signal.ITIMER_REAL, limit)  # ends the process where nobody handles it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

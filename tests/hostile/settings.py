@@ -155,6 +155,7 @@ def cases() -> Iterator[Case]:
         "name with escapes": ("clears the terminal", put("plan/groups", {"\x1b[2J": "b"}), GATE, r"\x1b[2J"),
         "page: groups": ("no widths", put("plan/groups", {"a": [1, 2, 3]}), PAGE, "no pair"),
         "page: limits": ("no list", put("limits", "evil"), PAGE, "no list"),
+        "page: trials": ("no list", put("search", {"evaluations": 1, "best": {"uniform": {"accuracy": 0.5}}, "trials": {"a": 1}}), PAGE, "no list"),
         "page: 10^30": ("no number that can be", put("seconds", 10**30), PAGE, ""),
         "page: schema": ("of the future", put("schema", 99), PAGE, "schema"),
         "page: format": ("of something else", put("format", "evil"), PAGE, "no report"),
