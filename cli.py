@@ -539,15 +539,13 @@ def compress(
     options under their names.
     """
     with _errors():
-        from dataclasses import replace
-
         from front.forecast import forecast
         from front.request import Options, request
         from front.tensorboard import board
         from prune.pareto import pareto as run_pareto
         from prune.pipeline import compress as run
         from prune.pipeline import resuming
-        from prune.subject import NO_DATA
+        from prune.subject import measured_on
 
         folder = output
         if resume is not None:
@@ -569,7 +567,7 @@ def compress(
         )
         identity = _options(context) | {"MODEL": model}
         asked = request(
-            replace(source, predicts=data not in (None, NO_DATA)),
+            measured_on(source, data),
             Options(
                 flops=flops,
                 macs=macs,

@@ -11,12 +11,11 @@ from torch import nn
 from graph.errors import UsageError
 from models_zoo.data import DataSet
 from prune.architectures import default_inputs
-from prune.data import load_data
 from prune.given import Examples, example_inputs, unwrapped
-from prune.inputs import InputRequest, ModelInputs, one_input, parse_shape, times
+from prune.inputs import InputRequest, ModelInputs, parse_shape, times
 from prune.load import ModelSource
 from prune.loaders import Data, data_set
-from prune.subject import NO_DATA
+from prune.subject import NO_DATA, measured_on
 
 Model = nn.Module | str | Path
 Shape = str | tuple[int, ...]
@@ -67,32 +66,26 @@ def opened(
         inner = unwrapped(model)
         if inputs is not None:
             wanted = example_inputs(inputs, inner)
-        elif input_shape is None and default_inputs("", {}, inner) is None:
-            found = load_data(found) if isinstance(found, str) and found != NO_DATA else found
-            if not isinstance(found, DataSet):
-                raise UsageError(
-                    f"nothing tells what {type(inner).__name__} takes",
-                    hint="give inputs=, such as inputs=torch.randn(1, 3, 224, 224), or data",
-                )
-            wanted = one_input(found.input_shape, "int64" if found.is_text else "float32")
+        elif input_shape is None and found in (None, NO_DATA) and default_inputs("", {}, inner) is None:
+            raise UsageError(
+                f"nothing tells what {type(inner).__name__} takes",
+                hint="give inputs=, such as inputs=torch.randn(1, 3, 224, 224), or data",
+            )
     elif not isinstance(model, (str, Path)):
         raise UsageError(f"the model is a {type(model).__name__}", hint="give an nn.Module, a file or a name")
     elif inputs is not None:
         wanted = example_inputs(inputs, None)
     shape = input_shape if input_shape is None or isinstance(input_shape, str) else times(input_shape)
-    return (
-        ModelSource(
-            model=type(unwrapped(model)).__name__ if isinstance(model, nn.Module) else str(model),
-            module=model if isinstance(model, nn.Module) else None,
-            arch=arch,
-            arch_args=dict(arch_args or {}),
-            weights=None if weights is None else Path(weights),
-            pretrained=pretrained,
-            request=InputRequest(
-                shape=None if shape is None else parse_shape(shape), dtype=input_dtype, inputs=wanted
-            ),
-            predicts=found is not None and found != NO_DATA,
-            trust_code=trust_code,
+    source = ModelSource(
+        model=type(unwrapped(model)).__name__ if isinstance(model, nn.Module) else str(model),
+        module=model if isinstance(model, nn.Module) else None,
+        arch=arch,
+        arch_args=dict(arch_args or {}),
+        weights=None if weights is None else Path(weights),
+        pretrained=pretrained,
+        request=InputRequest(
+            shape=None if shape is None else parse_shape(shape), dtype=input_dtype, inputs=wanted
         ),
-        found,
+        trust_code=trust_code,
     )
+    return measured_on(source, found), found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -115,12 +115,14 @@ class InputRequest:
         dtype: of the one input.
         inputs: from a specification.
         path: of the specification.
+        data: where nothing else tells, the inputs are what the data are made of, which this looks at.
     """
 
     shape: tuple[int, ...] | None = None
     dtype: str | None = None
     inputs: ModelInputs | None = None
     path: str | None = None
+    data: Callable[[], ModelInputs] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.inputs is not None and (self.shape or self.dtype):
@@ -163,10 +165,12 @@ def settled(request: InputRequest, known: ModelInputs | None, module: nn.Module,
         return _matched(request.inputs, module) if request.inputs.named else request.inputs
     if request.shape is not None:
         return _shaped(request.shape, request.dtype, known, module, path)
+    if known is None and request.data is not None:
+        known = request.data()
     if known is None:
         raise UsageError(
             f"nothing tells the shape of the inputs that {path} takes",
-            hint="give --input-shape, such as 3x224x224, or --input-spec FILE for several inputs",
+            hint="give --input-shape, such as 3x224x224, --input-spec FILE for several inputs, or --data",
         )
     if request.dtype is not None:
         first = replace(known.items[0], dtype=request.dtype)

@@ -26,7 +26,7 @@ from prune.inputs import inputs_of
 from prune.load import ModelSource, load
 from prune.manifest import check_file, renew
 from prune.report import count, size
-from prune.subject import NO_DATA, Subject, must_find_data, program_of
+from prune.subject import NO_DATA, Subject, measured_on, must_find_data, program_of
 from prune.tune import Evaluation, evaluate
 from prune.widths import WidthSpace
 
@@ -186,7 +186,7 @@ def _open(source: ModelSource, data: str | None) -> tuple[nn.Module, DataSet]:
                 hint="only models of one image can be measured",
             )
         return _OnnxModule(model), found
-    loaded = load(replace(source, predicts=True))
+    loaded = load(replace(measured_on(source, data), predicts=True))
     return loaded.module, must_find_data(data, loaded)
 
 

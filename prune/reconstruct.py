@@ -217,7 +217,7 @@ class _Fit:
     def solve(self, function: Callable[..., Any], node: Node, args: Any, kwargs: dict[str, Any]) -> Any:
         """Fit a layer, then compute its result: an override of ``graph.program.execute``."""
         layer, (x, weight), bias = self.layers[node.name], args[:2], node.arg(2, "bias")
-        groups = len(weight) if layer.groups > 1 and weight.shape[1] == 1 else layer.groups
+        groups = x.shape[1] // weight.shape[1] if layer.groups > 1 else 1  # whole ones may have gone
         seen, wanted = _windows(x, node, weight, layer.at), self._wanted(node, layer)
         x_PGI, y_PGO = (v.reshape(len(v), groups, -1) for v in (seen, wanted))  # (rows, C) -> groups of C
         free = layer.norm is not None or bias is not None

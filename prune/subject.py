@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graph.capture import capture
@@ -13,7 +13,7 @@ from graph.errors import CaptureError, DataError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from prune.data import load_data
-from prune.inputs import times, with_inputs
+from prune.inputs import ModelInputs, one_input, times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.selection import Selection, select
 from prune.text import TOKENIZER
@@ -142,6 +142,18 @@ def _tokenizer(loaded: LoadedModel) -> Path | None:
     """The tokenizer beside the weights of a checkpoint's folder."""
     folder = Path(loaded.path.removeprefix("hf:"))
     return folder / TOKENIZER if (folder / TOKENIZER).is_file() else None
+
+
+def measured_on(source: ModelSource, data: str | DataSet | None) -> ModelSource:
+    """A model that is measured on data: its prediction is its first output, its input one record."""
+    if data is None or data == NO_DATA:
+        return source
+
+    def record() -> ModelInputs:
+        found = data if isinstance(data, DataSet) else load_data(data)
+        return one_input(found.input_shape, "int64" if found.is_text else "float32")
+
+    return replace(source, predicts=True, request=replace(source.request, data=record))
 
 
 def must_find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -413,3 +414,21 @@ def test_zoo_list() -> None:
     assert code == 0
     assert "resnet110" in out
     assert "shufflenet_v2" in out
+
+
+def test_data_tell_what_a_model_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare weights of the user's own network: no shape has to be given beside the data."""
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n\ndef net():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    net = importlib.import_module("own_net").net()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    own = (tmp_path / "w.pt", "--arch", "own_net:net")
+    code, out = run("compress", *own, "--data", "digits", "--flops", 0.5, "--dry-run")
+    assert code == 0 and "digits: " in out, out
+    code, out = run("eval", *own, "--data", "digits")
+    assert code == 0 and "360 test images of digits" in out, out
+    code, out = run("compress", *own, "--flops", 0.5, "--data", "none")
+    assert code == 2 and "nothing tells the shape" in out and "or --data" in out, out

@@ -126,6 +126,27 @@ def test_networks_come_nearer_to_what_they_made(name: str, shape: tuple[int, ...
     assert error(axes, found, images(8, shape)) < 0.5 * error(axes, program, images(8, shape))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("wide", [16, 32])
+def test_groups_that_are_left_one_channel_are_fitted(share: float, wide: int) -> None:
+    """A grouped convolution whose groups keep one input each is no depthwise one."""
+    axes = axes_of(
+        nn.Sequential(
+            nn.Conv2d(3, 16, 1),
+            nn.ReLU(),
+            nn.Conv2d(16, wide, 3, padding=1, groups=4),
+            nn.ReLU(),
+            nn.Conv2d(wide, 4, 1),
+        )
+    )
+    space = WidthSpace(axes)
+    levels = space.levels(np.full(space.bundles, share))
+    keep = make_plan(space, levels, np.arange(axes.classes, dtype=float) % 7, "test").keep_mask(axes)
+    program, x = Slicer(axes)(keep), images(64)
+    found = reconstructed(axes, keep, program, x)
+    assert error(axes, found, x) < 0.9 * error(axes, program, x)
+
+
 def test_what_keeps_all_channels_stays_as_it_is() -> None:
     axes = axes_of(registry.build("resnet20"), (3, 32, 32))
     keep = np.ones(axes.classes, dtype=bool)
