@@ -158,7 +158,7 @@ class Subject:
             config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
             found = search(problem, topology.build(axes), self.evaluator, config)
             own = [p for p in found.finalists if method != "random" or p.method == "random"]
-            return self.mender.finalist(own)
+            return self.mender.finalist(own)[0]
         scores = magnitude(axes)
         if method == "global-taylor":
             batches = self.data.train.batches(128, shuffle=True, limit=GRADIENTS)

@@ -122,7 +122,7 @@ class Bench:
 
     def fitted(self, plans: Sequence[Plan]) -> Evaluation:
         """Of the plan that is best once its weights are fitted."""
-        plan = self.mender.finalist(plans)
+        plan = self.mender.finalist(plans)[0]
         keep = plan.keep_mask(self.problem.axes)
         program = self.mender.mended(keep, prune_program(self.problem.axes, plan)).program
         return evaluate(ProgramModule(program), self.test, limit=self.options.test_images)

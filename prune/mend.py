@@ -62,11 +62,6 @@ class Mender:
     def _slicer(self) -> Slicer:
         return Slicer(self.axes)
 
-    def _fitted(self, keep: Keep, program: Program) -> tuple[Program, float]:
-        """A smaller program with its weights fitted, and its loss on the whole search split."""
-        found = self._reference.fitted(program, self._slicer.kept(keep))
-        return found, self._loss(found)
-
     def _loss(self, program: Program) -> float:
         return evaluate(ProgramModule(program), self.data.search).loss
 
@@ -75,8 +70,8 @@ class Mender:
         plans: Sequence[Plan],
         on_step: Callable[[int, int], None] = lambda *_: None,
         journal: Journal | None = None,
-    ) -> Plan:
-        """The plan that is best once its weights are fitted, by its loss on the whole search split.
+    ) -> tuple[Plan, float]:
+        """The plan that is best once it is mended, and its loss on the whole search split.
 
         Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
 
@@ -88,16 +83,16 @@ class Mender:
         losses = journal or Journal()
         best, least = plans[0], math.inf
         for done, plan in enumerate(plans, start=1):
-            name = f"fitted {digest([plan.keep_mask(self.axes).tobytes()])[:32]}"
-            loss = losses.recall(name, partial(self._fitted_loss, plan))
+            name = f"mended {digest([plan.keep_mask(self.axes).tobytes()])[:32]}"
+            loss = losses.recall(name, partial(self._mended_loss, plan))
             if loss < least:
                 best, least = plan, loss
             on_step(done, len(plans))
-        return best
+        return best, least
 
-    def _fitted_loss(self, plan: Plan) -> float:
+    def _mended_loss(self, plan: Plan) -> float:
         keep = plan.keep_mask(self.axes)
-        return self._fitted(keep, self._slicer(keep))[1]
+        return self._better(keep, self._slicer(keep))[1]
 
     def mended(self, keep: Keep, program: Program) -> Mended:
         """A smaller program as good as it gets without training.
@@ -106,11 +101,17 @@ class Mender:
             keep: for each class of the axes whether it stays.
             program: the smaller one, as surgery left it.
         """
+        return self._better(keep, program)[0]
+
+    def _better(self, keep: Keep, program: Program) -> tuple[Mended, float]:
+        """A smaller program mended the better way, and its loss on the search split."""
         train = self.data.train
         images = (x for x, _ in train.batches(128, shuffle=True, limit=min(_IMAGES, len(train))))
         usual = replace(program, tensors=recalibrated(program, program.tensors, images))
         if not self.fits:
-            return Mended(usual, "recalibrated")
-        fitted, loss = self._fitted(keep, program)
-        # A loss that is no number never wins.
-        return Mended(fitted, "reconstructed") if loss < self._loss(usual) else Mended(usual, "recalibrated")
+            return Mended(usual, "recalibrated"), math.nan
+        fitted = self._reference.fitted(program, self._slicer.kept(keep))
+        loss, usual_loss = self._loss(fitted), self._loss(usual)
+        if loss < usual_loss:  # a loss that is no number never wins
+            return Mended(fitted, "reconstructed"), loss
+        return Mended(usual, "recalibrated"), usual_loss

@@ -202,7 +202,13 @@ def _search(run: Part) -> str:
     )
     gain = found.number("gain_over_uniform")
     if gain is not None:
-        told += f" The plan taken gains {Number(gain, 'points')} over the uniform one."
+        told += f" The best by score gains {Number(gain, 'points')} over the uniform one."
+    mended = found.number("mended")
+    if mended is not None:
+        told += (
+            f" The best {Number(mended, 'whole')} were mended, as the result is, and the one was taken that "
+            f"then lost least on the whole search split: {Number(found.number('mended_loss'), 'plain')}."
+        )
     shown = f'<p class="note">{text(told, 400)}</p>{charts(search(run))}{tabled(tables.plans(run))}'
     return section("The search", shown + folded(tables.trials(run)))
 

@@ -162,7 +162,8 @@ def complete(
     mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
-        found = replace(found, plan=mender.finalist(found.finalists, listener.step, journal))
+        plan, loss = mender.finalist(found.finalists, listener.step, journal)
+        found = replace(found, plan=plan, mended_loss=loss)
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")

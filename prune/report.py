@@ -183,15 +183,19 @@ class Report:
             origin = "the search split" if self.blocks is not None and origin == "the weights" else origin
             text = f"the plan {self.search['winner']!r} follows from {origin}; nothing was searched for"
             return text if self.data["name"] else f"{text}, and nothing was measured for accuracy: no data"
-        agent = best.get("ppo")
+        search, first = self.search, self.search["best_method"]
         text = (
-            f"the plan of {self.search['winner']!r} won with {best[self.search['winner']]['accuracy']:.2%} "
-            f"on {self.search['images']} search {self.data['unit']} before fine-tuning, "
-            f"{100 * gain:+.2f} points against uniform ({best['uniform']['accuracy']:.2%})"
+            f"by score the best plan is of {first!r}: {best[first]['accuracy']:.2%} on {search['images']} "
+            f"search {self.data['unit']} before fine-tuning"
         )
-        if agent and self.search["winner"] != "ppo":
-            text += f"; the agent did not beat it: {agent['accuracy']:.2%} in {agent['plans']} episodes"
-        return text
+        if gain is not None:
+            text += f", {100 * gain:+.2f} points against uniform ({best['uniform']['accuracy']:.2%})"
+        if search["mended"] is None:
+            return text
+        return (
+            f"{text}; of the best {search['mended']}, mended, one of {search['winner']!r} lost least "
+            f"on the whole search split ({search['mended_loss']:.4f}) and was taken"
+        )
 
 
 def agreement(max_error: float, rounding: float | None) -> str:

@@ -104,10 +104,14 @@ def accuracy_section(
 
 def search_section(found: SearchResult) -> dict[str, Any]:
     """Which plans were scored, and which one won."""
-    winner, uniform = found.best.get(found.plan.method), found.best.get("uniform")
+    first = max(found.best, key=lambda name: found.best[name].worth, default=None)
+    uniform = found.best.get("uniform")
     return {
         "winner": found.plan.method,
-        "gain_over_uniform": winner.accuracy - uniform.accuracy if winner and uniform else None,
+        "mended": None if found.mended_loss is None else len(found.finalists),
+        "mended_loss": found.mended_loss,
+        "best_method": first,
+        "gain_over_uniform": found.best[first].accuracy - uniform.accuracy if first and uniform else None,
         "images": found.images,
         "evaluations": found.evaluations,
         "seconds": found.seconds,

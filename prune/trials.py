@@ -61,6 +61,7 @@ class SearchResult:
         images: how many search images each was scored on.
         seconds: wall time.
         finalists: the best plan of each method and the best plans of all, to be looked at more closely.
+        mended_loss: of the plan on the search split, where the finalists were compared once they were mended.
         sensitivity: what each group cut alone costs, as JSON data; None where that was not scored.
     """
 
@@ -71,6 +72,7 @@ class SearchResult:
     images: int
     seconds: float
     finalists: tuple[Plan, ...] = ()
+    mended_loss: float | None = None
     sensitivity: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
