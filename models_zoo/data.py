@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from graph.errors import DataError
 
 # Each a module of this package with ``load(seed=...) -> DataSet``; those of text also take ``length=``.
+TEXT_UNITS = ("bytes", "tokens")
 EMBEDDED = ("digits", "glyphs", "pystdlib")
 
 
@@ -70,7 +71,7 @@ class DataSet:
     @property
     def is_text(self) -> bool:
         """Whether it is for language models."""
-        return self.unit != "images"
+        return self.unit in TEXT_UNITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Augment:
 
 
 class TensorSplit:
-    """A split held in memory as bytes: images uint8 (N, C, H, W), labels int64 (N,).
+    """A split held in memory as bytes: images uint8 (N, C, H, W), labels int64 (N,), or of pixels (N, H, W).
 
     Args:
         mean: per channel, on the scale where 255 is 1; `std` likewise.
@@ -111,7 +112,7 @@ class TensorSplit:
         std: Sequence[float],
         augment: Augment | None = None,
     ) -> None:
-        if images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
+        if images.dtype != torch.uint8 or labels.shape[:1] != images.shape[:1]:
             raise ValueError(f"images {images.dtype} {tuple(images.shape)}, labels {tuple(labels.shape)}")
         self.images, self.labels = images, labels.long()
         self._shift = torch.tensor(mean).view(-1, 1, 1) * 255

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from graph.adapter import prediction
 from graph.errors import DataError, MemoryLimitError, TrainingError, UsageError
-from models_zoo.data import DataSet, Split
+from models_zoo.data import TEXT_UNITS, DataSet, Split, TensorSplit
 from models_zoo.text import TokenSplit
 from prune.failures import is_out_of_memory
 from prune.journal import Journal
@@ -96,6 +96,10 @@ FINE_TUNE = TuneConfig()
 FINE_TUNE_TEXT = TuneConfig(epochs=1, lr=1e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 
 
+# The losses of a batch: (module, records, labels) -> one after another
+Losses = Callable[[nn.Module, Tensor, Tensor], Iterable[Tensor]]
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """How good a model is on a split.
@@ -117,7 +121,7 @@ class Evaluation:
     @property
     def is_text(self) -> bool:
         """Whether it is of a language model."""
-        return self.unit != "images"
+        return self.unit in TEXT_UNITS
 
     @property
     def bits(self) -> float:
@@ -230,11 +234,13 @@ def evaluate(
     if isinstance(split, TokenSplit):
         rate, at_once = split.bytes_per_token, max(1, _TOKENS // split.length)
         unit = "bytes" if rate == 1 else "tokens"
+    elif isinstance(split, TensorSplit) and split.labels.dim() > 1:
+        unit = "pixels"
     size = batch_size or at_once
     try:
         with torch.no_grad(), _eval_mode(module):
             for x, y in split.batches(size, limit=limit):
-                logits, y = _logits(module, x.to(place), y.to(place))  # (B, K), (B,)
+                logits, y = labelled(module, x.to(place), y.to(place))  # (B, K), (B,)
                 loss += F.cross_entropy(logits, y, reduction="sum").item()
                 correct += int((logits.argmax(1) == y).sum())
                 records += len(y)
@@ -259,6 +265,8 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
+    losses: Losses | None = None,
+    judge: Callable[[nn.Module], Evaluation] | None = None,
 ) -> TuneResult:
     """Train a module in place and leave it in eval mode with the weights of its best epoch.
 
@@ -278,6 +286,9 @@ def fit(
         on_step: called after each step with the steps done and the steps in all.
         note: is told what the user should know.
         checkpoints: where the training goes on from, and leaves how far it came.
+        losses: of a batch, in place of the one above; each is differentiated before the next one is asked
+            for. What they draw they draw from torch's global generator.
+        judge: what an epoch is worth; as ``evaluate`` on the search split when left out.
 
     Raises:
         TrainingError: the loss is not finite (the weights are then those of the best epoch so far), nothing
@@ -292,12 +303,15 @@ def fit(
     optimizer = _optimizer(module, config)
     best = _Best(patience=config.patience)
     keeper, told = checkpoints or Checkpoints(Journal()), asdict(config)
+    untouched = teacher is not None or losses is not None or not config.epochs  # counts as an epoch
+    losses = losses or (lambda module, x, y: [_loss(module, teacher, x, y, config)])
+    judge = judge or (lambda module: evaluate(module, data.search, device=device))
     with _seeded(config.seed, device), _eval_mode(teacher):
         at = _resumed(keeper.load(told, module, optimizer), best)
         if at is not None:
             note(f"the training goes on after {at.epoch} of {config.epochs} epochs")
-        elif teacher is not None or not config.epochs:
-            best.offer(0, module, evaluate(module, data.search, device=device))
+        elif untouched:
+            best.offer(0, module, judge(module))
         at = at or Progress()
         while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
             begin, epoch = time.perf_counter(), at.epoch + 1
@@ -313,7 +327,7 @@ def fit(
                 at.rate = config.lr * _schedule(at.step, total, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = at.rate
-                value = _gradients(module, teacher, x.to(device), y.to(device), config, at, note)
+                value = _gradients(module, x.to(device), y.to(device), losses, at, note)
                 _finite(value, epoch, config, best, module)
                 nn.utils.clip_grad_norm_(module.parameters(), _CLIP)
                 optimizer.step()
@@ -323,7 +337,7 @@ def fit(
                     on_step(at.step, total)
                 if keeper.due:
                     keeper.save(told, best.noted(at), module, optimizer, best.state)
-            found = evaluate(module, data.search, device=device)
+            found = judge(module)
             _finite(found.loss, epoch, config, best, module)
             seconds = time.perf_counter() - begin
             result = EpochResult(epoch, config.epochs, at.loss_sum / per_epoch, found, at.rate, seconds)
@@ -350,10 +364,9 @@ def _resumed(loaded: tuple[Progress, dict[str, Tensor]] | None, best: _Best) -> 
 
 def _gradients(
     module: nn.Module,
-    teacher: nn.Module | None,
     x: Tensor,
     y: Tensor,
-    config: TuneConfig,
+    losses: Losses,
     at: Progress,
     note: Callable[[str], None],
 ) -> float:
@@ -368,11 +381,12 @@ def _gradients(
         try:
             module.zero_grad()
             for some, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
-                loss = _loss(module, teacher, some, labels, config) * (len(labels) / len(y))
-                value += loss.item()
-                if not math.isfinite(value):
-                    break
-                loss.backward()  # type: ignore[no-untyped-call]
+                for each in losses(module, some, labels):
+                    loss = each * (len(labels) / len(y))
+                    value += loss.item()
+                    if not math.isfinite(value):
+                        return value
+                    loss.backward()  # type: ignore[no-untyped-call]
             return value
         except (MemoryError, RuntimeError) as err:
             if not is_out_of_memory(err):
@@ -457,14 +471,26 @@ def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
 def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TuneConfig) -> Tensor:
     half = x.is_cuda and torch.cuda.is_bf16_supported()
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
-        logits_BK, y_B = _logits(module, x, y)
-    logits_BK = logits_BK.float()
-    label_loss = F.cross_entropy(logits_BK, y_B)
+        logits_BK, y_B = labelled(module, x, y)
     if teacher is None or not config.distill:
-        return label_loss
+        return F.cross_entropy(logits_BK.float(), y_B)
     with torch.no_grad():
-        wanted_BK = prediction(teacher(x))
-    wanted_BK = wanted_BK.flatten(0, -2)
+        wanted_BK = prediction(teacher(x)).flatten(0, -2)
+    return distilled(logits_BK.float(), y_B, wanted_BK, config)
+
+
+def distilled(logits_BK: Tensor, y_B: Tensor, wanted_BK: Tensor, config: TuneConfig) -> Tensor:
+    """``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``, see ``fit``.
+
+    Args:
+        logits_BK: the student's outputs.
+        y_B: the labels.
+        wanted_BK: the teacher's outputs.
+        config: says how much each part counts, and how soft the outputs are compared.
+
+    Raises:
+        TrainingError: the teacher's outputs have another shape.
+    """
     if wanted_BK.shape != logits_BK.shape:
         raise TrainingError(
             f"the teacher's outputs are {tuple(wanted_BK.shape)}, the student's {tuple(logits_BK.shape)}",
@@ -478,21 +504,26 @@ def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, co
         log_target=True,
     )
     # T^2 keeps the gradients of the two terms at the same scale whatever T is.
-    return (1 - config.distill) * label_loss + config.distill * T**2 * soft_loss
+    return (1 - config.distill) * F.cross_entropy(logits_BK, y_B) + config.distill * T**2 * soft_loss
 
 
-def _logits(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def labelled(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The model's outputs (B, K) and the labels (B,), after a check that they fit each other.
 
-    Of text, every token counts as a record: (B, L, K) becomes (B L, K).
+    Of text, every token counts as a record: (B, L, K) becomes (B L, K); so do the pixels of masks.
+
+    Raises:
+        DataError: they do not.
     """
     out = prediction(module(x))
     if not isinstance(out, Tensor) or out.dim() != y.dim() + 1 or out.shape[:-1] != y.shape:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        wanted = "images, not (B, K)" if y.dim() == 1 else "windows of text, not (B, L, K)"
+        wanted = {1: "images, not (B, K)", 2: "windows of text, not (B, L, K)"}.get(
+            y.dim(), "images with masks, not (B, H, W, K)"
+        )
         raise DataError(
             f"the model returns {shape} for {len(y)} {wanted}",
-            hint=f"it must be a {'classifier' if y.dim() == 1 else 'language model'}",
+            hint=f"it must be a {('classifier', 'language model', 'segmenter')[min(y.dim(), 3) - 1]}",
         )
     if y.numel() and int(y.max()) >= out.shape[-1]:
         raise DataError(
