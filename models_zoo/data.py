@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from graph.errors import DataError
 
-# Each a module of this package with ``load(seed=...) -> DataSet``; those of text also take ``length=``.
 TEXT_UNITS = ("bytes", "tokens")
-EMBEDDED = ("digits", "glyphs", "pystdlib")
+# Each a module of this package with ``load(seed=...) -> DataSet``; those of text also take ``length=``.
+EMBEDDED = ("digits", "glyphs", "shapes", "pystdlib")
 
 
 class Split(Protocol):
@@ -55,7 +55,7 @@ class DataSet:
     """Records in three splits that share none; `test` is for final figures alone.
 
     `input_shape` is (C, H, W), or (L,) of text, whose `classes` are its vocabulary; `unit` is what a label
-    is given for: ``images``, ``bytes`` or ``tokens``; `notes` are lines a report should show, such as batches
+    is given for: ``images``, ``pixels``, ``bytes`` or ``tokens``; `notes` are lines a report should show, such as batches
     that are not whole.
     """
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graph.adapter import Adapter
 from graph.channels import Axes
 from graph.errors import UsageError
 from graph.program import Program, ProgramModule, run
@@ -155,3 +156,17 @@ def _records(program: Program, data: DataSet | None) -> Sequence[Sequence[Tensor
         return [(x,) for x, _ in sampled(data, _RECORDS)]
     with torch.random.fork_rng(devices=[]):
         return [program.random_inputs(_RANDOM if program.dynamic_batch else 1)]
+
+
+def origin_of(subject: Subject, data: str | None) -> dict[str, Any]:
+    """What a supernet remembers of the model that it is made of."""
+    loaded = subject.loaded
+    inner = loaded.module.inner if isinstance(loaded.module, Adapter) else loaded.module
+    return {
+        "model": loaded.path,
+        "arch": loaded.arch,
+        "named": loaded.inputs.named,
+        "sha256": loaded.sha256,
+        "data": data,
+        "tensors": sorted(inner.state_dict()),
+    }
