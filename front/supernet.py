@@ -147,7 +147,7 @@ def train(
     from dataclasses import replace
 
     from prune.files import OutputFolder
-    from supernet.store import load_supernet, save_supernet, with_origin
+    from supernet.store import FOUND_FILE, SOURCE_CONFIG, load_supernet, save_supernet, with_origin
     from supernet.training import SANDWICH, TRAINING, ElasticModule, SandwichConfig, ends, train_supernet
 
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, distill=distill, seed=seed)
@@ -167,9 +167,10 @@ def train(
             on_epoch=shown.epoch, on_step=shown.step, note=shown.note,
         )  # fmt: skip
         net = with_origin(net, data=found.name)
-        settings = folder / "source_config.json"
+        settings = folder / SOURCE_CONFIG
         save_supernet(net, target, settings if settings.is_file() else None, force=True)
         shutil.rmtree(target / TRAINING)
+        (target / FOUND_FILE).unlink(missing_ok=True)  # other weights, other scores
         large, small = ends(ElasticModule(net), found)
     result = {"folder": str(target), "best_epoch": tuned.best_epoch, "seconds": tuned.seconds,
               "largest": large.to_json(), "smallest": small.to_json()}  # fmt: skip

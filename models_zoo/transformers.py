@@ -61,7 +61,7 @@ class ImageEncoder(nn.Module):
         patch_size = max(1, min(patch_size, image_size // 4))  # a digit of 8 pixels has 16 patches
         self.grid = image_size // patch_size
         self.patches = nn.Conv2d(in_channels, width, patch_size, patch_size)
-        self.positions = nn.Parameter(torch.randn(1, self.grid**2, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, self.grid**2, width) * 0.5)  # as large as patches
         self.blocks = nn.ModuleList(Block(width, heads, mlp) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 

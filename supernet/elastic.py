@@ -126,9 +126,9 @@ class Elastic:
         self.depth_order = tuple(sorted(range(len(layers)), key=lambda i: salience[i]))
         self.salience = tuple(salience)
         self.least_layers = max(1, int(np.ceil(config.least_depth * len(layers) - 1e-9))) if layers else 0
-        self.choices = _tied(axes, _axes(axes, self.layers, config)) if config.uniform else _axes(
-            axes, self.layers, config
-        )  # fmt: skip
+        self.choices = _axes(axes, self.layers, config)
+        if config.uniform:
+            self.choices = _tied(self.choices)
         if not self.choices and self.least_layers == len(layers):
             raise UsageError(
                 "nothing of this model is elastic: it has no layer that can be bypassed and no width of kind "
@@ -279,10 +279,12 @@ def _offered(layouts: Sequence[tuple[int, ...]], config: ElasticConfig) -> tuple
     return tuple(layouts[i] for i in sorted(found) if i >= 0)
 
 
-def _tied(axes: Axes, choices: Sequence[Axis]) -> tuple[Axis, ...]:
-    """One axis for those that are alike in all layers of a stack."""
+def _tied(choices: Sequence[Axis]) -> tuple[Axis, ...]:
+    """One axis for those that are alike in all layers of a stack; widths outside of layers stay whole."""
     alike: dict[tuple[Any, ...], list[Axis]] = {}
     for choice in choices:
+        if choice.layer is None and choice.kind != "residual":
+            continue
         role = re.sub(r"\d+", "#", choice.name)
         alike.setdefault((role, choice.kind, choice.layouts), []).append(choice)
     return tuple(

@@ -56,7 +56,8 @@ def stock_model(net: Supernet, subnet: Subnet, extracted: Program, settings: Map
     try:
         model = built_from(name, changed, state)
     except ArchitectureError as err:
-        raise NotStock(f"{name} cannot be built in this shape: {err}") from err
+        told = str(err).replace(f"hf:{name}", "the subnetwork")
+        raise NotStock(f"no configuration of {name} has this shape: {told}") from err
     inputs = extracted.random_inputs(2)
     with torch.no_grad():
         wanted, found = run(extracted, extracted.tensors, inputs), _outputs(model, net, inputs)
