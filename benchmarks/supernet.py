@@ -1,21 +1,21 @@
 """Subnetworks of a trained supernet against the same sizes made in other ways.
 
-    python benchmarks/supernet.py -o out              # vit on digits, two seeds, and the extraction of a ViT-B
+    python benchmarks/supernet.py -o out   # ViT on digits, two seeds; extraction from a ViT-B
     python benchmarks/supernet.py -o out --data glyphs --seeds 0 1 2
 
 A vision transformer is trained from scratch for `--base` epochs. Then, at 30, 50 and 70 % of its MACs:
 
-- `subnetwork`: a supernet of it is trained for `--sandwich` epochs, once for all sizes; TPE searches it on the
-  search split; `tuned`: the one found is trained alone for `--tune` epochs, with the largest as its teacher;
+- `subnetwork`: a supernet of it is trained for `--sandwich` epochs, once for all sizes; TPE searches it on
+  the search split; `tuned`: the one found is trained alone for `--tune` epochs, the largest its teacher;
 - `from scratch`: the same shape with fresh weights, trained as long as all of that together;
-- `Torch-Pruning`: the trained network, cut by torch-pruning (group Taylor, its default choice of widths), then
+- `Torch-Pruning`: the trained network, cut by torch-pruning (group Taylor, its own choice of widths), then
   fine-tuned with the network as its teacher;
 - `magnitude`: the same shape as the subnetwork, cut by magnitude out of the trained network without a
   supernet; raw, and fine-tuned likewise.
 
 Each baseline is fine-tuned for `--sandwich * 4 / 3 + --tune` epochs: a step of the sandwich runs four
-subnetworks, and serves three sizes. `original, tuned` is the whole network after as many epochs. Accuracy is that
-on the test split, which nothing else sees. Latency: one record, onnxruntime, one thread, all in turns.
+subnetworks, and serves three sizes. `original, tuned` is the whole network after as many epochs. Accuracy is
+that on the test split, which nothing else sees. Latency: one record, onnxruntime, one thread, all in turns.
 
 Writes `supernet.json`, `supernet.md` and `supernet.png`.
 """
@@ -209,7 +209,10 @@ def extraction() -> Row:
 
 def table(rows: list[Row]) -> str:
     """Means over the seeds, in Markdown."""
-    lines = ["| way | share | accuracy | spread | MACs | parameters | latency |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| way | share | accuracy | spread | MACs | parameters | latency |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for key in dict.fromkeys((r["way"], r["share"]) for r in rows):
         mine = [r for r in rows if (r["way"], r["share"]) == key]
         acc = [100 * r["accuracy"] for r in mine]
@@ -245,7 +248,9 @@ def picture(rows: list[Row], path: Path) -> None:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -263,7 +268,11 @@ def main() -> None:
         start = time.process_time()
         rows += one_seed(args, data, seed, lambda text, s=seed: print(f"seed {s}: {text}", flush=True))
         print(f"seed {seed} took {time.process_time() - start:.0f} s of processor time")
-        about = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+        about = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
         settings = {k: v for k, v in vars(args).items() if k != "output"}
         told = {"about": about, "settings": settings, "rows": rows, "vit_b": large}
         (args.output / "supernet.json").write_text(json.dumps(told, indent=2) + "\n")

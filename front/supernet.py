@@ -53,9 +53,7 @@ RecordsOption = Annotated[
 @supernet.command("build")
 def build(
     model: Annotated[str, typer.Argument(help="A model, as for compress.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
     data: DataOption = None,
     arch: Annotated[str | None, typer.Option(help="Of bare weights, or a class of transformers.")] = None,
     kinds: Annotated[str, typer.Option(help="Widths that are elastic: head, mlp, residual.")] = "head,mlp",
@@ -147,8 +145,9 @@ def train(
     from dataclasses import replace
 
     from prune.files import OutputFolder
+    from supernet.net import ElasticModule
     from supernet.store import FOUND_FILE, SOURCE_CONFIG, load_supernet, save_supernet, with_origin
-    from supernet.training import SANDWICH, TRAINING, ElasticModule, SandwichConfig, ends, train_supernet
+    from supernet.training import SANDWICH, TRAINING, SandwichConfig, ends, train_supernet
 
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, distill=distill, seed=seed)
     config = SandwichConfig(tune=tune, random=random, removal=removal)
@@ -239,15 +238,15 @@ def search(
 @supernet.command("extract")
 def extract(
     folder: Folder,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
     found: Annotated[
         Path | None,
-        typer.Option("--found", help="What a search wrote: its best subnetwork.", show_default="DIR/found.json"),
+        typer.Option(
+            "--found", help="What a search wrote: its best subnetwork.", show_default="DIR/found.json"
+        ),
     ] = None,
     budgets: Annotated[
         Path | None, typer.Option(help="TOML file with a table of limits for each class of devices.")
@@ -321,9 +320,7 @@ def _data(stored: Stored, name: str | None) -> DataSet:
     return must_find_data(name or stored.data, loaded)
 
 
-def _demands(
-    flops: str | None, params: str | None, latency: str | None, pareto: bool
-) -> tuple[Demand, ...]:
+def _demands(flops: str | None, params: str | None, latency: str | None, pareto: bool) -> tuple[Demand, ...]:
     from prune.demands import parse_demands
 
     given = {"--flops": flops, "--params": params, "--latency": latency}

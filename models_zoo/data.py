@@ -55,8 +55,8 @@ class DataSet:
     """Records in three splits that share none; `test` is for final figures alone.
 
     `input_shape` is (C, H, W), or (L,) of text, whose `classes` are its vocabulary; `unit` is what a label
-    is given for: ``images``, ``pixels``, ``bytes`` or ``tokens``; `notes` are lines a report should show, such as batches
-    that are not whole.
+    is given for: ``images``, ``pixels``, ``bytes`` or ``tokens``; `notes` are lines a report should show,
+    such as batches that are not whole.
     """
 
     name: str

@@ -39,9 +39,7 @@ def load(*, seed: int = 0, sizes: tuple[int, int, int] = SIZES) -> DataSet:
     return DataSet("shapes", train, search, test, CLASSES, (3, _SIDE, _SIDE), unit="pixels")
 
 
-def _draw(
-    rng: np.random.Generator, faces: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _draw(rng: np.random.Generator, faces: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One image (3, H, W) and its mask (H, W)."""
     rows, columns = np.mgrid[:_SIDE, :_SIDE].astype(np.float32)
     slope = rng.uniform(-3, 3, (2, 3, 1, 1))
@@ -77,4 +75,3 @@ def _figure(
     if kind == 2:
         return np.asarray((abs(u) < size) & (abs(v) < size * 0.7))
     return np.asarray((u > -size / 2) & (u / 2 + abs(v) * 0.9 < size / 2))  # triangle
-

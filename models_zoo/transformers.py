@@ -87,7 +87,7 @@ class VisionTransformer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A class for each pixel: an encoder as SAM's (arXiv:2304.02643), and a decoder that scales its grid up."""
+    """A class for each pixel: an encoder as SAM's (arXiv:2304.02643), a decoder that enlarges its grid."""
 
     def __init__(self, encoder: ImageEncoder, num_classes: int, image_size: int) -> None:
         super().__init__()

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graph.channels import Axes
 from graph.labels import Field
 from graph.program import TENSOR, Program
 from graph.replay import replay
@@ -86,7 +85,9 @@ class Cutter:
         self._known: dict[Subnet, Cut] = {}
         used = {str(n.args[0]): n.name for n in self.axes.program.nodes if n.op == TENSOR}
         self._fields = {name: (used[name], f) for name, f in self.axes.weights.items() if name in used and f}
-        single = all(f.labels.size == f.labels.shape[d] for _, fs in self._fields.values() for d, f in fs.items())
+        single = all(
+            f.labels.size == f.labels.shape[d] for _, fs in self._fields.values() for d, f in fs.items()
+        )
         self.direct = single and all(self._agrees(choice) for choice in self._tried())
 
     def __call__(self, subnet: Subnet) -> Cut:
@@ -103,13 +104,13 @@ class Cutter:
 
     def _made(self, subnet: Subnet) -> Cut:
         keep = self.elastic.keep(subnet)
+        slices: dict[str, Slices] = {}
+        gathered: dict[str, tuple[Mapping[int, Field], Mapping[int, Field]]] = {}
         if self.direct:
-            nodes, slices, gathered = self._slicer.nodes(keep), self._slices(keep), {}
+            nodes, slices = self._slicer.nodes(keep), self._slices(keep)
         else:
             run, nodes = replay(self.axes, keep)
-            slices, gathered = {}, {}
-            for name, (node, whole) in self._fields.items():
-                gathered[name] = (whole, run.fields[node])
+            gathered = {name: (whole, run.fields[node]) for name, (node, whole) in self._fields.items()}
         program = replace(self.axes.program, nodes=nodes)
         if subnet.dropped:
             program = without_branches(program, [self.elastic.layers[i] for i in subnet.dropped])
@@ -152,4 +153,3 @@ def _run(places: NDArray[np.int64]) -> tuple[int, int] | Tensor:
     if len(places) and int(places[-1] - places[0]) + 1 == len(places):
         return int(places[0]), len(places)
     return torch.from_numpy(places)
-

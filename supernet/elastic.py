@@ -1,4 +1,4 @@
-"""Elastic: what can be chosen of a supernet - a width on each axis, and which layers run - and what it costs."""
+"""Elastic: what can be chosen of a supernet, widths and the layers that run, and what it costs."""
 
 from __future__ import annotations
 

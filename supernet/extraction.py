@@ -1,4 +1,4 @@
-"""Extraction: a subnetwork becomes a folder, that stock transformers loads where a configuration allows it."""
+"""Extraction: a subnetwork becomes a folder that stock transformers loads, where its configuration can."""
 
 from __future__ import annotations
 

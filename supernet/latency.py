@@ -27,7 +27,7 @@ def onnx_latencies(programs: dict[str, Program], *, threads: int = 1) -> dict[st
         ExportError: one has no ONNX form, or its file does not agree with it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        calls = {}
+        calls: dict[str, Callable[[], object]] = {}
         for name, program in programs.items():
             path = Path(folder) / f"{len(calls)}.onnx"
             export_onnx(ProgramModule(program), program.random_inputs(2), path)

@@ -294,9 +294,7 @@ def _random(book: Book, limits: Limits, config: SearchConfig) -> None:
             book.score(limits.fitted(book.net.elastic.random()), "random")
 
 
-def _optuna(
-    book: Book, limits: Limits, config: SearchConfig, plain: Sequence[Subnet], pareto: bool
-) -> None:
+def _optuna(book: Book, limits: Limits, config: SearchConfig, plain: Sequence[Subnet], pareto: bool) -> None:
     """Let Optuna propose: a whole number for each axis, yes or no for each layer."""
     optuna = _library()
     elastic = book.net.elastic
@@ -317,9 +315,7 @@ def _optuna(
         worth = -scored.rank[0] - 1e-3 * max(-10.0, scored.rank[1])
         return (worth, scored.macs_ratio) if several else worth
 
-    study = optuna.create_study(
-        directions=["minimize"] * (2 if several else 1), sampler=sampler
-    )
+    study = optuna.create_study(directions=["minimize"] * (2 if several else 1), sampler=sampler)
     for subnet in plain:
         told: dict[str, Any] = {f"axis {i}": level for i, level in enumerate(subnet.levels)}
         study.enqueue_trial(told | {f"drop {i}": i in subnet.dropped for i in range(len(elastic.layers))})

@@ -38,7 +38,7 @@ class NotStock(Exception):
     """A configuration cannot say the shape; the message says why."""
 
 
-def stock_model(net: Supernet, subnet: Subnet, extracted: Program, settings: Mapping[str, Any]) -> nn.Module:
+def stock_model(net: Supernet, subnet: Subnet, extracted: Program, settings: Mapping[str, Any]) -> Any:
     """The library's own model for a subnetwork.
 
     Args:
@@ -108,7 +108,9 @@ def _set(settings: dict[str, Any], net: Supernet, subnet: Subnet, tower: str) ->
         shares = {
             c.shares[level]
             for c, level in zip(elastic.choices, subnet.levels, strict=True)
-            if c.kind == kind and c.name.startswith(tower) and (c.layer is None or c.layer not in subnet.dropped)
+            if c.kind == kind
+            and c.name.startswith(tower)
+            and (c.layer is None or c.layer not in subnet.dropped)
         }
         if len(shares) > 1:
             raise NotStock(f"its layers differ in their widths ({kind}), a configuration has one for all")
@@ -146,11 +148,11 @@ def _renumbered(net: Supernet, subnet: Subnet, extracted: Program) -> dict[str, 
         if not _is_own(net, name):
             continue
         found = re.match(r"(.*?\.\d+)\.", name)
-        layer = found[1] if found and found[1] in names else None
-        if layer is None:
+        home = found[1] if found and found[1] in names else None
+        if home is None:
             state[name] = tensor
-        elif (new := names[layer]) is not None:
-            state[new + name[len(layer) :]] = tensor
+        elif (new := names[home]) is not None:
+            state[new + name[len(home) :]] = tensor
     return {name: t.clone() for name, t in state.items()}
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +25,9 @@ from supernet.elastic import Subnet
 from supernet.net import ElasticModule, Supernet
 
 TRAINING = ".training"  # folder of an unfinished training
-SANDWICH = TuneConfig(epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0)
+SANDWICH = TuneConfig(
+    epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +100,7 @@ def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:
 def _mean(module: nn.Module, data: DataSet) -> Evaluation:
     """What an epoch is worth: the mean of both ends."""
     large, small = ends(module, data)
-    return replace(
-        large, accuracy=(large.accuracy + small.accuracy) / 2, loss=(large.loss + small.loss) / 2
-    )
+    return replace(large, accuracy=(large.accuracy + small.accuracy) / 2, loss=(large.loss + small.loss) / 2)
 
 
 def train_supernet(
@@ -158,5 +157,10 @@ def train_supernet(
         if lock is not None:
             lock.close()
     trained = net.with_weights(module.updated().tensors)
-    told = {"epochs": config.tune.epochs, "best_epoch": tuned.best_epoch, "tune": asdict(config.tune), **drawn}
+    told = {
+        "epochs": config.tune.epochs,
+        "best_epoch": tuned.best_epoch,
+        "tune": asdict(config.tune),
+        **drawn,
+    }
     return replace(trained, origin={**trained.origin, "trained": told}), tuned
