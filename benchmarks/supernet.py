@@ -59,7 +59,7 @@ from supernet.search import Limits, SearchConfig, search  # noqa: E402
 from supernet.training import SANDWICH, SandwichConfig, train_supernet  # noqa: E402
 
 SHARES = (0.3, 0.5, 0.7)
-SHAPE = {"width": 64, "depth": 6, "heads": 4}
+SHAPE = {"width": 64, "depth": 4, "heads": 4}
 Row = dict[str, Any]
 
 
@@ -131,7 +131,7 @@ def cut_by_torch_pruning(tp: Any, module: nn.Module, data: DataSet, example: Any
 def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[[str], None]) -> list[Row]:
     """All rows of one seed."""
     base = replace(SCRATCH_TRANSFORMER, epochs=args.base, lr=2e-3, batch_size=32, seed=seed)
-    alone = replace(base, epochs=round(args.sandwich * 4 / 3) + args.tune, lr=5e-4, temperature=2.0)
+    alone = replace(base, epochs=round(args.sandwich * 4 / 3) + args.tune, lr=1e-3, temperature=2.0)
     tell("training the original")
     module, _ = build_for("vit_tiny", data, seed=seed, **SHAPE)
     fit(module, data, base)
@@ -153,7 +153,7 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
     add("original", 1.0, whole.program, module)
     add("original, tuned", 1.0, whole.program, tuned(whole.program, module, data, alone))
     start = time.process_time()
-    config = SandwichConfig(tune=replace(SANDWICH, epochs=args.sandwich, lr=1e-3, batch_size=32, seed=seed))
+    config = SandwichConfig(tune=replace(SANDWICH, epochs=args.sandwich, lr=2e-3, batch_size=32, seed=seed))
     net, _ = train_supernet(supernet_of(module, data), data, config, None)
     tell(f"supernet trained in {time.process_time() - start:.0f} s of processor time")
     large = ProgramModule(net.program)
@@ -254,9 +254,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--base", type=int, default=40)
-    parser.add_argument("--sandwich", type=int, default=20)
-    parser.add_argument("--tune", type=int, default=8)
+    parser.add_argument("--base", type=int, default=36)
+    parser.add_argument("--sandwich", type=int, default=12)
+    parser.add_argument("--tune", type=int, default=28)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--no-vit-b", action="store_true", help="leave out the extraction of a ViT-B")
     args = parser.parse_args()

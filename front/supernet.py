@@ -221,9 +221,11 @@ def search(
             plot_search(result, plot)
     if as_json:
         return _print_json(result.to_json())
-    table = Table("subnetwork", "MACs", "parameters", "layers", found_data.unit, "found by")
+    table = Table("subnetwork", "MACs", "parameters", "layers", f"on search {found_data.unit}", "found by")
+    layers = len(stored.net.elastic.layers)
+    table.add_row("whole", "100.0%", "100.0%", str(layers), result.whole.told(), "")
     for trial in result.front if pareto else [result.best]:
-        kept = len(stored.net.elastic.layers) - len(trial.subnet.dropped)
+        kept = layers - len(trial.subnet.dropped)
         table.add_row(
             "front" if pareto else "best", f"{trial.macs_ratio:.1%}", f"{trial.params_ratio:.1%}", str(kept),
             trial.found.told(), trial.method,

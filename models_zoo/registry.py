@@ -101,20 +101,21 @@ ZOO: dict[str, Entry] = _by_name((
     Entry("resnet50", resnet.resnet50, _IMAGENET, 4_100_000_000, 25_600_000, _HE,
           "ResNet-50 v1.5 for ImageNet, bottlenecks"),
 ))
-# Our own sizes; the multiply-adds are those of projections, convolutions and head, not of the state space.
+# Our own sizes; the multiply-adds of Mambas are those of projections, convolutions and head, not of the state
+# space.
 LANGUAGE_MODELS: dict[str, Entry] = _by_name((
     Entry("mamba1_tiny", mamba_zoo.mamba1_tiny, (256,), 65_536_000, 266_112,
           "Gu and Dao 2023, arXiv:2312.00752", "Mamba-1 for bytes, 2 layers of width 128, 16 states"),
     Entry("mamba2_tiny", mamba_zoo.mamba2_tiny, (256,), 68_419_584, 268_976,
           "Dao and Gu 2024, arXiv:2405.21060", "Mamba-2 for bytes, 2 layers of width 128, 64 states"),
-    Entry("gpt_tiny", transformers.gpt_tiny, (256,), 170_000_000, 496_128,
-          "Radford et al. 2019", "transformer for bytes, 4 layers of width 96, head tied to the embedding"),
+    Entry("gpt_tiny", transformers.gpt_tiny, (256,), 88_080_384, 232_832,
+          "Radford et al. 2019", "transformer for bytes, 4 layers of width 64, head tied to the embedding"),
 ))
 # Transformers for images, in sizes of our own.
 VISION_TRANSFORMERS: dict[str, Entry] = _by_name((
-    Entry("vit_tiny", transformers.vit_tiny, _CIFAR, 47_000_000, 682_762,
+    Entry("vit_tiny", transformers.vit_tiny, _CIFAR, 47_481_792, 683_050,
           "Dosovitskiy et al. 2021, arXiv:2010.11929", "vision transformer, 6 layers of width 96"),
-    Entry("seg_tiny", transformers.seg_tiny, _CIFAR, 36_000_000, 254_885,
+    Entry("seg_tiny", transformers.seg_tiny, _CIFAR, 26_574_848, 249_509,
           "Kirillov et al. 2023, arXiv:2304.02643", "segmenter on an encoder as SAM's, 4 layers of width 64",
           masks=True),
 ))

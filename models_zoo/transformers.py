@@ -159,9 +159,9 @@ def seg_tiny(
 def gpt_tiny(
     vocab_size: int = 256,
     length: int = 256,
-    width: int = 96,
+    width: int = 64,
     depth: int = 4,
-    heads: int = 6,
+    heads: int = 4,
     mlp_ratio: int = 4,
 ) -> CausalLM:
     """A causal language model for bytes."""

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from graph.adapter import prediction
 from graph.errors import DataError, MemoryLimitError, TrainingError, UsageError
-from models_zoo.data import TEXT_UNITS, DataSet, Split, TensorSplit
+from models_zoo.data import TEXT_UNITS, DataSet, Split
 from models_zoo.text import TokenSplit
 from prune.failures import is_out_of_memory
 from prune.journal import Journal
+from prune.segmentation import confusion, scores_of
 from prune.tune_state import Checkpoints, Progress
 
 _TOKENS = 4096  # of text that are evaluated at once
@@ -111,6 +112,8 @@ class Evaluation:
         records: how many labels were looked at: images, bytes or tokens.
         unit: which of these.
         bytes_per_token: of text, where it is known.
+        mean_iou: of masks the mean intersection over union of the classes.
+        mean_dice: of masks the mean Dice coefficient.
     """
 
     accuracy: float
@@ -118,6 +121,8 @@ class Evaluation:
     records: int
     unit: str = "images"
     bytes_per_token: float | None = None
+    mean_iou: float | None = None
+    mean_dice: float | None = None
 
     @property
     def is_text(self) -> bool:
@@ -136,8 +141,10 @@ class Evaluation:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The greater, the better: by accuracy, of equal ones by loss; text by loss alone."""
-        return (self.accuracy, -self.loss) if not self.is_text else (-self.loss, 0.0)
+        """The greater, the better: by accuracy or mean IoU, of equal ones by loss; text by loss alone."""
+        if self.is_text:
+            return (-self.loss, 0.0)
+        return (self.accuracy if self.mean_iou is None else self.mean_iou, -self.loss)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; a loss that is not finite is null."""
@@ -150,10 +157,14 @@ class Evaluation:
         }
         if self.is_text and finite:
             found |= {"bits": self.bits, "perplexity": self.perplexity}
+        if self.mean_iou is not None:
+            found |= {"mean_iou": self.mean_iou, "mean_dice": self.mean_dice}
         return found
 
     def told(self) -> str:
         """The figures that count, in words."""
+        if self.mean_iou is not None:
+            return f"mIoU {self.mean_iou:.2%}, Dice {self.mean_dice:.2%}, accuracy {self.accuracy:.2%}"
         if not self.is_text:
             return f"accuracy {self.accuracy:.2%}"
         label = "byte" if self.unit == "bytes" else "token"
@@ -231,17 +242,20 @@ def evaluate(
     """
     place = torch.device(device) if device is not None else _device(module)
     correct, loss, records, unit, rate = 0, 0.0, 0, "images", None
+    pairs: Tensor | None = None  # of masks: how many pixels of each class were given to each
     at_once = 256
     if isinstance(split, TokenSplit):
         rate, at_once = split.bytes_per_token, max(1, _TOKENS // split.length)
         unit = "bytes" if rate == 1 else "tokens"
-    elif isinstance(split, TensorSplit) and split.labels.dim() > 1:
-        unit = "pixels"
     size = batch_size or at_once
     try:
         with torch.no_grad(), _eval_mode(module):
             for x, y in split.batches(size, limit=limit):
+                masks = y.dim() == 3
                 logits, y = labelled(module, x.to(place), y.to(place))  # (B, K), (B,)
+                if masks:
+                    more = confusion(logits.argmax(1), y, logits.shape[1])
+                    unit, pairs = "pixels", more if pairs is None else pairs + more
                 loss += F.cross_entropy(logits, y, reduction="sum").item()
                 correct += int((logits.argmax(1) == y).sum())
                 records += len(y)
@@ -253,7 +267,16 @@ def evaluate(
         return evaluate(module, split, batch_size=size // 2, limit=limit, device=device)
     if not records:
         raise DataError("there are no records to evaluate on", hint="give a larger limit or more data")
-    return Evaluation(correct / records, loss / records, records, unit, rate)
+    masks_met = None if pairs is None else scores_of(pairs)
+    return Evaluation(
+        correct / records,
+        loss / records,
+        records,
+        unit,
+        rate,
+        masks_met and masks_met.mean_iou,
+        masks_met and masks_met.mean_dice,
+    )
 
 
 def fit(

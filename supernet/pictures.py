@@ -30,11 +30,12 @@ def plot_search(found: Found, path: Path) -> None:
     axes.plot([100 * t.macs_ratio for t in front], [_height(t) for t in front], color="0.4", lw=1, zorder=0)
     text = found.best.found.is_text
     axes.set_xlabel("MACs, % of the whole")
-    axes.set_ylabel(f"bits per {found.best.found.each}" if text else "accuracy on the search split, %")
+    what = "accuracy" if found.best.found.mean_iou is None else "mean IoU"
+    axes.set_ylabel(f"bits per {found.best.found.each}" if text else f"{what} on the search split, %")
     axes.grid(alpha=0.3)
     axes.legend(title=f"{len(found.trials)} in {found.seconds:.0f} s")
     write_file(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
 def _height(trial: Trial) -> float:
-    return trial.found.bits if trial.found.is_text else 100 * trial.found.accuracy
+    return trial.found.bits if trial.found.is_text else 100 * trial.rank[0]

@@ -74,6 +74,7 @@ class Found:
         best: the best subnetwork within the limits; of a search for a front, its last one.
         front: those that none beats in both accuracy and multiply-adds, from small to large.
         trials: all that were scored.
+        whole: the whole network on the same records.
         seconds: wall time.
         agent: who searched.
     """
@@ -81,6 +82,7 @@ class Found:
     best: Trial
     front: tuple[Trial, ...]
     trials: tuple[Trial, ...]
+    whole: Evaluation
     seconds: float
     agent: str
 
@@ -92,6 +94,7 @@ class Found:
             "agent": self.agent,
             "seconds": self.seconds,
             "scored": len(self.trials),
+            "whole": self.whole.to_json(),
             "best": self.best.to_json(),
             "front": [t.to_json() for t in self.front],
             "trials": [t.to_json() for t in self.trials],
@@ -220,8 +223,7 @@ class Book:
     def score(self, subnet: Subnet, method: str) -> Trial:
         """Score a choice."""
         if subnet not in self.known:
-            self._module.subnet = subnet
-            found = evaluate(self._module, self.data.search, limit=self.records)
+            found = self.evaluated(subnet)
             cost = self.net.elastic.cost(subnet)
             trial = Trial(
                 subnet, method, cost, cost.macs / self._whole.macs, cost.params / self._whole.params, found
@@ -229,6 +231,11 @@ class Book:
             self.known[subnet] = trial
             self.on_trial(trial)
         return self.known[subnet]
+
+    def evaluated(self, subnet: Subnet) -> Evaluation:
+        """A choice on the records, whether it keeps the limits or not."""
+        self._module.subnet = subnet
+        return evaluate(self._module, self.data.search, limit=self.records)
 
     def front(self) -> tuple[Trial, ...]:
         """Those that none beats in both rank and multiply-adds, from small to large."""
@@ -272,7 +279,8 @@ def search(
         _optuna(book, limits, config, plain, pareto)
     best = max(book.known.values(), key=lambda t: t.rank)
     seconds = time.perf_counter() - start
-    return Found(best, book.front(), tuple(book.known.values()), seconds, config.agent)
+    trials = tuple(book.known.values())
+    return Found(best, book.front(), trials, book.evaluated(net.elastic.largest), seconds, config.agent)
 
 
 def _plain(net: Supernet, pareto: bool) -> Iterator[Subnet]:

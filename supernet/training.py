@@ -100,7 +100,12 @@ def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:
 def _mean(module: nn.Module, data: DataSet) -> Evaluation:
     """What an epoch is worth: the mean of both ends."""
     large, small = ends(module, data)
-    return replace(large, accuracy=(large.accuracy + small.accuracy) / 2, loss=(large.loss + small.loss) / 2)
+    both = {
+        name: (getattr(large, name) + getattr(small, name)) / 2
+        for name in ("accuracy", "loss", "mean_iou", "mean_dice")
+        if getattr(large, name) is not None
+    }
+    return replace(large, **both)
 
 
 def train_supernet(

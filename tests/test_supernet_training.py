@@ -55,17 +55,17 @@ def test_a_step_is_a_sandwich(net: Supernet, data: DataSet) -> None:
     losses = []
     for loss in Sandwich(net, SandwichConfig(tune=replace(TUNE, distill=1.0), random=2))(module, x, y):
         seen.append(module.subnet)
-        losses.append(float(loss))
+        losses.append(loss.item())
         loss.backward()  # type: ignore[no-untyped-call]
     assert seen[:2] == [net.elastic.largest, net.elastic.smallest] and len(seen) == 4
     assert module.subnet == net.elastic.largest
     logits, labels = labelled(module, x, y)
-    assert losses[0] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert losses[0] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     module.subnet = seen[2]
     soft = torch.log_softmax(labelled(module, x, y)[0] / 2, 1)
     wanted = torch.log_softmax(logits.detach() / 2, 1)
     kl = torch.nn.functional.kl_div(soft, wanted, reduction="batchmean", log_target=True)
-    assert losses[2] == pytest.approx(4 * float(kl), rel=1e-4)
+    assert losses[2] == pytest.approx(4 * kl.item(), rel=1e-4)
 
 
 def test_a_training_that_was_cut_short_ends_the_same(net: Supernet, data: DataSet, tmp_path: Path) -> None:
@@ -122,9 +122,7 @@ def test_a_front_spans_small_and_large(net: Supernet, data: DataSet) -> None:
 
 
 def test_limits_out_of_reach_are_told(net: Supernet) -> None:
-    with pytest.raises(
-        TargetError, match="the smallest subnetwork has .*% of the whole's multiply-adds"
-    ) as caught:
+    with pytest.raises(TargetError, match="smallest subnetwork has .*% of the whole") as caught:
         Limits(net, [parse_demand("--flops", 0.01)])
     least = float(caught.value.hint.split("--flops ")[1].split(",")[0])
     Limits(net, [parse_demand("--flops", least)])
