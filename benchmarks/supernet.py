@@ -55,7 +55,8 @@ from prune.tune import SCRATCH_TRANSFORMER, TuneConfig, evaluate, fit  # noqa: E
 from supernet.elastic import ElasticConfig, Subnet  # noqa: E402
 from supernet.latency import onnx_latencies  # noqa: E402
 from supernet.net import Supernet, make_supernet  # noqa: E402
-from supernet.search import Limits, SearchConfig, search  # noqa: E402
+from supernet.scoring import Limits, SearchConfig  # noqa: E402
+from supernet.search import search  # noqa: E402
 from supernet.training import SANDWICH, SandwichConfig, train_supernet  # noqa: E402
 
 SHARES = (0.3, 0.5, 0.7)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prune.demands import Demand
     from supernet.elastic import Subnet
     from supernet.extraction import Extracted
-    from supernet.search import Found, SearchConfig, Trial
+    from supernet.scoring import Found, SearchConfig, Trial
     from supernet.store import Stored
 
 supernet = typer.Typer(
@@ -42,7 +42,9 @@ ParamsOption = Annotated[str | None, typer.Option(help="At most this share of th
 LatencyOption = Annotated[
     str | None, typer.Option(help="At most this share of the latency in onnxruntime, or 5ms.")
 ]
-AgentOption = Annotated[str, typer.Option("--agent", help="tpe, nsga2 or random.")]
+AgentOption = Annotated[
+    str, typer.Option("--agent", help="tpe, nsga2 or random; of widths alone gnn-rl, agmc or amc.")
+]
 TrialsOption = Annotated[int, typer.Option(min=1, help="Subnetworks to score.")]
 RecordsOption = Annotated[
     int | None,
@@ -204,7 +206,7 @@ def search(
     """Search for the best subnetworks within limits; nothing is trained."""
     from prune.files import write_json
     from supernet.pictures import plot_search
-    from supernet.search import SearchConfig
+    from supernet.scoring import SearchConfig
     from supernet.store import FOUND_FILE, load_supernet
 
     demands = _demands(flops, params, latency, pareto)
@@ -267,7 +269,7 @@ def extract(
     from prune.files import OutputFolder
     from supernet.devices import read_devices
     from supernet.extraction import write_subnet
-    from supernet.search import SearchConfig
+    from supernet.scoring import SearchConfig
     from supernet.store import FOUND_FILE, load_supernet
 
     limited = any(o is not None for o in (flops, params, latency))
@@ -335,7 +337,7 @@ def _searched(
     stored: Stored, data: DataSet, demands: tuple[Demand, ...], config: SearchConfig, pareto: bool, shown: Any
 ) -> Found:
     from supernet.latency import LatencyModel
-    from supernet.search import Limits
+    from supernet.scoring import Limits
     from supernet.search import search as run
 
     latency = None

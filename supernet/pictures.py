@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from graph.errors import UsageError
 from prune.files import write_file
-from supernet.search import Found, Trial
+from supernet.scoring import Found, Trial
 
 
 def plot_search(found: Found, path: Path) -> None:

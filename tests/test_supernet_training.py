@@ -21,7 +21,8 @@ from prune.tune import TuneConfig, labelled
 from supernet.devices import read_devices
 from supernet.elastic import ElasticConfig
 from supernet.net import ElasticModule, Supernet, make_supernet
-from supernet.search import Limits, SearchConfig, search
+from supernet.scoring import Limits, SearchConfig
+from supernet.search import search
 from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, train_supernet
 
 TUNE = TuneConfig(epochs=2, lr=2e-3, batch_size=32, weight_decay=0.05, optimizer="adamw", temperature=2.0)
@@ -93,15 +94,16 @@ def test_a_training_that_was_cut_short_ends_the_same(net: Supernet, data: DataSe
         train_supernet(other, data, config, tmp_path / ".training")
 
 
-@pytest.mark.parametrize("agent", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("agent", ["random", "tpe", "nsga2", "gnn-rl"])
 def test_a_search_keeps_its_limits(net: Supernet, data: DataSet, agent: str) -> None:
-    if agent != "random" and importlib.util.find_spec("optuna") is None:
+    if agent in ("tpe", "nsga2") and importlib.util.find_spec("optuna") is None:
         pytest.skip("optuna is not installed")
     limits = Limits(net, [parse_demand("--flops", 0.6), parse_demand("--params", 0.7)])
     config = SearchConfig(agent=agent, trials=16, records=32)
     seen = []
     found = search(net, data, limits, config, on_trial=seen.append)
-    assert len(found.trials) == len(seen) == 16 == len({t.subnet for t in found.trials})
+    assert len(found.trials) == len(seen) == len({t.subnet for t in found.trials})
+    assert len(seen) == 16 or (agent == "gnn-rl" and 8 < len(seen) < 16)  # whose plans may repeat
     assert all(t.macs_ratio <= 0.6 and t.params_ratio <= 0.7 for t in found.trials)
     assert found.best.rank == max(t.rank for t in found.trials)
     assert {t.method for t in found.trials} == {"uniform", agent}
