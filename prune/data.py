@@ -47,8 +47,9 @@ def load_data(
             `tokens:FILE` (.npy or .bin), `cifar10:PATH`, `imagefolder:PATH` or `maskfolder:PATH`, both with
             `?size=PIXELS` where it is wanted, or `package.module:factory`. Texts take `?length=TOKENS`, the
             length of a window. A factory is code that the user names, found on the import path or in the
-            working directory. It is called without arguments, or with `seed=` if it takes one, and returns a `DataSet` or a tuple of map-style data
-            sets, (train, test) or (train, search, test), of normalised (C, H, W) images and class numbers.
+            working directory. It is called without arguments, or with `seed=` if it takes one, and returns
+            a `DataSet` or a tuple of map-style data sets, (train, test) or (train, search, test), of
+            normalised (C, H, W) images and class numbers.
         seed: chooses the splits (for `glyphs` the images), so that runs with one seed can be compared; it is
             not the seed of a run. Test images of `cifar10` and of folders with `test` or `val` are fixed,
             and so are all splits of texts.
