@@ -52,7 +52,7 @@ def load(path: Path, *, side: int | None = None) -> DataSet:
     if len(images) * side**2 > _PIXELS:
         raise DataError(f"{path}: {len(images):,} images of {side} x {side} pixels", hint="?size=PIXELS")
     read = {name: (_image(images[name], side), _mask(masks[name], side)) for name in sorted(images)}
-    values = sorted({int(v) for _, mask in read.values() for v in mask.unique()})
+    values = sorted({v for _, mask in read.values() for v in np.unique(mask.numpy()).tolist()})
     if values == [0, 255]:
         read = {name: (image, (mask > 0).to(mask.dtype)) for name, (image, mask) in read.items()}
         values = [0, 1]

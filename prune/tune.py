@@ -274,8 +274,8 @@ def evaluate(
         records,
         unit,
         rate,
-        masks_met and masks_met.mean_iou,
-        masks_met and masks_met.mean_dice,
+        None if masks_met is None else masks_met.mean_iou,
+        None if masks_met is None else masks_met.mean_dice,
     )
 
 
