@@ -19,7 +19,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from front.supernet import supernet
-from front.terminal import console, stderr
+from front.terminal import console, resumable, stderr
 from front.terminal import screen as _screen
 from front.terminal import state as _state
 from graph.errors import UsageError
@@ -290,6 +290,8 @@ def _farewell() -> str:
 
         if is_unfinished(Path(_run["folder"])):
             return f"interrupted; go on with: {_run['again']}"
+    if any(next(folder.glob("*.safetensors"), None) for folder in resumable):
+        return "interrupted; the same command goes on from the last checkpoint"
     return "interrupted; nothing was written"
 
 

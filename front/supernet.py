@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from front.terminal import console, screen
+from front.terminal import console, resumable, screen
 from graph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def build(
     from prune.subject import find_data, measured_on, open_model
     from supernet.elastic import ElasticConfig
     from supernet.net import make_supernet, origin_of
-    from supernet.store import save_supernet, source_config
+    from supernet.store import companions_of, save_supernet
+    from supernet.training import TRAINING
 
     tied = model.startswith("hf:") if uniform is None else uniform
     config = ElasticConfig(
@@ -97,7 +99,8 @@ def build(
         net = make_supernet(subject, config, found, origin=origin, on_stage=shown.stage)
         for note in (*subject.notes, *net.notes):
             shown.note(note)
-        save_supernet(net, output, source_config(model), force=force)
+        save_supernet(net, output, companions_of(model), force=force)
+        shutil.rmtree(output / TRAINING, ignore_errors=True)  # of another supernet that was here
     told = net.told()
     if as_json:
         return _print_json({"folder": str(output), **told})
@@ -143,17 +146,18 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train all subnetworks at once; the same command goes on where an interrupted one stopped."""
-    import shutil
     from dataclasses import replace
 
     from prune.files import OutputFolder
     from supernet.net import ElasticModule
-    from supernet.store import FOUND_FILE, SOURCE_CONFIG, load_supernet, save_supernet, with_origin
+    from supernet.store import companions_of, load_supernet, save_supernet, with_origin
     from supernet.training import SANDWICH, TRAINING, SandwichConfig, ends, train_supernet
 
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, distill=distill, seed=seed)
     config = SandwichConfig(tune=tune, random=random, removal=removal)
     target = output or folder
+    if force:  # starts over
+        shutil.rmtree(target / TRAINING, ignore_errors=True)
     unfinished = (target / TRAINING).is_dir()
     if output is not None and not unfinished:
         OutputFolder(output, force)
@@ -163,15 +167,14 @@ def train(
         stored = load_supernet(folder)
         found = _data(stored, data)
         shown.stage("training the supernet")
+        resumable.append(target / TRAINING)
         net, tuned = train_supernet(
             stored.net, found, config, target / TRAINING,
             on_epoch=shown.epoch, on_step=shown.step, note=shown.note,
         )  # fmt: skip
         net = with_origin(net, data=found.name)
-        settings = folder / SOURCE_CONFIG
-        save_supernet(net, target, settings if settings.is_file() else None, force=True)
+        save_supernet(net, target, companions_of(str(folder)), force=True)
         shutil.rmtree(target / TRAINING)
-        (target / FOUND_FILE).unlink(missing_ok=True)  # other weights, other scores
         large, small = ends(ElasticModule(net), found)
     result = {"folder": str(target), "best_epoch": tuned.best_epoch, "seconds": tuned.seconds,
               "largest": large.to_json(), "smallest": small.to_json()}  # fmt: skip

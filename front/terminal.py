@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from front.screen import Screen
@@ -9,6 +11,7 @@ from front.screen import Screen
 console = Console()
 stderr = Console(stderr=True)
 state = {"debug": False, "verbose": False}
+resumable: list[Path] = []  # folders of trainings under way, which the same command goes on with
 
 
 def screen(*, trials: int = 0, as_json: bool = False) -> Screen:

@@ -15,6 +15,7 @@ from prune.files import OutputFolder, read_json, write_json
 from prune.huggingface import CONFIG
 from prune.manifest import check_folder, write_manifest
 from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
+from prune.text import TOKENIZER
 from supernet.elastic import Elastic, ElasticConfig
 from supernet.layers import find_layers
 from supernet.net import Supernet
@@ -47,13 +48,15 @@ class Stored:
         return found if isinstance(found, str) else None
 
 
-def save_supernet(net: Supernet, folder: Path, settings: Path | None, *, force: bool = False) -> None:
+def save_supernet(
+    net: Supernet, folder: Path, companions: Mapping[str, Path], *, force: bool = False
+) -> None:
     """Write a supernet, whole or not at all.
 
     Args:
         net: the supernet.
         folder: where to.
-        settings: config.json of the checkpoint of transformers that it was made from.
+        companions: further files by the name that they get, see ``companions_of``.
         force: replace files of an earlier one.
 
     Raises:
@@ -64,9 +67,10 @@ def save_supernet(net: Supernet, folder: Path, settings: Path | None, *, force: 
         save_weights(net.program, out.staging / WEIGHTS_FILE, {"supernet": "true"})
         about = {"format": _FORMAT, "version": _VERSION, "origin": dict(net.origin), "notes": list(net.notes)}
         write_json(out.staging / SUPERNET_FILE, about | net.told())
-        if settings is not None:
-            shutil.copyfile(settings, out.staging / SOURCE_CONFIG)
+        for name, path in companions.items():
+            shutil.copyfile(path, out.staging / name)
         write_manifest(out.staging)
+    (folder / FOUND_FILE).unlink(missing_ok=True)  # what was found in other weights
 
 
 def load_supernet(folder: Path) -> Stored:
@@ -111,7 +115,9 @@ def with_origin(net: Supernet, **more: Any) -> Supernet:
     return replace(net, origin={**net.origin, **more})
 
 
-def source_config(model: str) -> Path | None:
-    """The configuration of the checkpoint that a model argument names."""
-    path = Path(model.removeprefix("hf:")) / CONFIG
-    return path if model.startswith("hf:") and path.is_file() else None
+def companions_of(model: str) -> dict[str, Path]:
+    """What goes with a model: of a checkpoint of transformers, or a supernet, configuration and tokenizer."""
+    home = Path(model.removeprefix("hf:"))
+    config = CONFIG if model.startswith("hf:") else SOURCE_CONFIG
+    found = {SOURCE_CONFIG: home / config, TOKENIZER: home / TOKENIZER}
+    return {name: path for name, path in found.items() if home.is_dir() and path.is_file()}

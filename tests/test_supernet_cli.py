@@ -41,6 +41,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "net"
 
 
+def test_an_interrupted_training_is_told_and_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from front.screen import Screen
+
+    epochs: list[int] = []
+
+    def stop(self: Screen, result: object) -> None:
+        epochs.append(result.epoch)  # type: ignore[attr-defined]
+        if epochs == [1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, "epoch", stop)
+    words = ("train", folder, "-o", tmp_path / "more", "--epochs", 2, "--random", 0, "--batch-size", 256)
+    done = prune(*words)
+    assert done.exit_code == 130 and "the same command goes on" in done.output, done.output
+    assert not (tmp_path / "more" / "supernet.json").exists()
+    done = prune(*words)
+    assert done.exit_code == 0 and "goes on after 1 of 2 epochs" in done.output, done.output
+    assert epochs == [1, 2] and not (tmp_path / "more" / ".training").exists()
+    assert prune("train", folder, "-o", tmp_path / "more").exit_code == 2, "there is one now"
+
+
 def test_search_and_extract(folder: Path, tmp_path: Path) -> None:
     asked = prune("search", folder, "--flops", 0.5, "--agent", "random", "--trials", 8, "--records", 64,
                   "--plot", tmp_path / "search.png", "-o", tmp_path / "found.json")  # fmt: skip

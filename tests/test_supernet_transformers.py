@@ -18,7 +18,7 @@ from prune.subject import open_model
 from supernet.elastic import ElasticConfig, Subnet
 from supernet.extraction import write_subnet
 from supernet.net import Supernet, make_supernet, origin_of
-from supernet.store import load_supernet, save_supernet, source_config
+from supernet.store import companions_of, load_supernet, save_supernet
 
 transformers = pytest.importorskip("transformers")
 
@@ -97,7 +97,7 @@ def test_stock_classes_load_what_is_extracted(name: str, tmp_path: Path) -> None
 
 def test_a_supernet_comes_back_from_its_folder(tmp_path: Path) -> None:
     net = made(tmp_path / "whole", "llama")
-    save_supernet(net, tmp_path / "net", source_config(f"hf:{tmp_path / 'whole'}"))
+    save_supernet(net, tmp_path / "net", companions_of(f"hf:{tmp_path / 'whole'}"))
     stored = load_supernet(tmp_path / "net")
     assert stored.settings is not None and stored.settings["model_type"] == "llama"
     again = stored.net
