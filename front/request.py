@@ -69,12 +69,15 @@ class Options:
 
     def given(self) -> dict[str, Any]:
         """Those that do not have their defaults, under the names of the flags, as JSON data."""
-        found = {}
+        found: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default and field.name != "workers":
-                plain = value if isinstance(value, str | bool | int | float) else [str(v) for v in value]
-                found[field.name.replace("_", "-")] = plain
+                name = field.name.replace("_", "-")
+                if isinstance(value, str | bool | int | float):
+                    found[name] = value
+                else:
+                    found[name] = [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
         return found
 
 

@@ -131,8 +131,8 @@ def _normal(name: str) -> str:
 
 
 def _package(name: str, least: str, extra: str | None, modules: dict[str, str]) -> Finding:
-    what = f".[{extra}]" if extra else "."
-    install = f"python -m pip install -c constraints.txt '{what}'"
+    wanted = f"{name}>={least}" if least else name
+    install = f"python -m pip install '{wanted}'" if extra else "python -m pip install -c constraints.txt ."
     absent: State = "missing" if extra else "broken"
     try:
         version = metadata.version(name)

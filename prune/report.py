@@ -152,9 +152,19 @@ class Report:
     def own_class(self) -> str:
         """One sentence on whether the user's own class runs with the pruned weights."""
         if not self.native["runs"]:
-            return f"the model's own class does not run with the pruned weights: {self.native['reason']}"
+            told = f"the model's own class does not run with the pruned weights: {self.native['reason']}"
+            return told + self._lanes()
         count = len(self.native["attributes"])
         return f"the model's own class runs with the pruned weights, {count} of its attributes changed"
+
+    def _lanes(self) -> str:
+        """What to try where heads became narrower, which most classes of attention cannot be."""
+        kinds = self.plan.get("kinds", {})
+        narrower = {kinds.get(name) for name, (kept, whole) in self.plan["groups"].items() if kept < whole}
+        others = ",".join(sorted(set(filter(None, kinds.values())) - {"lane"}))
+        if "lane" not in narrower or not others or not self.native.get("reason"):
+            return ""
+        return f"; heads became narrower: it may run with --kinds {others}"
 
     def limit_lines(self) -> list[str]:
         """One sentence for each limit: what was asked, and what came out."""

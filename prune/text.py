@@ -87,11 +87,21 @@ def _tokenized(name: str, parts: list[list[bytes]], path: Path, length: int) -> 
     rows, rates = [], []
     for part in parts:
         texts = [document.decode("utf-8", errors="replace") for document in part]
-        ids = [t for found in tokenizer.encode_batch(texts, add_special_tokens=False) for t in found.ids]
+        ids = [token for tokens in _encoded(tokenizer, path, texts) for token in tokens]
         rows.append(torch.tensor(ids, dtype=torch.int32))
         rates.append(sum(len(d) for d in part) / max(1, len(ids)))
     names = tuple(map(str, range(tokenizer.get_vocab_size())))
     return text_data(name, rows, length=length, classes=names, unit="tokens", bytes_per_token=rates)
+
+
+def _encoded(tokenizer: Any, path: Path, texts: list[str]) -> Iterator[list[int]]:
+    try:
+        yield from (found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False))
+    except BaseException as err:
+        # A panic of the library is no Exception: an expression that backtracks too often is one.
+        if not isinstance(err, Exception) and type(err).__name__ != "PanicException":
+            raise
+        raise DataError(f"{path} cannot split the text: {first_line(err)}", hint="download it again") from err
 
 
 def _tokenizer(path: Path) -> Any:

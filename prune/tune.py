@@ -208,7 +208,7 @@ class TuneResult:
 
     Attributes:
         history: every epoch that ran.
-        best_epoch: whose weights the module has now; 0 where no epoch beat the untouched model.
+        best_epoch: whose weights the module has now; 0 where all were clearly worse than the untouched model.
         best_accuracy: of that epoch on the search split, 0 to 1.
         seconds: wall time.
     """
@@ -296,10 +296,13 @@ def fit(
 
     With a teacher the loss is ``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``,
     the latter of outputs divided by T, the temperature (Hinton et al. 2015, arXiv:1503.02531). The untouched
-    module then counts as epoch 0: whatever the training does, it does not end worse on the search split than
-    it came. On CUDA the student computes in bfloat16 where the device can. On a CPU
-    the same seed gives the same weights, also where the training goes on from a checkpoint. A batch that does
-    not fit into memory goes in parts whose gradients add up, as few of them as fit.
+    module then counts as epoch 0: if the search split shows all epochs to be worse than it, by two standard
+    errors of the difference, the training is undone. A smaller difference shows nothing, all the less as the
+    teacher may know the images of the search split, and what was just cut out of it still does.
+
+    On CUDA the student computes in bfloat16 where the device can. On a CPU the same seed gives the same
+    weights, also where the training goes on from a checkpoint. A batch that does not fit into memory goes in
+    parts whose gradients add up, as few of them as fit.
 
     Args:
         module: as for `evaluate`; trained on the device that it is on.
@@ -447,7 +450,8 @@ class _Best:
         return -1.0 if self.found is None else self.found.accuracy
 
     def offer(self, epoch: int, module: nn.Module, found: Evaluation) -> None:
-        if self.found is None or found.rank > self.found.rank:
+        first = self.epoch == 0  # so far the best one is the untouched module
+        if self.found is None or found.rank > self.found.rank or (first and _even(found, self.found)):
             self.epoch, self.found = epoch, found
             self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
@@ -458,6 +462,12 @@ class _Best:
 
     def patience_is_over(self, epoch: int) -> bool:
         return self.patience is not None and epoch - self.epoch >= self.patience
+
+
+def _even(a: Evaluation, b: Evaluation) -> bool:
+    """Whether two accuracies on the same images lie within two standard errors of their difference."""
+    variance = (a.accuracy * (1 - a.accuracy) + b.accuracy * (1 - b.accuracy)) / a.records
+    return not a.is_text and abs(a.accuracy - b.accuracy) <= 2 * math.sqrt(variance)
 
 
 def _steps(records: int, batch_size: int) -> int:

@@ -17,7 +17,7 @@ from graph.errors import DataError, TrainingError, UsageError
 from graph.program import ProgramModule
 from models_zoo import digits, registry
 from models_zoo.data import DataSet, TensorSplit
-from prune.tune import FINE_TUNE, SCRATCH, EpochResult, TuneConfig, evaluate, fit
+from prune.tune import FINE_TUNE, SCRATCH, EpochResult, Evaluation, TuneConfig, _Best, evaluate, fit
 
 SHORT = TuneConfig(epochs=4, lr=0.1, batch_size=32)
 
@@ -127,6 +127,28 @@ def test_fine_tuning_never_ends_worse_than_it_began() -> None:
     assert result.best_epoch == 0 and len(result.history) == 1  # patience ended it
     assert result.best_accuracy > result.history[0].accuracy
     assert torch.equal(flat(module), flat(expert()))
+
+
+def test_what_the_search_split_cannot_tell_apart_is_trained() -> None:
+    """The untouched module stays only where it is better by two standard errors of the difference."""
+
+    def found(accuracy: float, records: int = 1000, unit: str = "images") -> Evaluation:
+        return Evaluation(accuracy, 1.0 - accuracy, records, unit)
+
+    module = network(0)
+    for before, after, wins in (
+        (found(0.987), found(0.980), True),  # 1.3 standard errors
+        (found(0.987), found(0.960), False),  # 3.8
+        (found(0.987, 100_000), found(0.980, 100_000), False),
+        (found(0.987, unit="bytes"), found(0.980, unit="bytes"), False),
+        (found(0.5), found(0.6), True),
+    ):
+        best = _Best(None)
+        best.offer(0, module, before)
+        best.offer(1, module, after)
+        assert (best.epoch == 1) is wins
+        best.offer(2, module, replace(after, accuracy=after.accuracy - 0.001, loss=9.0))
+        assert (best.epoch == 1) is wins, "of two trained ones the better one is taken"
 
 
 def test_no_epochs_only_evaluate() -> None:

@@ -203,7 +203,8 @@ def cases() -> Iterator[Case]:
         "expression that is none": ("a broken pattern", {
             **_model("WordLevel", unk_token="a"),
             "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated", "invert": False}}, "no tokenizer"),
-        "larger vocabulary": ("than the model's", _model("WordLevel", vocab={str(i): i for i in range(99)}, unk_token="0"), "vocabulary"),
+        "larger vocabulary": ("than the model's", {
+            **_model("WordLevel", vocab={str(i): i for i in range(99)}, unk_token="0"), "pre_tokenizer": {"type": "Whitespace"}}, "vocabulary"),
     }  # fmt: skip
     for name, (why, tokenizer, says) in texts.items():
         yield Case(
