@@ -102,6 +102,10 @@ class Cutter:
             del self._known[next(iter(self._known))]
         return found
 
+    def forget(self) -> None:
+        """Forget the subnetworks that were cut out, so that the next cut takes as long as a first one."""
+        self._known.clear()
+
     def _made(self, subnet: Subnet) -> Cut:
         keep = self.elastic.keep(subnet)
         slices: dict[str, Slices] = {}

@@ -81,7 +81,7 @@ def write_subnet(
         ExportError: the ONNX file does not agree.
         OutputError: the folder cannot be written.
     """
-    net.cutter  # noqa: B018 - made once for all subnetworks
+    net.cutter.forget()
     start = time.perf_counter()
     program = net.extract(subnet)
     seconds = time.perf_counter() - start
