@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from front.supernet_tables import show_built, show_extracted, show_found
 from front.terminal import console, resumable, screen
 from graph.errors import UsageError
 
@@ -104,25 +104,7 @@ def build(
     told = net.told()
     if as_json:
         return _print_json({"folder": str(output), **told})
-    table = Table("axis", "widths", "from", "to")
-    table.add_row("layers", str(len(told["layers"]) - told["least_layers"] + 1), str(told["least_layers"]),
-                  str(len(told["layers"])))  # fmt: skip
-    for kind in config.kinds:
-        axes = [c for c in net.elastic.choices if c.kind == kind]
-        for layouts in dict.fromkeys(c.layouts for c in axes):
-            same = [c for c in axes if c.layouts == layouts]
-            groups = len(same[0].groups)
-            table.add_row(
-                f"{kind} ({len(same) * groups} groups, {len(same)} axes)",
-                str(len(layouts)), str(layouts[0][0]), str(layouts[-1][0]),
-            )  # fmt: skip
-    console.print(table)
-    small, large = told["smallest"], told["largest"]
-    console.print(
-        f"the smallest subnetwork has {small['macs'] / large['macs']:.1%} of the MACs and "
-        f"{small['params'] / large['params']:.1%} of the parameters; the whole, put in order, computes what "
-        f"the model computes to {net.max_error:.1e}; written to [bold]{escape(str(output))}[/bold]"
-    )
+    show_built(net, output)
 
 
 @supernet.command("train")
@@ -226,20 +208,7 @@ def search(
             plot_search(result, plot)
     if as_json:
         return _print_json(result.to_json())
-    table = Table("subnetwork", "MACs", "parameters", "layers", f"on search {found_data.unit}", "found by")
-    layers = len(stored.net.elastic.layers)
-    table.add_row("whole", "100.0%", "100.0%", str(layers), result.whole.told(), "")
-    for trial in result.front if pareto else [result.best]:
-        kept = layers - len(trial.subnet.dropped)
-        table.add_row(
-            "front" if pareto else "best", f"{trial.macs_ratio:.1%}", f"{trial.params_ratio:.1%}", str(kept),
-            trial.found.told(), trial.method,
-        )  # fmt: skip
-    console.print(table)
-    console.print(
-        f"{len(result.trials)} subnetworks scored in {result.seconds:.1f} s on the search split; "
-        f"written to [bold]{escape(str(path))}[/bold]"
-    )
+    show_found(result, stored.net, found_data.unit, path, pareto=pareto)
 
 
 @supernet.command("extract")
@@ -304,18 +273,7 @@ def extract(
             )
     if as_json:
         return _print_json({n or "subnet": r.to_json() for n, r in results.items()})
-    table = Table("folder", "MACs", "parameters", "cut out in", "proof", "loads with")
-    for result in results.values():
-        proof = "not run" if result.max_error is None else f"{result.max_error:.1e}"
-        loads = "transformers" if result.stock else "prune"
-        table.add_row(
-            escape(result.folder), f"{result.macs_ratio:.1%}", f"{result.params_ratio:.1%}",
-            f"{result.seconds * 1000:.1f} ms", proof, loads,
-        )  # fmt: skip
-    console.print(table)
-    for result in results.values():
-        if result.reason:
-            console.print(f"{escape(result.folder)} is no stock checkpoint: {escape(result.reason)}")
+    show_extracted(results.values())
 
 
 def _data(stored: Stored, name: str | None) -> DataSet:
