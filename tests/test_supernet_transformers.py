@@ -36,7 +36,6 @@ GPT = {"vocab_size": 40, "n_positions": 16, "n_embd": 16, "n_layer": 3, "n_head"
 # Class, configuration, elastic kinds, and whether a configuration can say the shape.
 MODELS: dict[str, tuple[str, Any, str, bool]] = {
     "vit": ("ViTForImageClassification", lambda t: t.ViTConfig(**VISION), "head,mlp", True),
-    "deit": ("DeiTForImageClassification", lambda t: t.DeiTConfig(**VISION), "head,mlp", True),
     "bert": ("BertForMaskedLM", lambda t: t.BertConfig(**TEXT), "mlp", True),
     "bert heads": ("BertForMaskedLM", lambda t: t.BertConfig(**TEXT), "head,mlp", False),
     "gpt2": ("GPT2LMHeadModel", lambda t: t.GPT2Config(**GPT), "mlp", True),
