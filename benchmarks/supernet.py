@@ -132,7 +132,7 @@ def cut_by_torch_pruning(tp: Any, module: nn.Module, data: DataSet, example: Any
 def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[[str], None]) -> list[Row]:
     """All rows of one seed."""
     base = replace(SCRATCH_TRANSFORMER, epochs=args.base, lr=2e-3, batch_size=32, seed=seed)
-    alone = replace(base, epochs=round(args.sandwich * 4 / 3) + args.tune, lr=1e-3, temperature=2.0)
+    alone = replace(base, epochs=round(args.sandwich * 4 / 3) + args.tune, lr=args.tune_lr, temperature=2.0)
     tell("training the original")
     module, _ = build_for("vit_tiny", data, seed=seed, **SHAPE)
     fit(module, data, base)
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--base", type=int, default=36)
     parser.add_argument("--sandwich", type=int, default=12)
     parser.add_argument("--tune", type=int, default=28)
+    parser.add_argument("--tune-lr", type=float, default=2e-3, help="of all that is fine-tuned")
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--no-vit-b", action="store_true", help="leave out the extraction of a ViT-B")
     args = parser.parse_args()
