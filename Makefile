@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint wheel docs pictures clean
+.PHONY: help demo test lint wheel docs pictures supernet-pictures clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -55,6 +55,15 @@ pictures: $(READY)
 	$(BIN)/prune report demo/resnet20-half --plots demo/plots --force -o demo/report.html
 	mkdir -p docs/pictures
 	for name in $(PICTURES); do cp demo/plots/$$name.svg docs/pictures/; done
+
+# The picture of docs/supernet.md: a supernet of a small transformer, and the front that a search finds in it.
+supernet-pictures: $(READY)
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[supernet]'
+	$(BIN)/prune zoo train vit_tiny --data digits --epochs 15 --lr 0.002 --batch-size 32 -o demo/vit.pt --force
+	$(BIN)/prune supernet build demo/vit.pt -o demo/supernet --force
+	$(BIN)/prune supernet train demo/supernet --epochs 5 --lr 0.002 --batch-size 32
+	$(BIN)/prune supernet search demo/supernet --pareto --agent nsga2 --trials 80 \
+		--plot docs/pictures-supernet/front.svg
 
 clean:
 	rm -rf .venv build dist site demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

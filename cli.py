@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
-from front.screen import Screen
+from front.supernet import supernet
+from front.terminal import console, resumable, stderr
+from front.terminal import screen as _screen
+from front.terminal import state as _state
 from graph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,10 +30,7 @@ if TYPE_CHECKING:
     from prune.load import ModelSource
     from prune.selection import Selection
 
-console = Console()
-stderr = Console(stderr=True)
 _LONGEST = 2000  # characters of a message
-_state = {"debug": False, "verbose": False}
 _run: dict[str, Path | str | None] = {"folder": None, "again": None, "told": None}  # of a long run under way
 
 
@@ -109,6 +108,17 @@ app.add_typer(zoo, name="zoo")
 
 policies = typer.Typer(help="Policies of the search: train one on several networks.", no_args_is_help=True)
 app.add_typer(policies, name="policy")
+
+
+class _Guarded(TyperGroup):
+    """Commands that are told of elsewhere: their failures are named here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with _errors():
+            return super().invoke(ctx)
+
+
+app.add_typer(supernet, name="supernet", cls=_Guarded)
 
 
 class _ModelByDefault(TyperGroup):
@@ -280,6 +290,8 @@ def _farewell() -> str:
 
         if is_unfinished(Path(_run["folder"])):
             return f"interrupted; go on with: {_run['again']}"
+    if any(next(folder.glob("*.safetensors"), None) for folder in resumable):
+        return "interrupted; the same command goes on from the last checkpoint"
     return "interrupted; nothing was written"
 
 
@@ -289,12 +301,6 @@ def _print_error(message: str, hint: str) -> None:
     stderr.print(f"[red]error:[/red] {escape(plain(message, _LONGEST))}", soft_wrap=True)
     if hint:
         stderr.print(f"[dim]hint:[/dim] {escape(plain(hint, _LONGEST))}", soft_wrap=True)
-
-
-def _screen(*, trials: int = 0, as_json: bool = False) -> Screen:
-    """With --json, stdout is for the result alone."""
-    out = Console(stderr=True, quiet=console.quiet) if as_json else console
-    return Screen(out, stderr, trials=trials, verbose=_state["verbose"])
 
 
 def _arguments(text: str | None) -> dict[str, Any]:
@@ -1301,15 +1307,12 @@ def zoo_train(
 
         from models_zoo.registry import find
         from prune.data import load_data
-        from prune.train import train
-        from prune.tune import SCRATCH, SCRATCH_TEXT
+        from prune.train import recipe, train
 
-        reads = find(name).is_language_model
-        spec = data or ("pystdlib" if reads else "digits")
+        entry = find(name)
+        spec = data or ("pystdlib" if entry.is_language_model else "shapes" if entry.masks else "digits")
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
-        config = replace(
-            SCRATCH_TEXT if reads else SCRATCH, **{k: v for k, v in given.items() if v is not None}
-        )
+        config = replace(recipe(name), **{k: v for k, v in given.items() if v is not None})
         path = output or Path(f"{name}.pt")
         screen = _screen(as_json=as_json)
         with screen.running():

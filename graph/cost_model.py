@@ -25,6 +25,7 @@ class CostModel:
     Attributes:
         widths: how many units each group of the whole program has.
         macs_by_term: names of the operators behind the MAC terms.
+        tensor_names: of the tensors that the program reads.
     """
 
     def __init__(self, axes: Axes) -> None:
@@ -39,6 +40,7 @@ class CostModel:
         node_of = {str(n.args[0]): n.name for n in program.nodes if n.op == TENSOR}
         read = [(name, t) for name, t in program.tensors.items() if name in node_of]
         unread = [(name, t) for name, t in program.tensors.items() if name not in node_of]
+        self.tensor_names = tuple(name for name, _ in read)
         self._tensors = table.products([all_dims(node_of[name], shapes) for name, _ in read])
         self._is_param = np.array([name in program.trainable for name, _ in read], dtype=np.float64)
         self._tensor_bytes = np.array([t.element_size() for _, t in read], dtype=np.float64)
@@ -66,6 +68,10 @@ class CostModel:
     def params(self, kept: Kept) -> Counts:
         """Elements of the trainable tensors."""
         return _rounded(self._tensors(self._table.sizes(kept)) @ self._is_param) + self._unread_params
+
+    def params_per_tensor(self, kept: Kept) -> NDArray[np.float64]:
+        """The same for each tensor, in the order of ``tensor_names``; 0 for those that are no parameters."""
+        return self._tensors(self._table.sizes(kept)) * self._is_param
 
     def weight_bytes(self, kept: Kept) -> Counts:
         """Bytes of all tensors: parameters, buffers and constants."""

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from graph.errors import DataError
 
+TEXT_UNITS = ("bytes", "tokens")
 # Each a module of this package with ``load(seed=...) -> DataSet``; those of text also take ``length=``.
-EMBEDDED = ("digits", "glyphs", "pystdlib")
+EMBEDDED = ("digits", "glyphs", "shapes", "pystdlib")
 
 
 class Split(Protocol):
@@ -54,8 +55,8 @@ class DataSet:
     """Records in three splits that share none; `test` is for final figures alone.
 
     `input_shape` is (C, H, W), or (L,) of text, whose `classes` are its vocabulary; `unit` is what a label
-    is given for: ``images``, ``bytes`` or ``tokens``; `notes` are lines a report should show, such as batches
-    that are not whole.
+    is given for: ``images``, ``pixels``, ``bytes`` or ``tokens``; `notes` are lines a report should show,
+    such as batches that are not whole.
     """
 
     name: str
@@ -70,7 +71,7 @@ class DataSet:
     @property
     def is_text(self) -> bool:
         """Whether it is for language models."""
-        return self.unit != "images"
+        return self.unit in TEXT_UNITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Augment:
 
 
 class TensorSplit:
-    """A split held in memory as bytes: images uint8 (N, C, H, W), labels int64 (N,).
+    """A split held in memory as bytes: images uint8 (N, C, H, W), labels int64 (N,), or of pixels (N, H, W).
 
     Args:
         mean: per channel, on the scale where 255 is 1; `std` likewise.
@@ -111,7 +112,7 @@ class TensorSplit:
         std: Sequence[float],
         augment: Augment | None = None,
     ) -> None:
-        if images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
+        if images.dtype != torch.uint8 or labels.shape[:1] != images.shape[:1]:
             raise ValueError(f"images {images.dtype} {tuple(images.shape)}, labels {tuple(labels.shape)}")
         self.images, self.labels = images, labels.long()
         self._shift = torch.tensor(mean).view(-1, 1, 1) * 255

@@ -58,7 +58,7 @@ def load(*, seed: int = 0, sizes: tuple[int, int, int] = SIZES) -> DataSet:
         seed: names the images; keep one for all runs to be compared.
         sizes: images in train, search and test.
     """
-    atlas = _draw_atlas()
+    atlas = draw_atlas()
     key = hashlib.sha256(f"{_VERSION} {seed} {sizes}".encode() + atlas.numpy().tobytes()).hexdigest()[:16]
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     cache = Path(folder) / "prune" / f"glyphs-{key}.npz"
@@ -84,7 +84,7 @@ def load(*, seed: int = 0, sizes: tuple[int, int, int] = SIZES) -> DataSet:
     )
 
 
-def _draw_atlas() -> Tensor:
+def draw_atlas() -> Tensor:
     """Draw each character of each face once, on a common baseline: uint8 (faces * 62, 1, cell, cell)."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     cells = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from graph.errors import ArchitectureError
-from models_zoo import mamba_zoo, mobilenet, resnet, resnet_cifar, shufflenet, vgg
+from models_zoo import mamba_zoo, mobilenet, resnet, resnet_cifar, shufflenet, transformers, vgg
 
 _CIFAR = (3, 32, 32)
 _IMAGENET = (3, 224, 224)
@@ -37,6 +37,7 @@ class Entry:
         params: parameters, as published, with default arguments.
         source: the paper.
         summary: one line for people.
+        masks: whether it gives a class to each pixel.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Entry:
     params: int
     source: str
     summary: str
+    masks: bool = False
 
     @property
     def is_language_model(self) -> bool:
@@ -99,19 +101,30 @@ ZOO: dict[str, Entry] = _by_name((
     Entry("resnet50", resnet.resnet50, _IMAGENET, 4_100_000_000, 25_600_000, _HE,
           "ResNet-50 v1.5 for ImageNet, bottlenecks"),
 ))
-# Our own sizes; the multiply-adds are those of projections, convolutions and head, not of the state space.
+# Our own sizes; the multiply-adds of Mambas are those of projections, convolutions and head, not of the state
+# space.
 LANGUAGE_MODELS: dict[str, Entry] = _by_name((
     Entry("mamba1_tiny", mamba_zoo.mamba1_tiny, (256,), 65_536_000, 266_112,
           "Gu and Dao 2023, arXiv:2312.00752", "Mamba-1 for bytes, 2 layers of width 128, 16 states"),
     Entry("mamba2_tiny", mamba_zoo.mamba2_tiny, (256,), 68_419_584, 268_976,
           "Dao and Gu 2024, arXiv:2405.21060", "Mamba-2 for bytes, 2 layers of width 128, 64 states"),
+    Entry("gpt_tiny", transformers.gpt_tiny, (256,), 88_080_384, 232_832,
+          "Radford et al. 2019", "transformer for bytes, 4 layers of width 64, head tied to the embedding"),
+))
+# Transformers for images, in sizes of our own.
+VISION_TRANSFORMERS: dict[str, Entry] = _by_name((
+    Entry("vit_tiny", transformers.vit_tiny, _CIFAR, 47_481_792, 683_050,
+          "Dosovitskiy et al. 2021, arXiv:2010.11929", "vision transformer, 6 layers of width 96"),
+    Entry("seg_tiny", transformers.seg_tiny, _CIFAR, 26_574_848, 249_509,
+          "Kirillov et al. 2023, arXiv:2304.02643", "segmenter on an encoder as SAM's, 4 layers of width 64",
+          masks=True),
 ))
 # fmt: on
 
 
 def everything() -> dict[str, Entry]:
     """The networks for images and the language models, by name."""
-    return {**ZOO, **LANGUAGE_MODELS}
+    return {**ZOO, **VISION_TRANSFORMERS, **LANGUAGE_MODELS}
 
 
 def names() -> list[str]:

@@ -15,6 +15,7 @@ from graph.errors import ArchitectureError
 from models_zoo import registry
 from models_zoo.mamba_lm import MambaLM
 from models_zoo.text import LENGTH
+from models_zoo.transformers import CausalLM
 from prune.bounded import no_larger_than
 from prune.checkpoint import search_working_directory
 from prune.configured import inputs_from_config, is_configured
@@ -103,19 +104,20 @@ def call_factory(arch: str, args: Mapping[str, Any]) -> nn.Module:
 
 def default_inputs(arch: str, args: Mapping[str, Any], module: nn.Module) -> ModelInputs | None:
     """What the architecture is made for, as far as it tells."""
-    if isinstance(module, MambaLM):
+    if isinstance(module, (MambaLM, CausalLM)):
         return tokens_input(module)
-    if arch in registry.ZOO:
-        channels, height, width = registry.ZOO[arch].input_shape
+    if (entry := (registry.ZOO | registry.VISION_TRANSFORMERS).get(arch)) is not None:
+        channels, height, width = entry.input_shape
+        height = width = cast(int, args.get("image_size", height))
         return one_input((cast(int, args.get("in_channels", channels)), height, width))
     if is_library(arch):
         return one_input(record_shape(arch, module))
     return inputs_from_config(module) if is_configured(module) else None
 
 
-def tokens_input(module: MambaLM, length: int = LENGTH) -> ModelInputs:
+def tokens_input(module: MambaLM | CausalLM, length: int = LENGTH) -> ModelInputs:
     """The input of a language model of our own: a window of tokens."""
-    high = module.sizes.vocab_size
+    high = module.vocab_size if isinstance(module, CausalLM) else module.sizes.vocab_size
     return ModelInputs((ModelInput("input_ids", (BATCH, length), "int64", 0, high),))
 
 

@@ -20,7 +20,7 @@ from graph.errors import DataError
 from graph.suggest import suggestion
 from models_zoo.data import EMBEDDED, DataSet, MapDataset, MapSplit, carve_search, checked_item, load_embedded
 from models_zoo.text import LENGTH
-from prune import cifar10, imagefolder
+from prune import cifar10, imagefolder, maskfolder
 from prune.text import TextOptions, load_text, load_tokens
 
 _TEXTS = ("pystdlib", "text", "tokens")
@@ -31,6 +31,7 @@ _KNOWN = (
     "cifar10:PATH",
     "imagefolder:PATH",
     "imagefolder:PATH?size=PIXELS",
+    "maskfolder:PATH",
     "package.module:factory",
 )
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -42,12 +43,13 @@ def load_data(
     """Load the data set that `spec` names.
 
     Args:
-        spec: `digits`, `glyphs`, `pystdlib`, `text:PATH` (a file or a folder of them), `tokens:FILE` (.npy or
-            .bin), `cifar10:PATH`, `imagefolder:PATH`, `imagefolder:PATH?size=PIXELS`, or
-            `package.module:factory`. Texts take `?length=TOKENS`, the length of a window. A factory is code
-            that the user names, found on the import path or in the working directory. It is called without
-            arguments, or with `seed=` if it takes one, and returns a `DataSet` or a tuple of map-style data
-            sets, (train, test) or (train, search, test), of normalised (C, H, W) images and class numbers.
+        spec: `digits`, `glyphs`, `shapes`, `pystdlib`, `text:PATH` (a file or a folder of them),
+            `tokens:FILE` (.npy or .bin), `cifar10:PATH`, `imagefolder:PATH` or `maskfolder:PATH`, both with
+            `?size=PIXELS` where it is wanted, or `package.module:factory`. Texts take `?length=TOKENS`, the
+            length of a window. A factory is code that the user names, found on the import path or in the
+            working directory. It is called without arguments, or with `seed=` if it takes one, and returns
+            a `DataSet` or a tuple of map-style data sets, (train, test) or (train, search, test), of
+            normalised (C, H, W) images and class numbers.
         seed: chooses the splits (for `glyphs` the images), so that runs with one seed can be compared; it is
             not the seed of a run. Test images of `cifar10` and of folders with `test` or `val` are fixed,
             and so are all splits of texts.
@@ -64,14 +66,16 @@ def load_data(
         if colon:
             raise DataError(f"data set {name!r} takes no path, got {spec!r}", hint=f"--data {name}")
         return load_embedded(name, seed=seed)
-    if name in ("cifar10", "imagefolder"):
-        path, _, query = rest.partition("?") if name == "imagefolder" else (rest, "", "")
+    if name in ("cifar10", "imagefolder", "maskfolder"):
+        path, _, query = (rest, "", "") if name == "cifar10" else rest.partition("?")
         if not path:
             raise DataError(f"data set {spec!r} lacks its folder", hint=f"--data {name}:PATH")
         folder, side = Path(os.path.expanduser(path)), _side(query)
         try:
             if name == "cifar10":
                 return cifar10.load(folder, seed=seed)
+            if name == "maskfolder":
+                return maskfolder.load(folder, side=side)
             return imagefolder.load(folder, side=side, seed=seed)
         except OSError as err:
             raise DataError(

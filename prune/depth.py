@@ -13,7 +13,7 @@ fine-tuning - knows nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -193,7 +193,9 @@ def judge(config: BlockConfig, blocks: Blocks, data: DataSet, on_step: Callable[
     records = max(1, min(records, len(data.search)))
     whole: float | None = None
     if config.criterion == "similarity":
-        turned = _turned(blocks, data, records)
+        at_once = max(1, 2048 // data.input_shape[0]) if data.is_text else 128
+        batches = ((x,) for x, _ in data.search.batches(at_once, limit=records))
+        turned = turned_by(blocks.program, blocks.branches, batches)
         dropped = sorted(range(count), key=lambda i: turned[i])[:gone]
         scores = [turned[i] for i in dropped]
     else:
@@ -224,21 +226,28 @@ def _missed_least(
     return dropped, scores
 
 
-def _turned(blocks: Blocks, data: DataSet, records: int) -> list[float]:
-    """For each block the mean of 1 - cos between the stream before and after it."""
-    program, sums, seen = blocks.program, [0.0] * len(blocks.branches), 0
-    wanted = {name for b in blocks.branches for name in (b.stream, b.add)}
-    at_once = max(1, 2048 // data.input_shape[0]) if data.is_text else 128
-    for x, _ in data.search.batches(at_once, limit=records):
+def turned_by(
+    program: Program, branches: Sequence[Branch], batches: Iterable[Sequence[Tensor]]
+) -> list[float]:
+    """For each branch the mean of 1 - cos between the stream before and after it.
+
+    Args:
+        program: the whole.
+        branches: of it.
+        batches: the inputs of the program, record by record.
+    """
+    sums, seen = [0.0] * len(branches), 0
+    wanted = {name for b in branches for name in (b.stream, b.add)}
+    for inputs in batches:
         env: dict[str, Any] = {}
         with torch.no_grad():
-            for node in execute(program, program.tensors, [x], env=env):
+            for node in execute(program, program.tensors, inputs, env=env):
                 for name in program.last_uses.get(node.name, ()):
                     if name not in wanted:
                         del env[name]
-        for i, b in enumerate(blocks.branches):
-            sums[i] += len(x) * float(1 - _cosine(env[b.stream], env[b.add]))
-        seen += len(x)
+        for i, b in enumerate(branches):
+            sums[i] += len(inputs[0]) * float(1 - _cosine(env[b.stream], env[b.add]))
+        seen += len(inputs[0])
     return [s / seen for s in sums]
 
 

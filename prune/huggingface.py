@@ -256,3 +256,23 @@ def _quiet() -> Iterator[None]:
         told.set_verbosity(level)
         if bars:
             told.enable_progress_bar()
+
+
+def built_from(name: str, settings: Mapping[str, Any], state: dict[str, Tensor]) -> Any:
+    """A stock model of the library with a changed configuration and these weights, in eval mode.
+
+    Args:
+        name: of its class.
+        settings: its configuration.
+        state: weights by the names that the class gives them.
+
+    Raises:
+        ArchitectureError: no such class, no such configuration, or names or shapes differ.
+    """
+    return _filled(Path(name), _model_class(name), settings, state)
+
+
+def save_stock(model: Any, folder: Path) -> None:
+    """Write a stock model as a checkpoint: config.json and model.safetensors."""
+    with _quiet():
+        model.save_pretrained(folder, safe_serialization=True)

@@ -97,7 +97,7 @@ class _Images:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, side = _open(self.paths[index]), self._side
+        image, side = decoded(self.paths[index]), self._side
         if image.size != (side, side):
             scale = side / min(image.size)
             width, height = (max(side, round(length * scale)) for length in image.size)
@@ -113,8 +113,17 @@ class _Images:
         return MapSplit(self, indices[stratified_order(self.labels[indices], 0)], workers=_WORKERS)
 
 
-def _open(path: Path, *, decode: bool = True) -> Image.Image:
-    """Open an image, by default decoded to RGB; refuse what PIL calls a decompression bomb."""
+def decoded(path: Path, *, decode: bool = True, convert: str | None = "RGB") -> Image.Image:
+    """Open an image, by default decoded to RGB; refuse what PIL calls a decompression bomb.
+
+    Args:
+        path: the file.
+        decode: False reads its header alone.
+        convert: the mode of its pixels; None keeps that of the file.
+
+    Raises:
+        DataError: it is no image, or one that is much larger than its file.
+    """
     try:
         # PIL raises above twice its limit of pixels but only warns above the limit: there we raise too.
         with Image.open(path, formats=_FORMATS) as image:
@@ -123,7 +132,10 @@ def _open(path: Path, *, decode: bool = True) -> Image.Image:
             pixels, size = image.width * image.height, path.stat().st_size
             if pixels > _ANY_PIXELS and pixels > _PIXELS_PER_BYTE * size:
                 raise Image.DecompressionBombError(f"{pixels:,} pixels in {size:,} bytes")
-            return image.convert("RGB") if decode else image
+            if decode:
+                image.load()
+                return image.convert(convert) if convert else image.copy()
+            return image
     except Exception as err:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise DataError(
             f"{path} is not a readable image: {plain(err)}", hint="repair the file or remove it"
@@ -131,16 +143,16 @@ def _open(path: Path, *, decode: bool = True) -> Image.Image:
 
 
 def _usual_side(samples: list[Path]) -> int:
-    return 32 if all(max(_open(path, decode=False).size) <= 64 for path in samples) else 224
+    return 32 if all(max(decoded(path, decode=False).size) <= 64 for path in samples) else 224
 
 
 def _scan(folder: Path, root: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder, both in the order of their names."""
     found = {}
-    for entry in _visible(folder, root):
+    for entry in visible(folder, root):
         if entry.is_dir():
             found[entry.name] = [
-                f for f in _visible(entry, root) if f.suffix.lower() in _SUFFIXES and f.is_file()
+                f for f in visible(entry, root) if f.suffix.lower() in _SUFFIXES and f.is_file()
             ]
     if empty := [name for name, files in found.items() if not files]:
         raise DataError(
@@ -155,7 +167,7 @@ def _scan(folder: Path, root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _visible(folder: Path, root: Path) -> list[Path]:
+def visible(folder: Path, root: Path) -> list[Path]:
     """List a folder by name, without hidden entries.
 
     Raises:

@@ -30,6 +30,7 @@ from graph.adapter import adapt
 from graph.errors import ModelFileError, UsageError
 from graph.program import ProgramModule
 from models_zoo.mamba_lm import MambaLM
+from models_zoo.transformers import CausalLM
 from prune.architectures import architecture, build, call_factory, default_inputs, tokens_input
 from prune.checkpoint import check_finite, check_readable, checked_weights, read_file
 from prune.configured import is_configured
@@ -339,7 +340,7 @@ def _with_weights(source: ModelSource, path: Path, content: Any, meta: Metadata,
         args.update(meta.arch_args or {})
     module, args = build(name, args | dict(source.arch_args), state)
     inputs = one_input(meta.input_shape) if meta.input_shape else default_inputs(name, args, module)
-    if isinstance(module, MambaLM) and meta.input_shape:
+    if isinstance(module, (MambaLM, CausalLM)) and meta.input_shape:
         inputs = tokens_input(module, meta.input_shape[0])
     return _Found(module, name, args, inputs, meta, (path,))
 

@@ -70,7 +70,7 @@ class Slicer:
         tensors = dict(program.tensors)
         for name, dims in self._sliced.items():
             tensors[name] = _taken(tensors[name], dims, keep)
-        return replace(program, nodes=self._nodes(keep), tensors=tensors)
+        return replace(program, nodes=self.nodes(keep), tensors=tensors)
 
     def kept(self, keep: NDArray[np.bool_]) -> Kept:
         """Which channels of the whole program a dimension of a value then has, in their order."""
@@ -88,8 +88,12 @@ class Slicer:
 
         return kept
 
-    def _nodes(self, keep: NDArray[np.bool_]) -> tuple[Node, ...]:
-        """The nodes with the sizes that the smaller program has."""
+    def nodes(self, keep: NDArray[np.bool_]) -> tuple[Node, ...]:
+        """The nodes with the sizes that the smaller program has, where its channels keep their order.
+
+        Args:
+            keep: for each class whether it stays, completed by ``Axes.closed``.
+        """
         nodes = list(self.axes.program.nodes)
         run = Replay(self.axes, keep, {})
         run.fields = {name: dict(fields) for name, fields in self.axes.fields.items()}

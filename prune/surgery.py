@@ -42,12 +42,18 @@ def cut(axes: Axes, keep: NDArray[np.bool_]) -> Program:
     for node in axes.program.nodes:
         if node.op == TENSOR and node.name in run.fields:
             name = str(node.args[0])
-            tensors[name] = _gather(tensors[name], axes.weights[name], run.fields[node.name])
+            tensors[name] = gather(tensors[name], axes.weights[name], run.fields[node.name]).detach()
     return replace(axes.program, nodes=nodes, tensors=tensors)
 
 
-def _gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field]) -> Tensor:
-    """Slice a tensor: each kept label takes the slice that carried it."""
+def gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field]) -> Tensor:
+    """Slice a tensor, or reorder it: each kept label takes the slice that carried it; gradients pass.
+
+    Args:
+        tensor: of the whole program.
+        whole: its labels, by dimension.
+        kept: those of the result, in its order.
+    """
     rows: dict[int, Labels] = {}
     # Dimensions with one row first; the others are looked up row by row of those.
     for dim in sorted(kept, key=lambda d: kept[d].labels.size):
@@ -59,7 +65,7 @@ def _gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field
             rows[dim] = index
         else:
             tensor = _gather_rows(tensor, dim, old, new, rows)
-    return tensor.detach()
+    return tensor
 
 
 def _gather_rows(tensor: Tensor, dim: int, old: Field, new: Field, rows: Mapping[int, Labels]) -> Tensor:

@@ -14,7 +14,28 @@ from models_zoo import registry
 from models_zoo.data import DataSet
 from prune.files import check_output_file
 from prune.load import save_model
-from prune.tune import EpochResult, Evaluation, TuneConfig, evaluate, fit
+from prune.tune import (
+    SCRATCH,
+    SCRATCH_TEXT,
+    SCRATCH_TRANSFORMER,
+    EpochResult,
+    Evaluation,
+    TuneConfig,
+    evaluate,
+    fit,
+)
+
+
+def recipe(name: str) -> TuneConfig:
+    """How a zoo network is trained from scratch.
+
+    Raises:
+        ArchitectureError: no such network.
+    """
+    entry = registry.find(name)
+    if entry.is_language_model:
+        return SCRATCH_TEXT
+    return SCRATCH_TRANSFORMER if entry.name in registry.VISION_TRANSFORMERS else SCRATCH
 
 
 def build_for(name: str, data: DataSet, *, seed: int = 0, **args: object) -> tuple[nn.Module, dict[str, Any]]:
@@ -35,18 +56,28 @@ def build_for(name: str, data: DataSet, *, seed: int = 0, **args: object) -> tup
     entry = registry.find(name)
     if entry.is_language_model != data.is_text:
         kinds = ("images", "text")
-        known = registry.LANGUAGE_MODELS if data.is_text else registry.ZOO
+        known = registry.LANGUAGE_MODELS if data.is_text else registry.ZOO | registry.VISION_TRANSFORMERS
         raise ArchitectureError(
             f"{entry.name} takes {kinds[entry.is_language_model]}, {data.name} is {kinds[data.is_text]}",
             hint=f"choose one of: {', '.join(known)}"
             if data.is_text
             else "give --data pystdlib or text:PATH, or a network for images",
         )
+    if entry.masks != (data.unit == "pixels"):
+        raise ArchitectureError(
+            f"{entry.name} gives a class to {'each pixel' if entry.masks else 'a whole image'}, "
+            f"{data.name} has labels of {data.unit}",
+            hint="seg_tiny goes with --data shapes and maskfolder:PATH, the others with classes of images",
+        )
     arguments: dict[str, Any] = (
         {"vocab_size": len(data.classes)}
         if data.is_text
         else {"num_classes": len(data.classes), "in_channels": data.input_shape[0]}
     )
+    if "image_size" in registry.arguments(name):
+        arguments["image_size"] = data.input_shape[1]
+    if "length" in registry.arguments(name):
+        arguments["length"] = data.input_shape[0]
     arguments.update(args)
     if "small_input" in registry.arguments(name) and max(data.input_shape[1:]) < 96:
         arguments.setdefault("small_input", True)

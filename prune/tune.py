@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from graph.adapter import prediction
 from graph.errors import DataError, MemoryLimitError, TrainingError, UsageError
-from models_zoo.data import DataSet, Split
+from models_zoo.data import TEXT_UNITS, DataSet, Split
 from models_zoo.text import TokenSplit
 from prune.failures import is_out_of_memory
 from prune.journal import Journal
+from prune.segmentation import confusion, scores_of
 from prune.tune_state import Checkpoints, Progress
 
 _TOKENS = 4096  # of text that are evaluated at once
@@ -91,9 +92,14 @@ class TuneConfig:
 
 
 SCRATCH = TuneConfig(epochs=20, lr=0.1)
+SCRATCH_TRANSFORMER = TuneConfig(epochs=20, lr=1e-3, batch_size=64, weight_decay=0.05, optimizer="adamw")
 SCRATCH_TEXT = TuneConfig(epochs=1, lr=4e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 FINE_TUNE = TuneConfig()
 FINE_TUNE_TEXT = TuneConfig(epochs=1, lr=1e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
+
+
+# The losses of a batch: (module, records, labels) -> one after another
+Losses = Callable[[nn.Module, Tensor, Tensor], Iterable[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,8 @@ class Evaluation:
         records: how many labels were looked at: images, bytes or tokens.
         unit: which of these.
         bytes_per_token: of text, where it is known.
+        mean_iou: of masks the mean intersection over union of the classes.
+        mean_dice: of masks the mean Dice coefficient.
     """
 
     accuracy: float
@@ -113,11 +121,13 @@ class Evaluation:
     records: int
     unit: str = "images"
     bytes_per_token: float | None = None
+    mean_iou: float | None = None
+    mean_dice: float | None = None
 
     @property
     def is_text(self) -> bool:
         """Whether it is of a language model."""
-        return self.unit != "images"
+        return self.unit in TEXT_UNITS
 
     @property
     def bits(self) -> float:
@@ -131,8 +141,10 @@ class Evaluation:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The greater, the better: by accuracy, of equal ones by loss; text by loss alone."""
-        return (self.accuracy, -self.loss) if not self.is_text else (-self.loss, 0.0)
+        """The greater, the better: by accuracy or mean IoU, of equal ones by loss; text by loss alone."""
+        if self.is_text:
+            return (-self.loss, 0.0)
+        return (self.accuracy if self.mean_iou is None else self.mean_iou, -self.loss)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data; a loss that is not finite is null."""
@@ -145,10 +157,14 @@ class Evaluation:
         }
         if self.is_text and finite:
             found |= {"bits": self.bits, "perplexity": self.perplexity}
+        if self.mean_iou is not None:
+            found |= {"mean_iou": self.mean_iou, "mean_dice": self.mean_dice}
         return found
 
     def told(self) -> str:
         """The figures that count, in words."""
+        if self.mean_iou is not None:
+            return f"mIoU {self.mean_iou:.2%}, Dice {self.mean_dice:.2%}, accuracy {self.accuracy:.2%}"
         if not self.is_text:
             return f"accuracy {self.accuracy:.2%}"
         label = "byte" if self.unit == "bytes" else "token"
@@ -226,6 +242,7 @@ def evaluate(
     """
     place = torch.device(device) if device is not None else _device(module)
     correct, loss, records, unit, rate = 0, 0.0, 0, "images", None
+    pairs: Tensor | None = None  # of masks: how many pixels of each class were given to each
     at_once = 256
     if isinstance(split, TokenSplit):
         rate, at_once = split.bytes_per_token, max(1, _TOKENS // split.length)
@@ -234,7 +251,11 @@ def evaluate(
     try:
         with torch.no_grad(), _eval_mode(module):
             for x, y in split.batches(size, limit=limit):
-                logits, y = _logits(module, x.to(place), y.to(place))  # (B, K), (B,)
+                masks = y.dim() == 3
+                logits, y = labelled(module, x.to(place), y.to(place))  # (B, K), (B,)
+                if masks:
+                    more = confusion(logits.argmax(1), y, logits.shape[1])
+                    unit, pairs = "pixels", more if pairs is None else pairs + more
                 loss += F.cross_entropy(logits, y, reduction="sum").item()
                 correct += int((logits.argmax(1) == y).sum())
                 records += len(y)
@@ -246,7 +267,16 @@ def evaluate(
         return evaluate(module, split, batch_size=size // 2, limit=limit, device=device)
     if not records:
         raise DataError("there are no records to evaluate on", hint="give a larger limit or more data")
-    return Evaluation(correct / records, loss / records, records, unit, rate)
+    masks_met = None if pairs is None else scores_of(pairs)
+    return Evaluation(
+        correct / records,
+        loss / records,
+        records,
+        unit,
+        rate,
+        None if masks_met is None else masks_met.mean_iou,
+        None if masks_met is None else masks_met.mean_dice,
+    )
 
 
 def fit(
@@ -259,6 +289,8 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
+    losses: Losses | None = None,
+    judge: Callable[[nn.Module], Evaluation] | None = None,
 ) -> TuneResult:
     """Train a module in place and leave it in eval mode with the weights of its best epoch.
 
@@ -281,6 +313,9 @@ def fit(
         on_step: called after each step with the steps done and the steps in all.
         note: is told what the user should know.
         checkpoints: where the training goes on from, and leaves how far it came.
+        losses: of a batch, in place of the one above; each is differentiated before the next one is asked
+            for. What they draw they draw from torch's global generator.
+        judge: what an epoch is worth; as ``evaluate`` on the search split when left out.
 
     Raises:
         TrainingError: the loss is not finite (the weights are then those of the best epoch so far), nothing
@@ -295,12 +330,15 @@ def fit(
     optimizer = _optimizer(module, config)
     best = _Best(patience=config.patience)
     keeper, told = checkpoints or Checkpoints(Journal()), asdict(config)
+    untouched = teacher is not None or losses is not None or not config.epochs  # counts as an epoch
+    losses = losses or (lambda module, x, y: [_loss(module, teacher, x, y, config)])
+    judge = judge or (lambda module: evaluate(module, data.search, device=device))
     with _seeded(config.seed, device), _eval_mode(teacher):
         at = _resumed(keeper.load(told, module, optimizer), best)
         if at is not None:
             note(f"the training goes on after {at.epoch} of {config.epochs} epochs")
-        elif teacher is not None or not config.epochs:
-            best.offer(0, module, evaluate(module, data.search, device=device))
+        elif untouched:
+            best.offer(0, module, judge(module))
         at = at or Progress()
         while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
             begin, epoch = time.perf_counter(), at.epoch + 1
@@ -316,7 +354,7 @@ def fit(
                 at.rate = config.lr * _schedule(at.step, total, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = at.rate
-                value = _gradients(module, teacher, x.to(device), y.to(device), config, at, note)
+                value = _gradients(module, x.to(device), y.to(device), losses, at, note)
                 _finite(value, epoch, config, best, module)
                 nn.utils.clip_grad_norm_(module.parameters(), _CLIP)
                 optimizer.step()
@@ -326,7 +364,7 @@ def fit(
                     on_step(at.step, total)
                 if keeper.due:
                     keeper.save(told, best.noted(at), module, optimizer, best.state)
-            found = evaluate(module, data.search, device=device)
+            found = judge(module)
             _finite(found.loss, epoch, config, best, module)
             seconds = time.perf_counter() - begin
             result = EpochResult(epoch, config.epochs, at.loss_sum / per_epoch, found, at.rate, seconds)
@@ -353,10 +391,9 @@ def _resumed(loaded: tuple[Progress, dict[str, Tensor]] | None, best: _Best) -> 
 
 def _gradients(
     module: nn.Module,
-    teacher: nn.Module | None,
     x: Tensor,
     y: Tensor,
-    config: TuneConfig,
+    losses: Losses,
     at: Progress,
     note: Callable[[str], None],
 ) -> float:
@@ -371,11 +408,12 @@ def _gradients(
         try:
             module.zero_grad()
             for some, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
-                loss = _loss(module, teacher, some, labels, config) * (len(labels) / len(y))
-                value += loss.item()
-                if not math.isfinite(value):
-                    break
-                loss.backward()  # type: ignore[no-untyped-call]
+                for each in losses(module, some, labels):
+                    loss = each * (len(labels) / len(y))
+                    value += loss.item()
+                    if not math.isfinite(value):
+                        return value
+                    loss.backward()  # type: ignore[no-untyped-call]
             return value
         except (MemoryError, RuntimeError) as err:
             if not is_out_of_memory(err):
@@ -467,14 +505,26 @@ def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
 def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TuneConfig) -> Tensor:
     half = x.is_cuda and torch.cuda.is_bf16_supported()
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
-        logits_BK, y_B = _logits(module, x, y)
-    logits_BK = logits_BK.float()
-    label_loss = F.cross_entropy(logits_BK, y_B)
+        logits_BK, y_B = labelled(module, x, y)
     if teacher is None or not config.distill:
-        return label_loss
+        return F.cross_entropy(logits_BK.float(), y_B)
     with torch.no_grad():
-        wanted_BK = prediction(teacher(x))
-    wanted_BK = wanted_BK.flatten(0, -2)
+        wanted_BK = prediction(teacher(x)).flatten(0, -2)
+    return distilled(logits_BK.float(), y_B, wanted_BK, config)
+
+
+def distilled(logits_BK: Tensor, y_B: Tensor, wanted_BK: Tensor, config: TuneConfig) -> Tensor:
+    """``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``, see ``fit``.
+
+    Args:
+        logits_BK: the student's outputs.
+        y_B: the labels.
+        wanted_BK: the teacher's outputs.
+        config: says how much each part counts, and how soft the outputs are compared.
+
+    Raises:
+        TrainingError: the teacher's outputs have another shape.
+    """
     if wanted_BK.shape != logits_BK.shape:
         raise TrainingError(
             f"the teacher's outputs are {tuple(wanted_BK.shape)}, the student's {tuple(logits_BK.shape)}",
@@ -488,21 +538,26 @@ def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, co
         log_target=True,
     )
     # T^2 keeps the gradients of the two terms at the same scale whatever T is.
-    return (1 - config.distill) * label_loss + config.distill * T**2 * soft_loss
+    return (1 - config.distill) * F.cross_entropy(logits_BK, y_B) + config.distill * T**2 * soft_loss
 
 
-def _logits(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def labelled(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The model's outputs (B, K) and the labels (B,), after a check that they fit each other.
 
-    Of text, every token counts as a record: (B, L, K) becomes (B L, K).
+    Of text, every token counts as a record: (B, L, K) becomes (B L, K); so do the pixels of masks.
+
+    Raises:
+        DataError: they do not.
     """
     out = prediction(module(x))
     if not isinstance(out, Tensor) or out.dim() != y.dim() + 1 or out.shape[:-1] != y.shape:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        wanted = "images, not (B, K)" if y.dim() == 1 else "windows of text, not (B, L, K)"
+        wanted = {1: "images, not (B, K)", 2: "windows of text, not (B, L, K)"}.get(
+            y.dim(), "images with masks, not (B, H, W, K)"
+        )
         raise DataError(
             f"the model returns {shape} for {len(y)} {wanted}",
-            hint=f"it must be a {'classifier' if y.dim() == 1 else 'language model'}",
+            hint=f"it must be a {('classifier', 'language model', 'segmenter')[min(y.dim(), 3) - 1]}",
         )
     if y.numel() and int(y.max()) >= out.shape[-1]:
         raise DataError(

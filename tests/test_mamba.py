@@ -213,7 +213,7 @@ def evaluate_loss(lm: MambaLM) -> float:
     return evaluate(lm, TokenSplit(ids(1, 400)[0], 32, bytes_per_token=None)).loss
 
 
-@pytest.mark.parametrize("name", registry.LANGUAGE_MODELS)
+@pytest.mark.parametrize("name", [n for n in registry.LANGUAGE_MODELS if n.startswith("mamba")])
 def test_the_zoo_says_what_its_mambas_cost(name: str) -> None:
     """Multiply-adds of what has weights, counted from these: each weight once for each token."""
     entry = registry.find(name)

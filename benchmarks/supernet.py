@@ -1,0 +1,291 @@
+"""Subnetworks of a trained supernet against the same sizes made in other ways.
+
+    python benchmarks/supernet.py -o out   # ViT on digits, two seeds; extraction from a ViT-B
+    python benchmarks/supernet.py -o out --data glyphs --seeds 0 1 2
+
+A vision transformer is trained from scratch for `--base` epochs. Then, at 30, 50 and 70 % of its MACs:
+
+- `subnetwork`: a supernet of it is trained for `--sandwich` epochs, once for all sizes; TPE searches it on
+  the search split; `tuned`: the one found is trained alone for `--tune` epochs, the largest its teacher;
+- `from scratch`: the same shape with fresh weights, trained as long as all of that together;
+- `Torch-Pruning`: the trained network, cut by torch-pruning (group Taylor, its own choice of widths), then
+  fine-tuned with the network as its teacher;
+- `magnitude`: the same shape as the subnetwork, cut by magnitude out of the trained network without a
+  supernet; raw, and fine-tuned likewise.
+
+Each baseline is fine-tuned for `--sandwich * 4 / 3 + --tune` epochs: a step of the sandwich runs four
+subnetworks, and serves three sizes. `original, tuned` is the whole network after as many epochs. Accuracy is
+that on the test split, which nothing else sees. Latency: one record, onnxruntime, one thread, all in turns.
+
+Writes `supernet.json`, `supernet.md` and `supernet.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# Not benchmarks/ itself, where graph.py would hide the package of its name.
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks")]
+
+import torch  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from torch import nn  # noqa: E402
+
+from graph.capture import capture  # noqa: E402
+from graph.cost import costs  # noqa: E402
+from graph.program import Program, ProgramModule  # noqa: E402
+from models_zoo.data import DataSet  # noqa: E402
+from prune.data import load_data  # noqa: E402
+from prune.demands import parse_demand  # noqa: E402
+from prune.inputs import InputRequest  # noqa: E402
+from prune.load import ModelSource  # noqa: E402
+from prune.subject import Subject, open_model  # noqa: E402
+from prune.train import build_for  # noqa: E402
+from prune.tune import SCRATCH_TRANSFORMER, TuneConfig, evaluate, fit  # noqa: E402
+from supernet.elastic import ElasticConfig, Subnet  # noqa: E402
+from supernet.latency import onnx_latencies  # noqa: E402
+from supernet.net import Supernet, make_supernet  # noqa: E402
+from supernet.scoring import Limits, SearchConfig  # noqa: E402
+from supernet.search import search  # noqa: E402
+from supernet.training import SANDWICH, SandwichConfig, train_supernet  # noqa: E402
+
+SHARES = (0.3, 0.5, 0.7)
+SHAPE = {"width": 64, "depth": 4, "heads": 4}
+Row = dict[str, Any]
+
+
+def subject_of(module: nn.Module, data: DataSet) -> Subject:
+    """A trained module as a subject."""
+    request = InputRequest(shape=data.input_shape)
+    return open_model(ModelSource(model="vit_tiny", module=module, request=request))
+
+
+def supernet_of(module: nn.Module, data: DataSet, *, blind: bool = False) -> Supernet:
+    """A supernet of a module: prioritized by Taylor, or blindly by magnitude."""
+    return make_supernet(subject_of(module, data), ElasticConfig(), None if blind else data, origin={})
+
+
+def tuned(program: Program, teacher: nn.Module | None, data: DataSet, config: TuneConfig) -> ProgramModule:
+    """A program after training."""
+    module = ProgramModule(program)
+    fit(module, data, config, teacher=teacher)
+    return module
+
+
+def torch_pruned(module: nn.Module, data: DataSet, share: float) -> nn.Module:
+    """The network at no more than a share of its MACs, by torch-pruning."""
+    import torch_pruning as tp
+
+    example = torch.zeros(1, *data.input_shape)
+    whole = costs(capture(module, [example.repeat(2, 1, 1, 1)])).macs
+    low, high, best = 0.0, 0.95, None
+    for _ in range(8):
+        ratio = (low + high) / 2
+        found = cut_by_torch_pruning(tp, module, data, example, ratio)
+        if costs(capture(found, [example.repeat(2, 1, 1, 1)])).macs <= share * whole:
+            best, high = found, ratio
+        else:
+            low = ratio
+    assert best is not None
+    return best
+
+
+def cut_by_torch_pruning(tp: Any, module: nn.Module, data: DataSet, example: Any, ratio: float) -> nn.Module:
+    """Everything but the classes at one ratio, as in torch-pruning's example of transformers."""
+    import copy
+
+    found: Any = copy.deepcopy(module)
+    x, y = next(iter(data.train.batches(256, shuffle=True)))
+    nn.functional.cross_entropy(found(x), y).backward()
+    heads = {
+        linear: block.attention.heads
+        for block in found.encoder.blocks
+        for linear in (block.attention.query, block.attention.key, block.attention.value)
+    }
+    pruner = tp.pruner.BasePruner(
+        found,
+        example,
+        importance=tp.importance.GroupTaylorImportance(),
+        pruning_ratio=ratio,
+        ignored_layers=[found.head],
+        num_heads=heads,
+        prune_num_heads=False,
+        unwrapped_parameters=[(found.encoder.positions, 2)],
+    )
+    pruner.step()
+    for block in found.encoder.blocks:
+        block.attention.head_width = block.attention.query.out_features // block.attention.heads
+    found.zero_grad()
+    return found
+
+
+def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[[str], None]) -> list[Row]:
+    """All rows of one seed."""
+    base = replace(SCRATCH_TRANSFORMER, epochs=args.base, lr=2e-3, batch_size=32, seed=seed)
+    alone = replace(base, epochs=round(args.sandwich * 4 / 3) + args.tune, lr=args.tune_lr, temperature=2.0)
+    tell("training the original")
+    module, _ = build_for("vit_tiny", data, seed=seed, **SHAPE)
+    fit(module, data, base)
+    fresh, _ = build_for("vit_tiny", data, seed=seed + 100, **SHAPE)
+    whole = subject_of(module, data)
+    rows: list[Row] = []
+    programs: dict[str, Program] = {"original": whole.program}
+
+    def add(name: str, share: float, program: Program, model: nn.Module) -> None:
+        found, cost = evaluate(model, data.test), costs(program)
+        programs.setdefault(f"{name} {share:g}", program)
+        rows.append({
+            "seed": seed, "way": name, "share": share, "accuracy": found.accuracy, "loss": found.loss,
+            "macs": cost.macs, "params": cost.params,
+            "macs_ratio": cost.macs / whole.costs.macs, "params_ratio": cost.params / whole.costs.params,
+        })  # fmt: skip
+        tell(f"{name} {share:g}: {found.accuracy:.2%} at {rows[-1]['macs_ratio']:.1%} of the MACs")
+
+    add("original", 1.0, whole.program, module)
+    add("original, tuned", 1.0, whole.program, tuned(whole.program, module, data, alone))
+    start = time.process_time()
+    config = SandwichConfig(tune=replace(SANDWICH, epochs=args.sandwich, lr=2e-3, batch_size=32, seed=seed))
+    net, _ = train_supernet(supernet_of(module, data), data, config, None)
+    tell(f"supernet trained in {time.process_time() - start:.0f} s of processor time")
+    large = ProgramModule(net.program)
+    add("supernet, whole", 1.0, net.program, large)
+    plain, blank = supernet_of(module, data, blind=True), supernet_of(fresh, data, blind=True)
+    for share in SHARES:
+        limits = Limits(net, [parse_demand("--flops", f"{share}")])
+        found = search(net, data, limits, SearchConfig(trials=args.trials, seed=seed))
+        subnet: Subnet = found.best.subnet
+        mine = net.extract(subnet)
+        add("subnetwork", share, mine, ProgramModule(mine))
+        rows[-1]["search_seconds"] = found.seconds
+        last = replace(alone, epochs=args.tune)
+        add("subnetwork, tuned", share, mine, tuned(mine, large, data, last))
+        longer = replace(base, epochs=base.epochs + alone.epochs)
+        add("from scratch", share, mine, tuned(blank.extract(subnet), None, data, longer))
+        cut = torch_pruned(module, data, share)
+        pruned = subject_of(cut, data).program
+        add("Torch-Pruning", share, pruned, tuned(pruned, module, data, alone))
+        sliced = plain.extract(subnet)
+        add("magnitude, raw", share, sliced, ProgramModule(sliced))
+        add("magnitude", share, sliced, tuned(sliced, module, data, alone))
+    chosen = {n: p for n, p in programs.items() if n.startswith(("original", "subnetwork ", "Torch"))}
+    for name, latency in onnx_latencies(chosen).items():
+        for row in rows:
+            if name == row["way"] or name == f"{row['way']} {row['share']:g}":
+                row["latency_ms"] = latency.median_ms
+    return rows
+
+
+def extraction() -> Row:
+    """How long cutting a subnetwork out of a ViT-B takes (transformers' ViTModel, random weights)."""
+    import transformers
+
+    model = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
+    subject = open_model(ModelSource(model="vit-b", module=model))
+    net = make_supernet(subject, ElasticConfig(), None, origin={})
+    start = time.perf_counter()
+    _ = net.cutter
+    ready, seconds = time.perf_counter() - start, []
+    for seed in range(10):
+        torch.manual_seed(seed)
+        subnet = net.elastic.random()
+        start = time.perf_counter()
+        net.extract(subnet)
+        seconds.append(time.perf_counter() - start)
+    error = net.proof(subnet, net.extract(subnet)).max_error
+    return {
+        "params": subject.costs.params, "direct": net.cutter.direct, "ready_seconds": ready,
+        "median_seconds": statistics.median(seconds), "worst_seconds": max(seconds), "max_error": error,
+    }  # fmt: skip
+
+
+def table(rows: list[Row]) -> str:
+    """Means over the seeds, in Markdown."""
+    lines = [
+        "| way | share | accuracy | spread | MACs | parameters | latency |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key in dict.fromkeys((r["way"], r["share"]) for r in rows):
+        mine = [r for r in rows if (r["way"], r["share"]) == key]
+        acc = [100 * r["accuracy"] for r in mine]
+        times = [r["latency_ms"] for r in mine if "latency_ms" in r]
+        lines.append(
+            f"| {key[0]} | {key[1]:g} | {statistics.mean(acc):.2f} % | {min(acc):.2f} to {max(acc):.2f} "
+            f"| {100 * statistics.mean(r['macs_ratio'] for r in mine):.1f} % "
+            f"| {100 * statistics.mean(r['params_ratio'] for r in mine):.1f} % "
+            f"| {f'{statistics.mean(times):.3f} ms' if times else ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def picture(rows: list[Row], path: Path) -> None:
+    """Accuracy against the share of the MACs, a line for each way."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for way in dict.fromkeys(r["way"] for r in rows):
+        mine = [r for r in rows if r["way"] == way and r["share"] < 1]
+        shares = sorted({r["share"] for r in mine})
+        heights = [100 * statistics.mean(r["accuracy"] for r in mine if r["share"] == s) for s in shares]
+        if mine:
+            axes.plot([100 * s for s in shares], heights, marker="o", label=way)
+        else:
+            whole = 100 * statistics.mean(r["accuracy"] for r in rows if r["way"] == way)
+            axes.axhline(whole, ls=":", color="0.5")
+            axes.annotate(way, (30, whole), fontsize=7)
+    axes.set(xlabel="MACs, % of the original", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--base", type=int, default=36)
+    parser.add_argument("--sandwich", type=int, default=12)
+    parser.add_argument("--tune", type=int, default=28)
+    parser.add_argument("--tune-lr", type=float, default=2e-3, help="of all that is fine-tuned")
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--no-vit-b", action="store_true", help="leave out the extraction of a ViT-B")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    data, rows = load_data(args.data), []
+    large = None if args.no_vit_b else extraction()
+    for seed in args.seeds:
+        start = time.process_time()
+        rows += one_seed(args, data, seed, lambda text, s=seed: print(f"seed {s}: {text}", flush=True))
+        print(f"seed {seed} took {time.process_time() - start:.0f} s of processor time")
+        about = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+        settings = {k: v for k, v in vars(args).items() if k != "output"}
+        told = {"about": about, "settings": settings, "rows": rows, "vit_b": large}
+        (args.output / "supernet.json").write_text(json.dumps(told, indent=2) + "\n")
+    text = table(rows)
+    if large is not None:
+        text += f"\nViT-B: cut out in {1000 * large['median_seconds']:.1f} ms (worst of ten "
+        text += f"{1000 * large['worst_seconds']:.1f} ms), proof {large['max_error']:.1e}\n"
+    (args.output / "supernet.md").write_text(text)
+    picture(rows, args.output / "supernet.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Extraction: a subnetwork becomes a folder that stock transformers loads, where its configuration can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graph.cost import costs
+from graph.program import ProgramModule
+from prune.export import export_onnx, save_weights
+from prune.files import OutputFolder, write_json
+from prune.huggingface import save_stock
+from prune.manifest import write_manifest
+from prune.pruned import GRAPH_FILE, WEIGHTS_FILE
+from prune.verify import check
+from supernet.elastic import Subnet
+from supernet.net import Supernet
+from supernet.stock import NotStock, stock_model
+
+SUBNET_FILE = "subnet.json"
+ONNX_FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        stock: whether it is a checkpoint of transformers, to be named ``hf:DIR``.
+        reason: why it is none, where one was wanted; empty else.
+        macs: of the subnetwork, recounted.
+        params: likewise.
+        macs_ratio: share of the whole.
+        params_ratio: likewise.
+        seconds: that cutting it out took; writing and checking take longer.
+        max_error: of the proof in float64; None where it did not run.
+    """
+
+    folder: str
+    stock: bool
+    reason: str
+    macs: int
+    params: int
+    macs_ratio: float
+    params_ratio: float
+    seconds: float
+    max_error: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+
+def write_subnet(
+    net: Supernet,
+    subnet: Subnet,
+    folder: Path,
+    settings: Mapping[str, Any] | None,
+    *,
+    verify: bool = True,
+    onnx: bool = False,
+    force: bool = False,
+) -> Extracted:
+    """Cut a subnetwork out, prove it, write it.
+
+    Args:
+        net: the supernet.
+        subnet: the choice.
+        folder: where to.
+        settings: configuration of the checkpoint of transformers that the supernet was made from, if any.
+        verify: prove in float64 that it computes what the whole computes without the rest.
+        onnx: write an ONNX file as well.
+        force: replace files in a folder that is not empty.
+
+    Raises:
+        VerificationError: the proof fails.
+        ExportError: the ONNX file does not agree.
+        OutputError: the folder cannot be written.
+    """
+    net.cutter.forget()
+    start = time.perf_counter()
+    program = net.extract(subnet)
+    seconds = time.perf_counter() - start
+    error = None
+    if verify:
+        proof = net.proof(subnet, program)
+        check(proof)
+        error = proof.max_error
+    reason, model = "", None
+    if settings is not None:
+        try:
+            model = stock_model(net, subnet, program, settings)
+        except NotStock as err:
+            reason = str(err)
+    counted, whole = costs(program), net.elastic.cost(net.elastic.largest)
+    result = Extracted(
+        str(folder),
+        model is not None,
+        reason,
+        counted.macs,
+        counted.params,
+        counted.macs / whole.macs,
+        counted.params / whole.params,
+        seconds,
+        error,
+    )
+    with OutputFolder(folder, force) as out:
+        if model is not None:
+            save_stock(model, out.staging)
+        else:
+            write_json(out.staging / GRAPH_FILE, program.to_json())
+            save_weights(program, out.staging / WEIGHTS_FILE, {"pruned": "true"})
+        if onnx:
+            example: Sequence[Any] = program.random_inputs(2)
+            export_onnx(ProgramModule(program), example, out.staging / ONNX_FILE)
+        told = {"format": "prune-subnet", "version": 1, **subnet.to_json(), "origin": dict(net.origin)}
+        write_json(out.staging / SUBNET_FILE, told | {"result": result.to_json()})
+        write_manifest(out.staging)
+    return result

@@ -1,0 +1,123 @@
+"""The folder of a supernet: its program and weights as any pruned model has them, and what can be chosen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graph.axes import infer
+from graph.errors import ModelFileError
+from prune.export import save_weights
+from prune.files import OutputFolder, read_json, write_json
+from prune.huggingface import CONFIG
+from prune.manifest import check_folder, write_manifest
+from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
+from prune.text import TOKENIZER
+from supernet.elastic import Elastic, ElasticConfig
+from supernet.layers import find_layers
+from supernet.net import Supernet
+
+SUPERNET_FILE = "supernet.json"
+FOUND_FILE = "found.json"
+SOURCE_CONFIG = "source_config.json"  # of the checkpoint of transformers that it was made from
+_FORMAT, _VERSION = "prune-supernet", 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A supernet that was read from its folder.
+
+    Attributes:
+        folder: where it is.
+        net: the supernet.
+        settings: of the checkpoint of transformers that it was made from; None where it was made of another
+            model.
+    """
+
+    folder: Path
+    net: Supernet
+    settings: Mapping[str, Any] | None
+
+    @property
+    def data(self) -> str | None:
+        """Name of the data that it was trained on."""
+        found = self.net.origin.get("data")
+        return found if isinstance(found, str) else None
+
+
+def save_supernet(
+    net: Supernet, folder: Path, companions: Mapping[str, Path], *, force: bool = False
+) -> None:
+    """Write a supernet, whole or not at all.
+
+    Args:
+        net: the supernet.
+        folder: where to.
+        companions: further files by the name that they get, see ``companions_of``.
+        force: replace files of an earlier one.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with OutputFolder(folder, force) as out:
+        write_json(out.staging / GRAPH_FILE, net.program.to_json())
+        save_weights(net.program, out.staging / WEIGHTS_FILE, {"supernet": "true"})
+        about = {"format": _FORMAT, "version": _VERSION, "origin": dict(net.origin), "notes": list(net.notes)}
+        write_json(out.staging / SUPERNET_FILE, about | net.told())
+        for name, path in companions.items():
+            shutil.copyfile(path, out.staging / name)
+        write_manifest(out.staging)
+    (folder / FOUND_FILE).unlink(missing_ok=True)  # what was found in other weights
+
+
+def load_supernet(folder: Path) -> Stored:
+    """Read a supernet.
+
+    Raises:
+        ModelFileError: there is none, or a file is missing or broken.
+        ProgramError: its graph is malformed.
+    """
+    if not (folder / SUPERNET_FILE).is_file():
+        raise ModelFileError(
+            f"{folder} is no supernet: it holds no {SUPERNET_FILE}",
+            hint="`prune supernet build MODEL -o DIR` makes one",
+        )
+    check_folder(folder)
+    about = read_json(folder / SUPERNET_FILE, "a supernet")
+    program = load_program(folder)
+    axes, layers = infer(program), find_layers(program)
+    try:
+        if (about["format"], about["version"]) != (_FORMAT, _VERSION):
+            raise ValueError(f"of format {about['format']} {about['version']}")
+        origin = dict(about["origin"])
+        given = dict(origin["elastic"])
+        config = ElasticConfig(**given | {"kinds": tuple(given["kinds"])})
+        salience = [float(s) for s in origin["layer_salience"]]
+        elastic = Elastic(axes, layers, salience, config)
+        if [b.name for b in layers] != about["layers"]:
+            raise ValueError("it lists other layers than its graph has")
+        net = Supernet(axes, elastic, origin, float(about["max_error"]), tuple(map(str, about["notes"])))
+    except (LookupError, TypeError, ValueError, AttributeError) as err:
+        raise ModelFileError(
+            f"{folder / SUPERNET_FILE} is malformed: {err}", hint="build the supernet anew"
+        ) from err
+    settings = None
+    if (folder / SOURCE_CONFIG).is_file():
+        settings = read_json(folder / SOURCE_CONFIG, "configuration", constants=True)
+    return Stored(folder, net, settings)
+
+
+def with_origin(net: Supernet, **more: Any) -> Supernet:
+    """A supernet with further words about where it comes from."""
+    return replace(net, origin={**net.origin, **more})
+
+
+def companions_of(model: str) -> dict[str, Path]:
+    """What goes with a model: of a checkpoint of transformers, or a supernet, configuration and tokenizer."""
+    home = Path(model.removeprefix("hf:"))
+    config = CONFIG if model.startswith("hf:") else SOURCE_CONFIG
+    found = {SOURCE_CONFIG: home / config, TOKENIZER: home / TOKENIZER}
+    return {name: path for name, path in found.items() if home.is_dir() and path.is_file()}

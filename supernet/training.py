@@ -1,0 +1,171 @@
+"""Training: every step the largest subnetwork, the smallest one and random ones share one gradient.
+
+The sandwich rule and in-place distillation are those of Yu and Huang (2019, arXiv:1903.05134): the largest
+learns from the labels, the others also from what the largest makes of the same records. RaFFM
+(arXiv:2310.00247) and SuperSAM (arXiv:2501.08504) train transformers so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graph.errors import UsageError
+from models_zoo.data import DataSet
+from prune.identity import digest, must_be_the_same, of_data
+from prune.journal import Journal
+from prune.lock import Lock
+from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, distilled, evaluate, fit, labelled
+from prune.tune_state import Checkpoints
+from supernet.elastic import Subnet
+from supernet.net import ElasticModule, Supernet
+
+TRAINING = ".training"  # folder of an unfinished training
+SANDWICH = TuneConfig(
+    epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandwichConfig:
+    """How a supernet is trained.
+
+    Attributes:
+        tune: epochs, rate and so on; ``distill`` is the share of the others' loss from the largest.
+        random: subnetworks drawn in each step, beside the largest and the smallest.
+        removal: with which probability the least salient layer goes in a random one; 0 keeps all.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    tune: TuneConfig = SANDWICH
+    random: int = 2
+    removal: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.random <= 16:
+            raise UsageError(f"--random {self.random}: from 0 to 16 subnetworks", hint="such as --random 2")
+        if not 0 <= self.removal <= 1:
+            raise UsageError(f"--removal {self.removal}: a probability", hint="such as --removal 0.5")
+
+
+@dataclass
+class Sandwich:
+    """The losses of a batch: the largest, the smallest, random ones.
+
+    Attributes:
+        net: the supernet.
+        config: how.
+    """
+
+    net: Supernet
+    config: SandwichConfig
+    _smallest: Subnet = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._smallest = self.net.elastic.smallest
+
+    def __call__(self, module: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """One loss after another; the module ends as the largest again."""
+        assert isinstance(module, ElasticModule)
+        module.subnet = self.net.elastic.largest
+        logits, labels = labelled(module, x, y)
+        yield F.cross_entropy(logits, labels)
+        wanted = logits.detach()
+        others = [self._smallest]
+        others += [self.net.elastic.random(self.config.removal) for _ in range(self.config.random)]
+        for subnet in others:
+            module.subnet = subnet
+            logits, labels = labelled(module, x, y)
+            yield distilled(logits, labels, wanted, self.config.tune)
+        module.subnet = self.net.elastic.largest
+
+
+def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:
+    """The largest and the smallest subnetwork on the search split."""
+    assert isinstance(module, ElasticModule)
+    found = []
+    for subnet in (module.elastic.largest, module.elastic.smallest):
+        module.subnet = subnet
+        found.append(evaluate(module, data.search))
+    module.subnet = module.elastic.largest
+    return found[0], found[1]
+
+
+def _mean(module: nn.Module, data: DataSet) -> Evaluation:
+    """What an epoch is worth: the mean of both ends."""
+    large, small = ends(module, data)
+    both = {
+        name: (getattr(large, name) + getattr(small, name)) / 2
+        for name in ("accuracy", "loss", "mean_iou", "mean_dice")
+        if getattr(large, name) is not None
+    }
+    return replace(large, **both)
+
+
+def train_supernet(
+    net: Supernet,
+    data: DataSet,
+    config: SandwichConfig,
+    folder: Path | None,
+    *,
+    on_epoch: Callable[[EpochResult], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[Supernet, TuneResult]:
+    """Train a supernet; a training that was cut short goes on where it was.
+
+    Args:
+        net: left as it was.
+        data: trained on ``train``, judged on ``search``.
+        config: how.
+        folder: keeps how far it came; the caller removes it once the result is safe. None keeps nothing.
+        on_epoch: called after each epoch.
+        on_step: called after each step.
+        note: is told what the user should know.
+
+    Raises:
+        TrainingError: the loss is no longer a finite number.
+        ResumeError: an unfinished training of another supernet, or on other data, is in the folder.
+        OutputError: another process is at it.
+    """
+    module = ElasticModule(net)
+    journal, lock = Journal(), None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / "lock", folder.parent)
+        journal = Journal(folder / "journal.jsonl")
+    try:
+        must_be_the_same(journal, "model", "the supernet", digest(net.program.tensors.values()))
+        must_be_the_same(journal, "data", data.name, of_data(data))
+        drawn = {"random": config.random, "removal": config.removal}
+        if journal.recall("sandwich", lambda: drawn) != drawn:
+            note("the options of the sandwich are other ones: what follows is trained with the new ones")
+        tuned = fit(
+            module,
+            data,
+            config.tune,
+            losses=Sandwich(net, config),
+            judge=lambda m: _mean(m, data),
+            on_epoch=on_epoch,
+            on_step=on_step,
+            note=note,
+            checkpoints=Checkpoints(journal, note),
+        )
+    finally:
+        journal.close()
+        if lock is not None:
+            lock.close()
+    trained = net.with_weights(module.updated().tensors)
+    told = {
+        "epochs": config.tune.epochs,
+        "best_epoch": tuned.best_epoch,
+        "tune": asdict(config.tune),
+        **drawn,
+    }
+    return replace(trained, origin={**trained.origin, "trained": told}), tuned

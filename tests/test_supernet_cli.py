@@ -1,0 +1,136 @@
+"""The commands of supernets, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import cli
+from models_zoo.registry import build
+from prune.load import load_model, save_model
+from prune.pruned import load_pruned
+
+ARGS = {"image_size": 8, "in_channels": 1, "width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2}
+
+
+def prune(*args: object) -> Result:
+    cli.console.width = cli.stderr.width = 300
+    return CliRunner().invoke(cli.app, ["supernet", *map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet that was built and trained for an epoch."""
+    home = tmp_path_factory.mktemp("supernet")
+    torch.manual_seed(0)
+    save_model(
+        home / "vit.pt", build("vit_tiny", **ARGS), arch="vit_tiny", arch_args=ARGS,
+        input_shape=(1, 8, 8), data="digits", metrics={},
+    )  # fmt: skip
+    done = prune("build", home / "vit.pt", "-o", home / "net")
+    assert done.exit_code == 0, done.output
+    assert "layers" in done.output and "the smallest subnetwork has" in done.output
+    done = prune("train", home / "net", "--epochs", 1, "--random", 1, "--batch-size", 64)
+    assert done.exit_code == 0 and "largest: accuracy" in done.output, done.output
+    assert not (home / "net" / ".training").exists()
+    return home / "net"
+
+
+def test_an_interrupted_training_is_told_and_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from front.screen import Screen
+
+    epochs: list[int] = []
+
+    def stop(self: Screen, result: object) -> None:
+        epochs.append(result.epoch)  # type: ignore[attr-defined]
+        if epochs == [1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, "epoch", stop)
+    words = ("train", folder, "-o", tmp_path / "more", "--epochs", 2, "--random", 0, "--batch-size", 256)
+    done = prune(*words)
+    assert done.exit_code == 130 and "the same command goes on" in done.output, done.output
+    assert not (tmp_path / "more" / "supernet.json").exists()
+    done = prune(*words)
+    assert done.exit_code == 0 and "goes on after 1 of 2 epochs" in done.output, done.output
+    assert epochs == [1, 2] and not (tmp_path / "more" / ".training").exists()
+    assert prune("train", folder, "-o", tmp_path / "more").exit_code == 2, "there is one now"
+
+
+def test_search_and_extract(folder: Path, tmp_path: Path) -> None:
+    asked = prune("search", folder, "--flops", 0.5, "--agent", "random", "--trials", 8, "--records", 64,
+                  "--plot", tmp_path / "search.png", "-o", tmp_path / "found.json")  # fmt: skip
+    assert asked.exit_code == 0 and "8 subnetworks scored in" in asked.output, asked.output
+    assert (tmp_path / "search.png").stat().st_size > 1000
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["best"]["macs_ratio"] <= 0.5 and found["limits"] == ["--flops 0.5"]
+    done = prune("extract", folder, "--found", tmp_path / "found.json", "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)["subnet"]
+    assert result["macs"] == found["best"]["macs"] and result["max_error"] <= 1e-9 and not result["stock"]
+    module = load_pruned(tmp_path / "out")
+    assert sum(p.numel() for p in module.parameters()) == found["best"]["params"]
+    assert CliRunner().invoke(cli.app, ["eval", str(tmp_path / "out"), "--data", "digits"]).exit_code == 0
+    assert load_model(tmp_path / "out").input_shape == (1, 8, 8)
+
+
+def test_a_subnetwork_for_each_device(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "devices.toml").write_text("[phone]\nflops = 0.3\n[tablet]\nflops = 0.6\n")
+    done = prune("extract", folder, "--budgets", tmp_path / "devices.toml", "-o", tmp_path / "out",
+                 "--agent", "random", "--trials", 4, "--records", 32, "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    assert results["phone"]["macs_ratio"] <= 0.3 < results["tablet"]["macs_ratio"] <= 0.6
+    for name in results:
+        load_pruned(tmp_path / "out" / name)
+
+
+def test_a_front(folder: Path, tmp_path: Path) -> None:
+    done = prune("search", folder, "--pareto", "--agent", "random", "--trials", 8, "--records", 32,
+                 "-o", tmp_path / "front.json", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    front = json.loads(done.stdout)["front"]
+    assert [t["macs"] for t in front] == sorted(t["macs"] for t in front)
+
+
+def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    cases: list[tuple[list[object], str, str]] = [
+        (["search", folder], "give a target", "--flops 0.5"),
+        (["search", folder, "--flops", 0.01], "the smallest subnetwork has", "ask for at least --flops"),
+        (["search", folder, "--flops", 0.5, "--agent", "x"], "--agent x: unknown", "tpe"),
+        (["search", folder, "--flops", 0.5, "--data", "glyphs"], "has images of shape", "name data"),
+        (["search", tmp_path, "--flops", 0.5], "is no supernet", "prune supernet build"),
+        (["extract", folder, "-o", tmp_path / "o"], "which subnetwork?", "--flops 0.5"),
+        (["extract", folder, "-o", tmp_path / "full", "--flops", 0.5], "is not empty", "--force"),
+        (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--budgets", "b"], "three ways", "one"),
+        (["train", folder, "--lr", -1], "lr must be a positive number", "default"),
+        (["build", tmp_path / "none.pt", "-o", tmp_path / "o"], "none.pt", ""),
+        (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", "hat"], "no kind 'hat'", ""),
+        (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", "expert", "--least-depth", 1],
+         "nothing of this model is elastic", "--least-depth"),
+    ]  # fmt: skip
+    for args, error, hint in cases:
+        done = prune(*args)
+        assert done.exit_code == 2, (args, done.output)
+        assert "error: " in done.output and error in done.output and hint in done.output, done.output
+        assert "Traceback" not in done.output
+
+
+def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "net")
+    path = tmp_path / "net" / "supernet.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"layers": []}))
+    assert "is not as it was written" in prune("search", tmp_path / "net", "--flops", 0.5).output
+    (tmp_path / "net" / "manifest.json").unlink()
+    done = prune("search", tmp_path / "net", "--flops", 0.5)
+    assert done.exit_code == 2 and "other layers than its graph has" in done.output, done.output

@@ -1,0 +1,177 @@
+"""Training and searching supernets: the sandwich, resuming, limits, agents, budgets of devices."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from graph.errors import ResumeError, TargetError, UsageError
+from models_zoo.data import DataSet, TensorSplit
+from models_zoo.digits import load as digits
+from models_zoo.registry import build
+from prune.demands import parse_demand
+from prune.inputs import InputRequest
+from prune.load import ModelSource
+from prune.subject import open_model
+from prune.tune import TuneConfig, labelled
+from supernet.devices import read_devices
+from supernet.elastic import ElasticConfig
+from supernet.net import ElasticModule, Supernet, make_supernet
+from supernet.scoring import Limits, SearchConfig
+from supernet.search import search
+from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, train_supernet
+
+TUNE = TuneConfig(epochs=2, lr=2e-3, batch_size=32, weight_decay=0.05, optimizer="adamw", temperature=2.0)
+
+
+@pytest.fixture(scope="module")
+def data() -> DataSet:
+    """The first digits."""
+    whole = digits()
+
+    def first(split: object, count: int) -> TensorSplit:
+        assert isinstance(split, TensorSplit)
+        return TensorSplit(split.images[:count], split.labels[:count], mean=(0.305,), std=(0.376,))
+
+    return replace(whole, train=first(whole.train, 160), search=first(whole.search, 64))
+
+
+@pytest.fixture(scope="module")
+def net(data: DataSet) -> Supernet:
+    torch.manual_seed(0)
+    module = build("vit_tiny", image_size=8, in_channels=1, width=16, depth=3, heads=4, mlp_ratio=2)
+    subject = open_model(ModelSource(model="vit", module=module, request=InputRequest(shape=(1, 8, 8))))
+    return make_supernet(subject, ElasticConfig(), data, origin={})
+
+
+def test_a_step_is_a_sandwich(net: Supernet, data: DataSet) -> None:
+    """The largest by the labels; the others by its outputs; each differentiated on its own."""
+    module, seen = ElasticModule(net), []
+    x, y = next(iter(data.train.batches(16)))
+    torch.manual_seed(3)
+    losses = []
+    for loss in Sandwich(net, SandwichConfig(tune=replace(TUNE, distill=1.0), random=2))(module, x, y):
+        seen.append(module.subnet)
+        losses.append(loss.item())
+        loss.backward()  # type: ignore[no-untyped-call]
+    assert seen[:2] == [net.elastic.largest, net.elastic.smallest] and len(seen) == 4
+    assert module.subnet == net.elastic.largest
+    logits, labels = labelled(module, x, y)
+    assert losses[0] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    module.subnet = seen[2]
+    soft = torch.log_softmax(labelled(module, x, y)[0] / 2, 1)
+    wanted = torch.log_softmax(logits.detach() / 2, 1)
+    kl = torch.nn.functional.kl_div(soft, wanted, reduction="batchmean", log_target=True)
+    assert losses[2] == pytest.approx(4 * kl.item(), rel=1e-4)
+
+
+def test_a_training_that_was_cut_short_ends_the_same(net: Supernet, data: DataSet, tmp_path: Path) -> None:
+    config = SandwichConfig(tune=TUNE, random=1)
+    whole, result = train_supernet(net, data, config, None)
+    large, small = ends(ElasticModule(whole), data)
+    before = ends(ElasticModule(net), data)
+    assert large.loss < before[0].loss and small.loss < before[1].loss
+
+    class Cut(Exception):
+        pass
+
+    def stop(epoch: object) -> None:
+        raise Cut
+
+    with pytest.raises(Cut):
+        train_supernet(net, data, config, tmp_path / ".training", on_epoch=stop)
+    notes: list[str] = []
+    again, resumed = train_supernet(net, data, config, tmp_path / ".training", note=notes.append)
+    assert any("goes on after 1 of 2 epochs" in n for n in notes)
+    assert resumed.best_epoch == result.best_epoch
+    assert all(torch.equal(t, whole.program.tensors[n]) for n, t in again.program.tensors.items())
+    other = net.with_weights({n: t + 1 for n, t in net.program.tensors.items()})
+    with pytest.raises(ResumeError):
+        train_supernet(other, data, config, tmp_path / ".training")
+
+
+@pytest.mark.parametrize("agent", ["random", "tpe", "nsga2", "gnn-rl"])
+def test_a_search_keeps_its_limits(net: Supernet, data: DataSet, agent: str) -> None:
+    if agent in ("tpe", "nsga2") and importlib.util.find_spec("optuna") is None:
+        pytest.skip("optuna is not installed")
+    limits = Limits(net, [parse_demand("--flops", 0.6), parse_demand("--params", 0.7)])
+    config = SearchConfig(agent=agent, trials=16, records=32)
+    seen = []
+    found = search(net, data, limits, config, on_trial=seen.append)
+    assert len(found.trials) == len(seen) == len({t.subnet for t in found.trials})
+    assert len(seen) == 16 or (agent == "gnn-rl" and 8 < len(seen) < 16)  # whose plans may repeat
+    assert all(t.macs_ratio <= 0.6 and t.params_ratio <= 0.7 for t in found.trials)
+    assert found.best.rank == max(t.rank for t in found.trials)
+    assert {t.method for t in found.trials} == {"uniform", agent}
+    again = search(net, data, limits, config)
+    assert [t.subnet for t in again.trials] == [t.subnet for t in found.trials]
+    for a, b in zip(found.front, found.front[1:], strict=False):
+        assert a.cost.macs < b.cost.macs and a.rank < b.rank
+
+
+def test_a_front_spans_small_and_large(net: Supernet, data: DataSet) -> None:
+    found = search(
+        net, data, Limits(net, []), SearchConfig(agent="random", trials=24, records=32), pareto=True
+    )
+    ratios = [t.macs_ratio for t in found.trials]
+    assert max(ratios) == 1 and min(ratios) == pytest.approx(
+        net.elastic.cost(net.elastic.smallest).macs / net.elastic.cost(net.elastic.largest).macs
+    )
+
+
+def test_limits_out_of_reach_are_told(net: Supernet) -> None:
+    with pytest.raises(TargetError, match="smallest subnetwork has .*% of the whole") as caught:
+        Limits(net, [parse_demand("--flops", 0.01)])
+    least = float(caught.value.hint.split("--flops ")[1].split(",")[0])
+    Limits(net, [parse_demand("--flops", least)])
+    with pytest.raises(TargetError, match="memory"):
+        Limits(net, [parse_demand("--memory", "1MB")])
+    with pytest.raises(UsageError, match="--agent genetic"):
+        SearchConfig(agent="genetic")
+
+
+def test_latency_is_a_limit_like_others(net: Supernet) -> None:
+    """With a model of it that a test can foresee: a millisecond for each layer."""
+    limits = Limits(net, [parse_demand("--latency", "2ms")], lambda s: 3.0 - len(s.dropped))
+    subnet = limits.fitted(net.elastic.largest)
+    assert len(subnet.dropped) == 1 and limits.kept(subnet)
+
+
+def test_budgets_of_devices(tmp_path: Path) -> None:
+    path = tmp_path / "devices.toml"
+    path.write_text('[phone]\nflops = 0.3\n[tablet]\nflops = "50%"\nparams = "1.2M"\n')
+    phone, tablet = read_devices(path)
+    assert phone.name == "phone" and phone.demands[0].share == 0.3
+    assert [str(d) for d in tablet.demands] == ["--flops 50%", "--params 1.2M"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flops = 0.3", "no table"),
+        ("[phone]", "no table"),
+        ("", "names no devices"),
+        ("[phone]\nspeed = 1", "no limit 'speed'"),
+        ("[phone]\nflops = true", "is True"),
+        ("[phone]\nflops = 1.5", "ratio must be below 1"),
+        ('["../up"]\nflops = 0.5', "no name of a folder"),
+        ("[phone", "no TOML"),
+    ],
+)
+def test_budgets_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "devices.toml"
+    path.write_text(text)
+    with pytest.raises((UsageError, TargetError), match=message):
+        read_devices(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_devices(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("wrong", [{"random": -1}, {"removal": 1.5}])
+def test_sandwiches_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        SandwichConfig(tune=SANDWICH, **wrong)  # type: ignore[arg-type]
