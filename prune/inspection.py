@@ -24,8 +24,10 @@ from prune.external_data import plain_file
 from prune.files import check_output_file
 from prune.inputs import inputs_of
 from prune.load import ModelSource, load
-from prune.manifest import check_file, renew
+from prune.mamba import is_mamba
+from prune.manifest import check_file, check_folder, renew
 from prune.report import count, size
+from prune.smaller_mamba import CHECKPOINT
 from prune.subject import NO_DATA, Subject, measured_on, must_find_data, program_of
 from prune.tune import Evaluation, evaluate
 from prune.widths import WidthSpace
@@ -246,6 +248,9 @@ def export_model(
     if form not in _FORMS:
         raise UsageError(f"--form {form}: unknown", hint=suggestion(form, _FORMS))
     check_output_file(output, force)
+    if form != "graph" and is_mamba(source.path / CHECKPOINT):  # a run has the model in its own class there
+        check_folder(source.path)
+        source = replace(source, model=f"hf:{source.path / CHECKPOINT}")
     loaded = load(source)
     if form != "graph":
         return _export_mamba(loaded.module, source.model, output, opset, form)

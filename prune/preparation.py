@@ -169,7 +169,8 @@ def prepare(
     space = subject.space(round_to=config.multiple)
     scores = _scores(subject.axes, config.importance, data)
     states = None
-    if config.states.is_given or (config.demands and data is not None and _has_own_states(subject)):
+    limited = bool(config.demands or points)
+    if config.states.is_given or (limited and data is not None and _has_own_states(subject)):
         listener.stage("judging the states")
         states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
         scores = states.scores

@@ -173,6 +173,9 @@ def test_a_shorter_mamba_loads_where_it_came_from(tmp_path: Path) -> None:
     assert "Blocks that went" in (tmp_path / "o" / "report.html").read_text()
     again, _ = load_mamba(tmp_path / "o" / "checkpoint")
     assert again.sizes.n_layer == 3 and again.sizes.d_state == 3
+    for form, says in (("step", "7 inputs"), ("any-length", "tokens of any length")):
+        code, told = run("export", tmp_path / "o", "-o", tmp_path / f"{form}.onnx", "--form", form)
+        assert code == 0 and says in told, told
     x = ids(2, 16)
     with torch.no_grad():
         wanted = load_pruned(tmp_path / "o")(x)
