@@ -1064,6 +1064,7 @@ def _show_profile(
         return _print_json(found.to_json())
     for title, header, rows in tables(found, view, top):
         table = Table(*header, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.collapse_padding = True  # leaves a name the room for a word of it in 80 columns
         for column in table.columns[1:]:
             column.justify, column.no_wrap = "right", True
         table.columns[0].overflow = "fold"

@@ -2,6 +2,7 @@
 
     python benchmarks/mamba.py -o out                       # trains both tiny models first, in minutes
     python benchmarks/mamba.py --models m1.pt m2.pt -o out  # files of `prune zoo train`
+    python benchmarks/mamba.py --published -o out           # a Mamba-2 of 128 states and heads of 64
 
 Accuracy: bits per byte on the test files of the standard library after cutting to each number of states, by
 every criterion, with random and magnitude beside; the same after compensation; and for one criterion after a
@@ -68,6 +69,7 @@ Row = dict[str, Any]
 Forward = Callable[[Tensor], Tensor]
 Tell = Callable[[str], None]
 RESULT = "mamba.json"
+PUBLISHED = {"d_state": 128, "headdim": 64}  # of all Mamba-2 of state-spaces, and the defaults of mamba_ssm
 _GRAPH_MOST = 1024  # tokens of the graphs that are counted
 _CAPTURED = 32  # tokens of the captured graph: the weights that a cut takes do not depend on it
 
@@ -436,6 +438,11 @@ def main() -> None:
     parser.add_argument(
         "--models", type=Path, nargs="*", help="files of `prune zoo train`; trained when left out"
     )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="train the tiny Mamba-2 with the states and heads of published ones",
+    )
     parser.add_argument("--epochs", type=int, default=1, help="of training, where nothing is given")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.5, 0.25])
     parser.add_argument(
@@ -475,10 +482,11 @@ def main() -> None:
 
     files = args.models
     if not files and not args.merge:
-        files = [args.output / f"mamba{version}-tiny.pt" for version in (1, 2)]
+        files = [args.output / f"mamba{version}-tiny.pt" for version in ((2,) if args.published else (1, 2))]
+        sizes = PUBLISHED if args.published else {}
         for file in files:
             config = replace(SCRATCH_TEXT, epochs=args.epochs)
-            tell(f"{file.stem}: {train(file.stem, data, config, file, force=True).told()}")
+            tell(f"{file.stem}: {train(file.stem, data, config, file, force=True, **sizes).told()}")
     bits: list[Row] = []
     times: list[Row] = []
     about: list[Row] = []

@@ -70,11 +70,10 @@ def causal_conv(conv: nn.Conv1d, x_BLC: Tensor, before_BCK: Tensor | None) -> tu
         whole = torch.cat([before_BCK.transpose(1, 2), x_BLC], 1)  # (B, K - 1 + L, C)
     last_BCK = whole[:, length:].transpose(1, 2)
     if x_BLC.is_cpu and not is_exporting():  # torch's own depthwise convolution is several times slower here
-        y = whole[:, :length] * conv.weight[:, 0, 0]
+        first, taken = whole[:, :length], conv.weight[:, 0]
+        y = first * taken[:, 0] if conv.bias is None else torch.addcmul(conv.bias, first, taken[:, 0])
         for k in range(1, taps):
-            y.addcmul_(whole[:, k : k + length], conv.weight[:, 0, k])  # in place: memory is what costs here
-        if conv.bias is not None:
-            y.add_(conv.bias)
+            y.addcmul_(whole[:, k : k + length], taken[:, k])  # in place: memory is what costs here
         return F.silu(y, inplace=not torch.is_grad_enabled()), last_BCK
     y = F.conv1d(whole.transpose(1, 2), conv.weight, conv.bias, groups=conv.groups).transpose(1, 2)
     return F.silu(y), last_BCK

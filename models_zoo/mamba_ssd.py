@@ -151,7 +151,8 @@ def _decays(rates_BKQH: Tensor) -> Tensor:
     """
     Q = rates_BKQH.shape[2]
     later = torch.ones(Q, Q, dtype=rates_BKQH.dtype, device=rates_BKQH.device).tril(-1)
-    return (rates_BKQH.transpose(2, 3)[..., None] * later).cumsum(-2).exp()
+    rates_BKHQ = rates_BKQH.transpose(2, 3).contiguous()  # products keep the order in memory
+    return (rates_BKHQ[..., None] * later).cumsum(-2).exp()
 
 
 def _by_group(t_BKQHP: Tensor, groups: int) -> Tensor:

@@ -13,6 +13,7 @@ from profilers.profile import Measurement, Part, Profile, largest
 from profilers.roofline import Roofline
 
 Table = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
+_ABREAST = 6  # lengths that fit beside each other into 80 columns
 _LONGEST = 1 << 20  # tokens; beyond, a slip of the key is likelier than a wish
 
 
@@ -64,7 +65,7 @@ def tables(profile: Profile, view: str, top: int | None = None) -> list[Table]:
         own = [m for m in profile.measurements if m.subject == subject]
         found += [_parts(m, view, top, profile.roofline) for m in own if m in series[-1:] or m not in series]
         if len(series) > 1:
-            found.append(_growth(profile, subject, view, top))
+            found += _growth(profile, subject, view, top)
     return found
 
 
@@ -100,22 +101,31 @@ def _row(part: Part, share: float, roofline: Roofline) -> tuple[str, ...]:
     )
 
 
-def _growth(profile: Profile, subject: str, view: str, top: int | None) -> Table:
-    """Shares over length with the exponents of growth."""
+def _growth(profile: Profile, subject: str, view: str, top: int | None) -> list[Table]:
+    """Shares over length, a few lengths to a table, with the exponents of growth beside the last ones."""
     series = profile.series(subject)
     fits = profile.growth(subject, view)
     last = series[-1].views[view]
+    names = [part.name for part in (last if top is None else largest(last, top))]
+    parted = [series[i : i + _ABREAST] for i in range(0, len(series), _ABREAST)]
+    return [_shares(subject, view, names, some, fits if some is parted[-1] else None) for some in parted]
+
+
+def _shares(
+    subject: str, view: str, names: list[str], series: list[Measurement], fits: dict[str, Growth] | None
+) -> Table:
     shares = [m.shares(view) for m in series]
-    rows = []
-    for part in last if top is None else largest(last, top):
-        cells = (_percent(s[part.name]) if part.name in s else "-" for s in shares)
-        rows.append((part.name, *cells, *_exponents(fits.get(part.name))))
-    rows.append(("whole, ms", *(_ms(m.whole.median_ms) for m in series), *_exponents(fits.get("whole"))))
-    peaks = (quantity(m.peak_bytes) for m in series)
-    rows.append(("peak, bytes", *peaks, *_exponents(fits.get("peak_bytes"))))
-    rows.append(("tokens/s", *(quantity(m.tokens_per_s) for m in series), "", ""))
-    header = (view, *(str(m.length) for m in series), "exponent", "tail")
-    return f"{subject}: share of the time over length; growth", header, rows
+    rows = [(name, *(_percent(s[name]) if name in s else "-" for s in shares)) for name in names]
+    rows.append(("whole, ms", *(_ms(m.whole.median_ms) for m in series)))
+    rows.append(("peak, bytes", *(quantity(m.peak_bytes) for m in series)))
+    rows.append(("tokens/s", *(quantity(m.tokens_per_s) for m in series)))
+    header = (view, *(str(m.length) for m in series))
+    title = f"{subject}: share of the time over length"
+    if fits is None:
+        return title, header, rows
+    keys = [*names, "whole", "peak_bytes", None]
+    rows = [(*row, *_exponents(fits.get(key) if key else None)) for row, key in zip(rows, keys, strict=True)]
+    return f"{title}; growth", (*header, "exponent", "tail"), rows
 
 
 def _exponents(fit: Growth | None) -> tuple[str, str]:

@@ -55,7 +55,7 @@ from prune.sections import (
     tune_section,
 )
 from prune.smaller_mamba import write_checkpoint
-from prune.states import CALIBRATION, kept_states
+from prune.states import CALIBRATION, kept_states, state_starts
 from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.surgery import prune_program
@@ -155,7 +155,8 @@ def complete(
         method = STATES if ready.states is not None else BLOCKS
         found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and data is not None:
-        problem = Problem(subject.axes, space, budget, scores, data, listener.trial, starts or {}, journal)
+        first = {**(state_starts(space, ready.states) if ready.states is not None else {}), **(starts or {})}
+        problem = Problem(subject.axes, space, budget, scores, data, listener.trial, first, journal)
         found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))

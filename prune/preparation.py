@@ -27,7 +27,7 @@ from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
 from prune.selection import remaining
-from prune.states import StateChoice, choose_states, state_layers
+from prune.states import StateChoice, choose_states, own_layers, state_layers
 from prune.student import runs_itself
 from prune.subject import (
     NO_DATA,
@@ -169,7 +169,7 @@ def prepare(
     space = subject.space(round_to=config.multiple)
     scores = _scores(subject.axes, config.importance, data)
     states = None
-    if config.states.is_given:
+    if config.states.is_given or (config.demands and data is not None and _has_own_states(subject)):
         listener.stage("judging the states")
         states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
         scores = states.scores
@@ -209,6 +209,15 @@ def _blocks(config: CompressConfig, whole: Subject) -> Blocks | None:
     blocks = Blocks.of(whole.loaded, whole.program)
     config.blocks.kept(len(blocks.branches))
     return blocks
+
+
+def _has_own_states(subject: Subject) -> bool:
+    """Whether limits may take states that better is known of than the size of their weights."""
+    module = subject.loaded.module
+    try:
+        return isinstance(module, MambaLM) and bool(own_layers(subject.axes, module))
+    except UsageError:  # they have to stay
+        return False
 
 
 def _check_widths(config: CompressConfig, subject: Subject, whole: Subject, exact: Sequence[Demand]) -> None:

@@ -20,7 +20,6 @@ from profilers.profile import Measurement, Profile
 from profilers.roofline import measure_roofline
 from profilers.watch import Budget
 from prune.files import OutputFolder, write_json
-from prune.huggingface import CONFIG
 from prune.inputs import ModelInputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.subject import program_of
@@ -130,7 +129,7 @@ def open_mamba(model: str) -> MambaLM:
         PruneError: any of the named failures of loading.
     """
     folder = Path(model)
-    name = f"hf:{model}" if folder.is_dir() and (folder / CONFIG).is_file() else model
+    name = f"hf:{model}" if folder.is_dir() and not (folder / "graph.json").is_file() else model
     module = load(ModelSource(model=name)).module
     if not isinstance(module, MambaLM):
         raise UsageError(

@@ -137,7 +137,7 @@ class Report:
         if found is None:
             return []
         lines = []
-        if found.get("asked") is not None:
+        if found.get("layers"):
             counts = [f"{len(layer['kept'][0])} of {layer['states']}" for layer in found["layers"]]
             kept = counts[0] if len(set(counts)) == 1 else ", ".join(counts)
             lines.append(f"states kept in each layer: {kept}, by {found['criterion']}")

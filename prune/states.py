@@ -23,11 +23,13 @@ from prune.counts import check_count, kept_count
 from prune.importance import Scores, magnitude, sampled
 from prune.load import LoadedModel
 from prune.state_scores import BLIND, STATE_CRITERIA, StateCriterion, StateScores, state_scores
+from prune.widths import WidthSpace
 
 Scope = Literal["layer", "global"]
 SCOPES: tuple[Scope, ...] = ("layer", "global")
 CALIBRATION = 64  # windows of 256 tokens that states are judged on, or as many tokens in others
 DEFAULT: StateCriterion = "elimination"
+_STARTS = {"states-half": 0.5, "states-quarter": 0.25}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +258,20 @@ def _counts(config: StateConfig, layers: Sequence[StateLayer], judged: StateScor
     layer_of = np.concatenate([np.full(len(r) - 1, i) for i, r in enumerate(ranked)])
     best = np.argsort(-worth, kind="stable")[: sum(each) - len(sizes)]  # each keeps its best one anyway
     return tuple(int(1 + (layer_of[best] == i).sum()) for i in range(len(sizes)))
+
+
+def state_starts(space: WidthSpace, choice: StateChoice) -> dict[str, list[float]]:
+    """Keep ratios, for a search to begin with, of plans that take the states first and then the channels.
+
+    States are by far the cheapest part of a Mamba to lose, and equal shares know nothing of it.
+
+    Returns:
+        By name the ratio of each bundle; none where the number of states is no choice, or the only one.
+    """
+    states = [all(space.axes.groups[g].kind == "state" for g in b.groups) for b in space.axes.bundles]
+    if choice.kept or all(states):
+        return {}
+    return {name: [share if own else 1.0 for own in states] for name, share in _STARTS.items()}
 
 
 def kept_states(layers: Sequence[StateLayer], keep: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

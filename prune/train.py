@@ -104,8 +104,19 @@ def train(
     force: bool = False,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    **args: object,
 ) -> Evaluation:
     """Train a zoo network and write it with its metadata.
+
+    Args:
+        name: of the network.
+        data: what it is trained on.
+        config: how.
+        output: file to write.
+        force: replace a file of an earlier run.
+        on_epoch: is told of each epoch.
+        on_step: is told of each step: how many of how many.
+        **args: further arguments of the network.
 
     Returns:
         What it is worth on the test split.
@@ -114,7 +125,7 @@ def train(
         PruneError: unknown network, unwritable output, or a training that diverges.
     """
     check_output_file(output, force)
-    module, arguments = build_for(name, data, seed=config.seed)
+    module, arguments = build_for(name, data, seed=config.seed, **args)
     tuned = fit(module, data, config, on_epoch=on_epoch, on_step=on_step)
     result = evaluate(module, data.test)
     save_model(

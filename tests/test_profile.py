@@ -94,6 +94,17 @@ def test_a_csv_of_a_model_without_length_leaves_the_cell_empty() -> None:
     assert row["length"] == ""
 
 
+def test_many_lengths_are_parted_so_that_a_narrow_window_shows_them() -> None:
+    lengths = tuple(64 << k for k in range(9))
+    (_, head, rows), (title, more, last) = [
+        t for t in tables(profile(lengths), "component") if "Mamba-1: share" in t[0]
+    ]
+    assert head[1:] + more[1:-2] == tuple(map(str, lengths)) and max(len(head), len(more)) <= 7
+    assert [row[0] for row in rows] == [row[0] for row in last] and title.endswith("growth")
+    assert dict((row[0], row[-2:]) for row in last)["in_proj"] == ("1.00 ±0.00", "1.00")
+    assert all(len(row) == len(head) for row in rows) and all(len(row) == len(more) for row in last)
+
+
 def test_tables_show_the_longest_length_decoding_and_growth() -> None:
     found = tables(profile(), "component")
     assert [title for title, _, _ in found] == [

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import cli
+from graph.errors import PruneError
 from profilers.mamba import MambaSizes
 from profilers.mamba_cost import COMPONENTS
 from profilers.profile import COLUMNS, Profile
 from prune.load import save_model
 from prune.mamba import save_mamba
+from prune.profiling import open_mamba
 
 TINY = ["--d-model", "32", "--layers", "1", "--d-state", "4", "--headdim", "16"]
 QUICK = ["--repeats", "1", "--seconds", "0"]
@@ -220,3 +222,8 @@ def test_the_help_names_both() -> None:
     assert code == 0 and "mamba" in told and "model" in told
     code, told = run("profile", "mamba", "--help")
     assert code == 0 and "--full" in told and "16384" in told
+
+
+def test_a_folder_without_configuration_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(PruneError, match=r"holds no config\.json"):
+        open_mamba(str(tmp_path))

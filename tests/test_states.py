@@ -32,6 +32,7 @@ from models_zoo.mamba_trace import Mixer, traces
 from prune.architectures import tokens_input
 from prune.compensation import compensate
 from prune.config import CompressConfig
+from prune.importance import magnitude
 from prune.inputs import InputRequest
 from prune.load import LoadedModel, ModelSource, load
 from prune.mamba import load_mamba, save_mamba
@@ -40,7 +41,7 @@ from prune.plan import make_plan
 from prune.pruned import load_plan, load_program, load_pruned
 from prune.smaller_mamba import smaller_mamba
 from prune.state_scores import StateCriterion, eliminated, state_scores
-from prune.states import StateConfig, choose_states, own_layers
+from prune.states import StateChoice, StateConfig, choose_states, kept_states, own_layers, state_starts
 from prune.surgery import cut, prune_program
 from prune.tune import TuneConfig
 from prune.verify import verify
@@ -328,6 +329,23 @@ def test_a_global_threshold_follows_the_layers() -> None:
 # Compensation
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_search_begins_from_plans_that_take_states_first(version: Version) -> None:
+    lm, axes = axes_of(version)
+    layers = own_layers(axes, lm)
+    choice = StateChoice(StateConfig(), "output", layers, (), magnitude(axes), 0)
+    space = WidthSpace(axes)
+    starts = state_starts(space, choice)
+    assert set(starts) == {"states-half", "states-quarter"}
+    keep = make_plan(space, space.levels(starts["states-half"]), choice.scores, "states").keep_mask(axes)
+    states = np.concatenate([layer.units.ravel() for layer in layers])
+    others = np.setdiff1d([u for g in axes.groups for u in g.units], states)
+    assert keep[others].all() and [k.shape[1] for k in kept_states(layers, keep)] == [
+        layer.units.shape[1] // 2 for layer in layers
+    ]
+    assert state_starts(space, replace(choice, kept=(2,) * len(layers))) == {}  # no choice any more
+
+
 def test_what_remains_takes_over_exactly_what_it_can() -> None:
     """A state with the rate and the input of another is read through it: nothing is lost."""
     lm = model(1)
@@ -483,17 +501,17 @@ def test_channels_and_states_go_together_and_tune_on_text(tmp_path: Path) -> Non
         "4",
         "--images",
         "32",
-        "--state-criterion",
-        "output",
         "--workers",
         "1",
     )
     assert code == 0, told
+    assert "judging the states" in told and "by elimination" in told
     report = json.loads((tmp_path / "o" / "report.json").read_text())
     assert report["ratios"]["macs"] <= 0.8 and report["verification"]["max_error"] <= 1e-9
     assert report["tune"]["epochs"] == 1 and report["tune"]["lr"] == 1e-3
     assert report["native"]["runs"], report["native"]["reason"]
-    assert set(report["search"]["best"]) >= {"uniform", "global-magnitude", "global-taylor"}
+    assert set(report["search"]["best"]) >= {"uniform", "global-magnitude", "states-half", "states-quarter"}
+    assert report["states"]["criterion"] == "elimination" and report["states"]["tokens"]
     assert report["accuracy"]["bits"]["after_tuning"] < report["accuracy"]["bits"]["before_tuning"]
     states = report["states"]["layers"]
     assert all(1 <= len(e["kept"][0]) <= 5 for e in states)
