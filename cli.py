@@ -623,7 +623,7 @@ def compress(
             with screen.running():
                 expected = forecast(asked, screen)
             return _print_json(expected.to_json()) if as_json else _print_tables(expected)
-        events = tensorboard / config.output.name if tensorboard is not None else None
+        events = tensorboard / config.output.resolve().name if tensorboard is not None else None
         with (
             asked.planner(screen.note) as planned,
             board(events, screen, resume=config.resume) as seen,

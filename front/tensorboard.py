@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graph.errors import UsageError
+from graph.errors import OutputError, UsageError
 from prune.config import Listener
-from prune.files import check_folder, refused
+from prune.files import refused
 
 if TYPE_CHECKING:
     from prune.trials import Trial
@@ -106,7 +107,11 @@ def board(folder: Path | None, listener: Listener, *, resume: bool = False) -> I
             hint="python -m pip install -c constraints.txt '.[tensorboard]'",
         ) from err
 
-    check_folder(folder.parent, folder)
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise OutputError(f"--tensorboard {folder}: {above} is a file", hint="name another folder")
+    if not os.access(above, os.W_OK):  # nothing is made before the run has begun: its folder may be the same
+        raise OutputError(f"--tensorboard {folder} cannot be written", hint="name another folder")
 
     def start() -> Any:
         try:

@@ -19,7 +19,7 @@ _FLAGS_ONLY = ("config", "resume", "json", "help")
 _OBJECTS = ("arch-args",)
 # What runs no code of the working directory, by the name before the colon.
 _HARMLESS = {
-    "data": ("cifar10", "imagefolder", "text", "tokens"),
+    "data": ("cifar10", "imagefolder", "maskfolder", "text", "tokens"),
     "arch": ("timm", "torchvision"),
     "MODEL": ("hf", "timm", "torchvision"),
 }

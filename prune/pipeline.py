@@ -6,6 +6,7 @@ alone, and no accuracy is claimed. All else is the same.
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,7 @@ def complete(
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
         plan, loss = mender.finalist(found.finalists, listener.step, journal)
-        found = replace(found, plan=plan, mended_loss=loss)
+        found = replace(found, plan=plan, mended_loss=loss if math.isfinite(loss) else None)
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")

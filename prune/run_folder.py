@@ -195,7 +195,7 @@ class RunFolder:
             if not self.force:
                 check_free(self.path, names, but=self.journal.get(_MOVING) or ())
             self.journal.recall(_MOVING, lambda: sorted(map(str, names)))
-            move(self.staging, self.path, names, self.journal.get(_MOVING))
+            move(self.staging, self.path, names, self.journal.get(_MOVING), force=self.force)
         except OSError as failure:
             raise OutputError(
                 f"{self.path} cannot be put in place: {failure.strerror} ({failure.filename})",
@@ -226,7 +226,7 @@ def check_inside(folder: Path, names: list[Path]) -> None:
             raise OSError(errno.ELOOP, "a link leads out of the folder", str(folder / name))
 
 
-def move(source: Path, target: Path, names: list[Path], all_names: Collection[str]) -> None:
+def move(source: Path, target: Path, names: list[Path], all_names: Collection[str], *, force: bool) -> None:
     """Move files into place one by one, those last that tell of the others.
 
     Reports of an earlier run go first, so that none is ever beside files of another one.
@@ -236,6 +236,7 @@ def move(source: Path, target: Path, names: list[Path], all_names: Collection[st
         target: folder that they go to.
         names: relative to both.
         all_names: these, and those that were moved already.
+        force: reports of other kinds may go, too.
 
     Raises:
         OSError: the system refuses.
@@ -243,7 +244,7 @@ def move(source: Path, target: Path, names: list[Path], all_names: Collection[st
     check_inside(target, names)
     moved = set(all_names) - {str(name) for name in names}
     for name in {folder / last for folder in {Path(), *(n.parent for n in names)} for last in _LAST}:
-        if str(name) not in moved:
+        if name in names or (force and str(name) not in moved):
             (target / name).unlink(missing_ok=True)
     for name in sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, n.name == MANIFEST_FILE, n)):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +281,7 @@ def finish(path: Path) -> bool:
         names = [p.relative_to(staging) for p in synced(staging)]
         if not found.force:
             check_free(path, names)
-        move(staging, path, names, journal.get(_MOVING))
+        move(staging, path, names, journal.get(_MOVING), force=found.force)
         (home / RUN_FILE).unlink()
         shutil.rmtree(home, ignore_errors=True)
         return True

@@ -104,7 +104,7 @@ def accuracy_section(
 
 def search_section(found: SearchResult) -> dict[str, Any]:
     """Which plans were scored, and which one won."""
-    first = max(found.best, key=lambda name: found.best[name].worth, default=None)
+    first = max(found.best, key=lambda name: found.best[name].rank, default=None)
     uniform = found.best.get("uniform")
     return {
         "winner": found.plan.method,

@@ -99,9 +99,13 @@ def _encoded(tokenizer: Any, path: Path, texts: list[str]) -> Iterator[list[int]
         yield from (found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False))
     except BaseException as err:
         # A panic of the library is no Exception: an expression that backtracks too often is one.
-        if not isinstance(err, Exception) and type(err).__name__ != "PanicException":
+        if isinstance(err, MemoryError) or not (isinstance(err, Exception) or _panics(err)):
             raise
         raise DataError(f"{path} cannot split the text: {first_line(err)}", hint="download it again") from err
+
+
+def _panics(err: BaseException) -> bool:
+    return type(err).__name__ == "PanicException"
 
 
 def _tokenizer(path: Path) -> Any:
@@ -113,7 +117,9 @@ def _tokenizer(path: Path) -> Any:
         ) from err
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as err:  # noqa: BLE001 - the library raises nothing narrower
+    except BaseException as err:
+        if isinstance(err, MemoryError) or not (isinstance(err, Exception) or _panics(err)):
+            raise
         raise DataError(f"{path} is no tokenizer: {first_line(err)}", hint="download it again") from err
 
 

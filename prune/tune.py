@@ -466,8 +466,10 @@ class _Best:
 
 def _even(a: Evaluation, b: Evaluation) -> bool:
     """Whether two accuracies on the same images lie within two standard errors of their difference."""
+    if a.is_text or a.mean_iou is not None:  # these go by other figures
+        return False
     variance = (a.accuracy * (1 - a.accuracy) + b.accuracy * (1 - b.accuracy)) / a.records
-    return not a.is_text and abs(a.accuracy - b.accuracy) <= 2 * math.sqrt(variance)
+    return abs(a.accuracy - b.accuracy) <= 2 * math.sqrt(variance)
 
 
 def _steps(records: int, batch_size: int) -> int:

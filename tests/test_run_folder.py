@@ -384,6 +384,13 @@ def test_a_report_of_another_kind_goes_too(tmp_path: Path) -> None:
         assert (folder / new).exists() and not (folder / old).exists()
 
 
+def test_a_report_that_is_not_ours_stays_without_force(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "one", OPTIONS) as run:
+        write_json(run.staging / "report.json", {})
+        (tmp_path / "one" / "pareto.json").write_text("theirs")
+    assert (tmp_path / "one" / "pareto.json").read_text() == "theirs"
+
+
 def test_a_page_alone_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("")
     with pytest.raises(ResumeError, match="no unfinished run"):

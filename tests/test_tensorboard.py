@@ -91,6 +91,8 @@ def test_the_events_may_lie_beside_the_results(tmp_path: Path) -> None:
     assert scalars(runs / "a")["tune/loss"]
     code, told = compress(net, runs / "b", "--tensorboard", runs, "--exclude", "nothing*")
     assert code == 2 and not (runs / "b").exists()
+    code, told = compress(net, tmp_path / "c", "--tensorboard", tmp_path / "c" / "events")
+    assert code == 0 and scalars(tmp_path / "c" / "events" / "c")["tune/loss"], told
 
 
 def test_without_a_folder_nothing_is_between() -> None:
@@ -101,7 +103,7 @@ def test_without_a_folder_nothing_is_between() -> None:
 
 def test_what_is_in_the_way_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"), board(tmp_path / "file" / "x", Told()):
+    with pytest.raises(OutputError, match="is a file"), board(tmp_path / "file" / "x", Told()):
         pass
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)

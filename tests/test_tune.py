@@ -142,6 +142,7 @@ def test_what_the_search_split_cannot_tell_apart_is_trained() -> None:
         (found(0.987, 100_000), found(0.980, 100_000), False),
         (found(0.987, unit="bytes"), found(0.980, unit="bytes"), False),
         (found(0.5), found(0.6), True),
+        (replace(found(0.9), mean_iou=0.8), replace(found(0.8999), mean_iou=0.4), False),
     ):
         best = _Best(None)
         best.offer(0, module, before)
