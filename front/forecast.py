@@ -12,8 +12,7 @@ from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from prune.budget import Budget, exact_quantities
 from prune.config import Listener
-from prune.depth import Blocks
-from prune.preparation import SEARCH, check_planner, method_of
+from prune.preparation import SEARCH, asked_blocks, check_planner, method_of
 from prune.report import count, size
 from prune.subject import check_batch, find_data, open_model
 from prune.unfinished import is_unfinished
@@ -134,8 +133,7 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     loading, subject = timed(lambda: open_model(config.source, config.selection))
     space = subject.space(round_to=config.multiple)
     budgets = _budgets(request, space)
-    if config.blocks.text is not None:
-        config.blocks.kept(len(Blocks.of(subject.loaded, subject.program).branches))
+    asked_blocks(config, subject)
     data = find_data(config.data, subject.loaded)
     check_batch(subject.program, data, config.source.model)
     method = method_of(config, data)

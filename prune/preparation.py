@@ -131,7 +131,7 @@ def prepare(
     whole = open_model(config.source, config.selection)
     exact = [d for d in config.demands if d.name != "latency"]
     exact_of = [[point, *exact] for point in points] or [exact]
-    blocks = _blocks(config, whole)
+    blocks = asked_blocks(config, whole)
     if blocks is None:
         for demands in exact_of:
             _check_widths(config, whole, whole, demands)  # before anything takes long
@@ -192,7 +192,7 @@ def prepare(
     )  # fmt: skip
 
 
-def _blocks(config: CompressConfig, whole: Subject) -> Blocks | None:
+def asked_blocks(config: CompressConfig, whole: Subject) -> Blocks | None:
     """The blocks of a model, where some of them are to go.
 
     Raises:
