@@ -85,10 +85,6 @@ def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], di
 
     The last is what is summed over in weights of pairs of steps that decay.
     """
-    readers: dict[str, list[Node]] = {}
-    for node in run.program.nodes:
-        for name in node.refs:
-            readers.setdefault(name, []).append(node)
     decayed: set[int] = set()
     experts: set[int] = set()
     heads: set[int] = set()
@@ -118,16 +114,16 @@ def _products(run: Pass, lying: Lying) -> tuple[set[int], set[int], set[int], di
                 lanes |= (a | b) - both
         for group in (a & b) - out:
             states.setdefault(group, set()).update((a ^ b) & out)
-            if not (a | b) & out - heads and _decays(run, readers, result):
+            if not (a | b) & out - heads and _decays(run, result):
                 decayed.add(group)
     return experts, heads, lanes, states, decayed
 
 
-def _decays(run: Pass, readers: Mapping[str, list[Node]], value: str) -> bool:
+def _decays(run: Pass, value: str) -> bool:
     """Whether a product is at most masked and moved before it is multiplied by an activation."""
     left, seen = [value], {value}
     while left:
-        for node in readers.get(left.pop(), ()):
+        for node in run.program.readers.get(left.pop(), ()):
             if node.base == "mul":
                 if all(name not in run.static for name in node.refs) and len(set(node.refs)) == 2:
                     return True

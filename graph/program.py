@@ -206,6 +206,15 @@ class Program:
                 freed.setdefault(user, []).append(value)
         return {k: tuple(v) for k, v in freed.items()}
 
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Node, ...]]:
+        """For each value the nodes that take it, as often as they do."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for ref in node.refs:
+                found.setdefault(ref, []).append(node)
+        return {k: tuple(v) for k, v in found.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the values of the tensors, as JSON data."""
         return {

@@ -96,10 +96,6 @@ class Reference:
     def __init__(self, axes: Axes, images: Tensor, rows: int = ROWS) -> None:
         self.program, self.images = axes.program, images
         self._table = {n.name: str(n.args[0]) for n in self.program.nodes if n.op == TENSOR}
-        self._users: dict[str, list[Node]] = {}
-        for node in self.program.nodes:
-            for ref in node.refs:
-                self._users.setdefault(ref, []).append(node)
         self._layers = self._looked_at(rows)
 
     def _looked_at(self, rows: int) -> Mapping[str, _Layer]:
@@ -141,7 +137,7 @@ class Reference:
         given = [a for a in (node.args[1], node.arg(2, "bias")) if a is not None]
         if not all(isinstance(a, Ref) and a.name in self._table for a in given):
             return False
-        if any(len(self._users[a.name]) > 1 for a in given):
+        if any(len(self.program.readers[a.name]) > 1 for a in given):
             return False
         if node.base != "linear":
             dilation = _each(node.arg(5, "dilation", 1), 1)
@@ -151,7 +147,7 @@ class Reference:
         return weight[0].numel() <= _WIDEST and weight.dtype == torch.float32
 
     def _only_user(self, name: str) -> Node | None:
-        users = self._users.get(name, [])
+        users = self.program.readers.get(name, ())
         return users[0] if len(users) == 1 else None
 
     def _norm(self, node: Node) -> Node | None:

@@ -79,10 +79,6 @@ class _Finder:
         self.nodes = {n.name: n for n in program.nodes}
         self.shapes, self.reach = program.shapes(), ancestors(program)
         self.place = {name: i for i, name in enumerate(self.nodes)}
-        self.readers: dict[str, list[Node]] = {}
-        for node in program.nodes:
-            for name in set(node.refs):
-                self.readers.setdefault(name, []).append(node)
 
     def layers(self, runs: list[list[Branch]]) -> tuple[Branch, ...]:
         tails = [self._between(a[-1].add, b[0].stream) for a, b in pairwise(runs)]
@@ -116,11 +112,11 @@ class _Finder:
         """The nodes behind a value that do what others do; none where they do not."""
         path: list[Node] = []
         for wanted in like:
-            found = [n for n in self.readers.get(start, ()) if n.base == wanted.base]
+            found = {n.name: n for n in self.program.readers.get(start, ()) if n.base == wanted.base}
             if len(found) != 1:
                 return []
-            path.append(found[0])
-            start = found[0].name
+            start, node = next(iter(found.items()))
+            path.append(node)
         return path
 
     def _type(self, name: str) -> tuple[Any, ...] | None:
