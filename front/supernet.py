@@ -101,9 +101,8 @@ def build(
             shown.note(note)
         save_supernet(net, output, companions_of(model), force=force)
         shutil.rmtree(output / TRAINING, ignore_errors=True)  # of another supernet that was here
-    told = net.told()
     if as_json:
-        return _print_json({"folder": str(output), **told})
+        return _print_json({"folder": str(output), **net.told()})
     show_built(net, output)
 
 
@@ -278,11 +277,9 @@ def extract(
 
 def _data(stored: Stored, name: str | None) -> DataSet:
     """The data that a supernet is trained, or searched, on."""
-    from prune.load import ModelSource, load
     from prune.subject import must_find_data
 
-    loaded = load(ModelSource(model=str(stored.folder)))
-    return must_find_data(name or stored.data, loaded)
+    return must_find_data(name or stored.data, stored.loaded())
 
 
 def _demands(flops: str | None, params: str | None, latency: str | None, pareto: bool) -> tuple[Demand, ...]:

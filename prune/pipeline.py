@@ -29,7 +29,7 @@ from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
 from prune.config_words import runs_code
 from prune.demands import Demand
-from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors, save_weights
+from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors
 from prune.files import write_json
 from prune.importance import sampled
 from prune.journal import Journal
@@ -40,7 +40,7 @@ from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
 from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
-from prune.pruned import GRAPH_FILE, NATIVE_FILE, PLAN_FILE, WEIGHTS_FILE
+from prune.pruned import NATIVE_FILE, PLAN_FILE, save_program
 from prune.report import REPORT_FILE, ModelFigures, Report
 from prune.run_folder import RunFolder
 from prune.sections import (
@@ -261,8 +261,7 @@ def _planned(plan: Plan) -> SearchResult:
 
 def write_results(folder: Path, program: Program, plan: Plan, loaded: LoadedModel) -> None:
     """Write the pruned program: graph, weights and plan."""
-    write_json(folder / GRAPH_FILE, program.to_json())
-    save_weights(program, folder / WEIGHTS_FILE, {"arch": loaded.arch, "pruned": "true"})
+    save_program(program, folder, {"arch": loaded.arch, "pruned": "true"})
     write_json(folder / PLAN_FILE, plan.to_json())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from graph.guard import check_stored
 from graph.program import Program, ProgramModule
 from prune.attributes import copied
 from prune.configured import is_configured
-from prune.export import load_weights
-from prune.files import read_json
+from prune.export import load_weights, save_weights
+from prune.files import read_json, write_json
 from prune.inputs import inputs_of, with_inputs
 from prune.manifest import check_file, check_folder
 from prune.native import native_module
@@ -26,6 +27,21 @@ GRAPH_FILE = "graph.json"
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 NATIVE_FILE = "native.safetensors"
+
+
+def save_program(program: Program, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write a program as ``load_program`` reads it: its graph as JSON, its weights as safetensors.
+
+    Args:
+        program: the program.
+        folder: which is there.
+        metadata: of the file of weights.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    write_json(folder / GRAPH_FILE, program.to_json())
+    save_weights(program, folder / WEIGHTS_FILE, metadata)
 
 
 def load_program(folder: str | Path) -> Program:

@@ -10,11 +10,11 @@ from typing import Any
 
 from graph.cost import costs
 from graph.program import ProgramModule
-from prune.export import export_onnx, save_weights
+from prune.export import export_onnx
 from prune.files import OutputFolder, write_json
 from prune.huggingface import save_stock
 from prune.manifest import write_manifest
-from prune.pruned import GRAPH_FILE, WEIGHTS_FILE
+from prune.pruned import save_program
 from prune.verify import check
 from supernet.elastic import Subnet
 from supernet.net import Supernet
@@ -112,8 +112,7 @@ def write_subnet(
         if model is not None:
             save_stock(model, out.staging)
         else:
-            write_json(out.staging / GRAPH_FILE, program.to_json())
-            save_weights(program, out.staging / WEIGHTS_FILE, {"pruned": "true"})
+            save_program(program, out.staging, {"pruned": "true"})
         if onnx:
             example: Sequence[Any] = program.random_inputs(2)
             export_onnx(ProgramModule(program), example, out.staging / ONNX_FILE)

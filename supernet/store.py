@@ -10,11 +10,13 @@ from typing import Any
 
 from graph.axes import infer
 from graph.errors import ModelFileError
-from prune.export import save_weights
+from graph.program import ProgramModule
 from prune.files import OutputFolder, read_json, write_json
 from prune.huggingface import CONFIG
+from prune.inputs import inputs_of
+from prune.load import LoadedModel
 from prune.manifest import check_folder, write_manifest
-from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
+from prune.pruned import load_program, save_program
 from prune.text import TOKENIZER
 from supernet.elastic import Elastic, ElasticConfig
 from supernet.layers import find_layers
@@ -47,6 +49,12 @@ class Stored:
         found = self.net.origin.get("data")
         return found if isinstance(found, str) else None
 
+    def loaded(self) -> LoadedModel:
+        """The whole network as a model that was loaded."""
+        program = self.net.program
+        module = ProgramModule(program).eval()
+        return LoadedModel(module, "program", {}, inputs_of(program), None, {}, str(self.folder), "", 0)
+
 
 def save_supernet(
     net: Supernet, folder: Path, companions: Mapping[str, Path], *, force: bool = False
@@ -63,8 +71,7 @@ def save_supernet(
         OutputError: the folder cannot be written.
     """
     with OutputFolder(folder, force) as out:
-        write_json(out.staging / GRAPH_FILE, net.program.to_json())
-        save_weights(net.program, out.staging / WEIGHTS_FILE, {"supernet": "true"})
+        save_program(net.program, out.staging, {"supernet": "true"})
         about = {"format": _FORMAT, "version": _VERSION, "origin": dict(net.origin), "notes": list(net.notes)}
         write_json(out.staging / SUPERNET_FILE, about | net.told())
         for name, path in companions.items():
