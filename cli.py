@@ -551,6 +551,7 @@ def compress(
         from prune.pareto import pareto as run_pareto
         from prune.pipeline import compress as run
         from prune.pipeline import resuming
+        from prune.run_folder import finish
         from prune.subject import measured_on
 
         folder = output
@@ -559,8 +560,6 @@ def compress(
                 raise UsageError("--dry-run and --resume do not go together", hint="leave one of them out")
             if output is not None and output.resolve() != resume.resolve():
                 raise UsageError(f"-o {output} is not {resume}", hint="a run is resumed where it is")
-            from prune.run_folder import finish
-
             if finish(resume):
                 return _print_finished(resume, as_json)
             model, folder = _unfinished(resume, model, trust_code)
@@ -688,13 +687,14 @@ def _unfinished(folder: Path, model: str | None, trust_code: bool) -> tuple[str 
 
 def _options(context: typer.Context) -> dict[str, Any]:
     """The options that do not have their defaults, by name: what a run is, for whoever resumes it."""
+    from front.request import plain
+
     found = {}
     for param in context.command.params:
         value = context.params.get(str(param.name))
         if param.name not in _NOT_OF_THE_RUN and value not in (None, [], ()) and value != param.default:
             name = next(o for o in param.opts if o.startswith("--")).removeprefix("--")
-            plain = value if isinstance(value, bool | int | float) else str(value)
-            found[name] = [str(v) for v in value] if isinstance(value, list | tuple) else plain
+            found[name] = plain(value)
     return found
 
 

@@ -73,12 +73,15 @@ class Options:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default and field.name != "workers":
-                name = field.name.replace("_", "-")
-                if isinstance(value, str | bool | int | float):
-                    found[name] = value
-                else:
-                    found[name] = [str(v) for v in value] if isinstance(value, list | tuple) else str(value)
+                found[field.name.replace("_", "-")] = plain(value)
         return found
+
+
+def plain(value: Any) -> Any:
+    """The value of an option as JSON data."""
+    if isinstance(value, list | tuple):
+        return [str(v) for v in value]
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
