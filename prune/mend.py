@@ -112,8 +112,7 @@ class Mender:
             return Mended(usual, "recalibrated"), math.nan
         fitted = self._reference.fitted(program, self._slicer.kept(keep))
         loss, usual_loss = self._loss(fitted), self._loss(usual)
-        if loss < usual_loss or (
-            math.isfinite(loss) and not math.isfinite(usual_loss)
-        ):  # no number never wins
+        # A loss that is no number never wins.
+        if loss < (usual_loss if math.isfinite(usual_loss) else math.inf):
             return Mended(fitted, "reconstructed"), loss
         return Mended(usual, "recalibrated"), usual_loss

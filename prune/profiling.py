@@ -22,6 +22,7 @@ from profilers.watch import Budget
 from prune.files import OutputFolder, write_json
 from prune.inputs import ModelInputs
 from prune.load import LoadedModel, ModelSource, load
+from prune.pruned import GRAPH_FILE
 from prune.subject import program_of
 
 
@@ -129,7 +130,7 @@ def open_mamba(model: str) -> MambaLM:
         PruneError: any of the named failures of loading.
     """
     folder = Path(model)
-    name = f"hf:{model}" if folder.is_dir() and not (folder / "graph.json").is_file() else model
+    name = f"hf:{model}" if folder.is_dir() and not (folder / GRAPH_FILE).is_file() else model
     module = load(ModelSource(model=name)).module
     if not isinstance(module, MambaLM):
         raise UsageError(

@@ -242,9 +242,8 @@ def move(source: Path, target: Path, names: list[Path], all_names: Collection[st
         OSError: the system refuses.
     """
     check_inside(target, names)
-    moved = set(all_names) - {str(name) for name in names}
     for name in {folder / last for folder in {Path(), *(n.parent for n in names)} for last in _LAST}:
-        if name in names or (force and str(name) not in moved):
+        if name in names or (force and str(name) not in all_names):
             (target / name).unlink(missing_ok=True)
     for name in sorted(names, key=lambda n: (n.name in _LAST, len(n.parts) == 1, n.name == MANIFEST_FILE, n)):
         (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ def remaining(selection: Selection, program: Program) -> Selection:
     """
 
     def there(pattern: str) -> bool:
-        return any(fnmatch.fnmatchcase(p, pattern) for name in program.tensors for p in _paths(name))
+        return any(_matches(name, pattern) for name in program.tensors)
 
     only = tuple(filter(there, selection.only))
     return replace(
@@ -203,7 +203,7 @@ def matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
         UsageError: there is none.
     """
     names = list(names)
-    found = [n for n in names if any(fnmatch.fnmatchcase(p, pattern) for p in _paths(n))]
+    found = [n for n in names if _matches(n, pattern)]
     if not found:
         known = list(dict.fromkeys(p for n in names for p in _paths(n)))
         near = get_close_matches(pattern.strip("*."), known, 3, 0.5)
@@ -212,6 +212,10 @@ def matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
             hint=f"did you mean {', '.join(near)}?" if near else "`prune inspect` lists them",
         )
     return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for path in _paths(name))
 
 
 def _paths(name: str) -> list[str]:

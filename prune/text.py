@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,25 +88,26 @@ def _tokenized(name: str, parts: list[list[bytes]], path: Path, length: int) -> 
     rows, rates = [], []
     for part in parts:
         texts = [document.decode("utf-8", errors="replace") for document in part]
-        ids = [token for tokens in _encoded(tokenizer, path, texts) for token in tokens]
+        with _named(f"{path} cannot split the text"):
+            found = tokenizer.encode_batch(texts, add_special_tokens=False)
+        ids = [token for each in found for token in each.ids]
         rows.append(torch.tensor(ids, dtype=torch.int32))
         rates.append(sum(len(d) for d in part) / max(1, len(ids)))
     names = tuple(map(str, range(tokenizer.get_vocab_size())))
     return text_data(name, rows, length=length, classes=names, unit="tokens", bytes_per_token=rates)
 
 
-def _encoded(tokenizer: Any, path: Path, texts: list[str]) -> Iterator[list[int]]:
+@contextmanager
+def _named(told: str) -> Iterator[None]:
+    """Name what tokenizers raises."""
     try:
-        yield from (found.ids for found in tokenizer.encode_batch(texts, add_special_tokens=False))
+        yield
     except BaseException as err:
-        # A panic of the library is no Exception: an expression that backtracks too often is one.
-        if isinstance(err, MemoryError) or not (isinstance(err, Exception) or _panics(err)):
+        # A panic of the library, as of an expression that backtracks too often, is no Exception.
+        broken = isinstance(err, Exception) or type(err).__name__ == "PanicException"
+        if isinstance(err, MemoryError) or not broken:
             raise
-        raise DataError(f"{path} cannot split the text: {first_line(err)}", hint="download it again") from err
-
-
-def _panics(err: BaseException) -> bool:
-    return type(err).__name__ == "PanicException"
+        raise DataError(f"{told}: {first_line(err)}", hint="download it again") from err
 
 
 def _tokenizer(path: Path) -> Any:
@@ -115,12 +117,8 @@ def _tokenizer(path: Path) -> Any:
         raise DataError(
             f"{path} needs the package tokenizers", hint="python -m pip install 'tokenizers>=0.22'"
         ) from err
-    try:
+    with _named(f"{path} is no tokenizer"):
         return tokenizers.Tokenizer.from_file(str(path))
-    except BaseException as err:
-        if isinstance(err, MemoryError) or not (isinstance(err, Exception) or _panics(err)):
-            raise
-        raise DataError(f"{path} is no tokenizer: {first_line(err)}", hint="download it again") from err
 
 
 def load_tokens(path: Path, options: TextOptions) -> DataSet:

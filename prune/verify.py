@@ -76,18 +76,19 @@ def run_program(
             result = run(program, program.tensors, inputs, overrides=overrides)
     finally:
         torch.set_default_dtype(default)
-    return list(_tensors(result))
+    return list(tensors_in(result))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a result, in order, however they are nested."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for v in value.values():
-            yield from _tensors(v)
+            yield from tensors_in(v)
     elif isinstance(value, (tuple, list)):
         for v in value:
-            yield from _tensors(v)
+            yield from tensors_in(v)
 
 
 def verify(

@@ -26,7 +26,7 @@ def plot_search(found: Found, path: Path) -> None:
     for method in methods:
         mine = [t for t in found.trials if t.method == method]
         axes.scatter([100 * t.macs_ratio for t in mine], [_height(t) for t in mine], s=18, label=method)
-    front = [t for t in found.front]
+    front = found.front
     axes.plot([100 * t.macs_ratio for t in front], [_height(t) for t in front], color="0.4", lw=1, zorder=0)
     text = found.best.found.is_text
     axes.set_xlabel("MACs, % of the whole")

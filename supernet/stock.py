@@ -19,7 +19,7 @@ from graph.adapter import adapt
 from graph.errors import ArchitectureError
 from graph.program import Program, run
 from prune.huggingface import built_from
-from prune.verify import difference
+from prune.verify import difference, tensors_in
 from supernet.elastic import Subnet
 from supernet.net import Supernet
 
@@ -61,7 +61,7 @@ def stock_model(net: Supernet, subnet: Subnet, extracted: Program, settings: Map
     inputs = extracted.random_inputs(2)
     with torch.no_grad():
         wanted, found = run(extracted, extracted.tensors, inputs), _outputs(model, net, inputs)
-    error = max(map(difference, _flat(wanted), _flat(found)), default=0.0)
+    error = max(map(difference, tensors_in(wanted), tensors_in(found)), default=0.0)
     if not error <= _LIMIT:
         raise NotStock(f"{name} computes something else in this shape (by {error:.1e})")
     return model
@@ -70,10 +70,6 @@ def stock_model(net: Supernet, subnet: Subnet, extracted: Program, settings: Map
 def _outputs(model: nn.Module, net: Supernet, inputs: Sequence[Tensor]) -> Any:
     names = [s.name for s in net.program.inputs] if net.origin.get("named") else None
     return adapt(model, names)(*inputs)
-
-
-def _flat(value: Any) -> list[Tensor]:
-    return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
 def _changed(net: Supernet, subnet: Subnet, settings: Mapping[str, Any]) -> dict[str, Any]:
