@@ -249,7 +249,10 @@ def test_blocks_and_flops_are_shares_of_the_whole(tmp_path: Path, monkeypatch: p
         (("--blocks", "2", "--latency", "0.5"), "do not go together"),
         (("--blocks", "2", "--data", "none"), "--blocks needs data"),
         (("--blocks", "2", "--exclude", "backbone.layers.0"), "numbers the layers of a Mamba anew"),
-        (("--blocks", "2", "--limit", "backbone.layers.0=2", "--dry-run"), "numbers the layers of a Mamba anew"),
+        (
+            ("--blocks", "2", "--limit", "backbone.layers.0=2", "--dry-run"),
+            "numbers the layers of a Mamba anew",
+        ),
     ],
 )
 def test_bad_options_are_one_clear_line(tmp_path: Path, args: tuple[str, ...], says: str) -> None:
