@@ -20,9 +20,10 @@ alone; ``random`` scores as many random plans and takes the best of these. ``uni
 ``global-taylor`` and ``global-bn-scale`` need no search. Those of ``tp-`` are Torch-Pruning's (extra
 ``bench``).
 
-Results go line by line to FILE with the ending .jsonl; what an
-interrupted run has done is not done again as long as code and options are the same. Beside it: the table, the
-JSON and a plot as .png.
+Latency is that of the cut network in onnxruntime, one thread and one image, in turns with the original.
+Results go line by line to FILE with the ending .jsonl; what an interrupted run has done is not done again as
+long as code and options are the same. Table, JSON and plot (.png) tell all that is there, of earlier
+commands, too; a command without NETWORK only tells.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ import hashlib
 import json
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,12 @@ from benchmarks.policies_peer import PEERS, pruned_peer  # noqa: E402
 from graph import topology  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
-from graph.program import ProgramModule  # noqa: E402
-from profilers.latency import environment  # noqa: E402
+from graph.program import Program, ProgramModule  # noqa: E402
+from profilers.latency import environment, onnx_call, paired_ratio  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.data import load_data  # noqa: E402
+from prune.export import export_onnx  # noqa: E402
 from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, save_model  # noqa: E402
 from prune.mend import Mender  # noqa: E402
@@ -110,7 +113,7 @@ class Subject:
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
         """All figures of one method."""
-        start = time.process_time()
+        start, started = time.process_time(), time.perf_counter()
         if method in PEERS:
             batches = self.data.train.batches(128, shuffle=True, limit=GRADIENTS)
             module = pruned_peer(method, self.model.loaded.module, self.data.input_shape, target, batches)
@@ -125,7 +128,7 @@ class Subject:
         if plan is not None:
             keep = plan.keep_mask(self.model.axes)
             programs["reconstructed"] = reconstructed(self.model.axes, keep, cut, self.fitted_on)
-        cpu = time.process_time() - start
+        cpu, wall = time.process_time() - start, time.perf_counter() - started
         ready = [s for s in ("recalibrated", "reconstructed") if s in programs]
         best = min(ready, key=lambda s: evaluate(ProgramModule(programs[s]), self.data.search).loss)
         modules = {step: ProgramModule(program) for step, program in programs.items()}
@@ -140,8 +143,21 @@ class Subject:
             "accuracy": found,
             "tuned_from": best,
             "winner": plan.method if plan is not None else method,
+            "episodes": self.options.episodes if method in SEARCHES else 0,
             "cpu_seconds": cpu,
+            "wall_seconds": wall,
+            "latency": self.latency(cut),
         }
+
+    def latency(self, cut: Program) -> dict[str, float]:
+        """How long a smaller network takes beside the original."""
+        with tempfile.TemporaryDirectory() as folder:
+            calls = []
+            for name, program in (("original", self.model.program), ("cut", cut)):
+                path = Path(folder) / f"{name}.onnx"
+                export_onnx(ProgramModule(program), program.random_inputs(2), path)
+                calls.append(onnx_call(path, program.random_inputs(1)[0].numpy(), threads=1))
+            return asdict(paired_ratio(*calls))
 
     @property
     def teacher(self) -> ProgramModule | None:
@@ -204,7 +220,7 @@ def fingerprint(options: argparse.Namespace, method: str) -> str:
     names = ["epochs", "lr", "distill", "data", "train_epochs"]
     names += [] if method in PEERS else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
-    digest.update(json.dumps([*values, method in options.untuned, torch.__version__]).encode())
+    digest.update(json.dumps([*values, torch.__version__]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -220,7 +236,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     steps = [s for s in STEPS if all(s in r["accuracy"] for r in rows)]
     return {
         "macs": statistics.mean(r["macs"] for r in rows),
+        "episodes": rows[0]["episodes"],
         "cpu_seconds": statistics.mean(r["cpu_seconds"] for r in rows),
+        "wall_seconds": statistics.mean(r["wall_seconds"] for r in rows),
+        "latency": statistics.median(r["latency"]["ratio"] for r in rows),
+        "seeds": len(rows),
         "accuracy": {s: statistics.mean(r["accuracy"][s] for r in rows) for s in steps},
         "deviation": {s: statistics.pstdev(r["accuracy"][s] for r in rows) for s in steps},
         "winners": [r["winner"] for r in rows],
@@ -237,7 +257,8 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Print one table for each network and target."""
     console = Console(width=120)
     for title, found in results.items():
-        table = Table("method", "MACs", *(f"{s}, %" for s in STEPS), "to the original", "CPU s", title=title)
+        columns = ("delta", "latency", "episodes", "CPU s")
+        table = Table("method", "MACs", *STEPS, *columns, title=title)
         for method, row in found["methods"].items():
             if "error" in row:
                 table.add_row(method, row["error"])
@@ -245,7 +266,8 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> None:
             cells = [_cell(row, s) for s in STEPS]
             last = row["accuracy"].get("tuned")
             delta = "" if last is None else f"{100 * (last - found['original']):+.2f}"
-            table.add_row(method, f"{row['macs']:.3f}", *cells, delta, f"{row['cpu_seconds']:.0f}")
+            last_cells = (f"{row['latency']:.2f}", str(row["episodes"]), f"{row['cpu_seconds']:.0f}")
+            table.add_row(method, f"{row['macs']:.3f}", *cells, delta, *last_cells)
         table.caption = f"original {found['original']:.2%} on {found['test_images']} test images"
         console.print(table)
 
@@ -286,7 +308,7 @@ def plot(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
+    parser.add_argument("networks", nargs="*")
     parser.add_argument("--data", help="of the published weights: cifar10:PATH")
     parser.add_argument("--weights-dir", type=Path, default=Path("."))
     parser.add_argument("--targets", default="0.5", help="shares of the MACs")
@@ -318,7 +340,6 @@ def main() -> None:
     stream = options.output.with_suffix(".jsonl")
     stream.parent.mkdir(parents=True, exist_ok=True)
     rows = stored(stream)
-    results: dict[str, dict[str, Any]] = {}
     with stream.open("a") as file:
         for name in options.networks:
             subject: Subject | None = None
@@ -326,16 +347,15 @@ def main() -> None:
                 for seed in seeds:
                     for method in methods:
                         key = f"{name}/{target:g}/{method}/{seed}/{codes[method]}"
-                        if key in rows:
+                        if key in rows and (method in options.untuned or _ends_tuned(rows[key], options)):
                             continue
                         subject = subject or Subject(name, options)
                         rows[key] = _measured(subject, method, target, seed) | {"key": key}
                         file.write(json.dumps(rows[key]) + "\n")
                         file.flush()
-                        told = rows[key].get("accuracy", rows[key].get("error"))
-                        print(key, told, file=sys.stderr, flush=True)
-                found = {m: [rows[f"{name}/{target:g}/{m}/{s}/{codes[m]}"] for s in seeds] for m in methods}
-                results[f"{name} at {target:g}"] = _told(found)
+                        found = rows[key].get("accuracy", rows[key].get("error"))
+                        print(key, found, file=sys.stderr, flush=True)
+    results = told(rows, options)
     show(results)
     data = {
         "command": " ".join(["python", "benchmarks/policies.py", *sys.argv[1:]]),
@@ -357,12 +377,28 @@ def _measured(subject: Subject, method: str, target: float, seed: int) -> dict[s
         return about | {"error": f"{type(err).__name__}: {(str(err).splitlines() or [''])[0][:80]}"}
 
 
-def _told(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    first = next(iter(found.values()))[0]
-    methods = {
-        m: {"error": runs[0]["error"]} if "error" in runs[0] else summary(runs) for m, runs in found.items()
-    }
-    return {"original": first["original"], "test_images": first["test_images"], "methods": methods}
+def _ends_tuned(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
+    return "error" in row or "tuned" in row["accuracy"] or not options.epochs
+
+
+def told(rows: Rows, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """All networks and targets that rows of this code and these options are about, methods in their order."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for method in (*OURS, *PEERS):
+        code = fingerprint(options, method)
+        for key, row in rows.items():
+            name, target, of, _, made_by = key.split("/")
+            if of == method and made_by == code:
+                found.setdefault(f"{name} at {target}", {}).setdefault(method, []).append(row)
+    results = {}
+    for title, by_method in sorted(found.items()):
+        first = next(iter(by_method.values()))[0]
+        methods = {
+            m: {"error": runs[0]["error"]} if "error" in runs[0] else summary(runs)
+            for m, runs in by_method.items()
+        }
+        results[title] = {k: first[k] for k in ("original", "test_images")} | {"methods": methods}
+    return results
 
 
 if __name__ == "__main__":
