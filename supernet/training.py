@@ -2,19 +2,25 @@
 
 The sandwich rule and in-place distillation are those of Yu and Huang (2019, arXiv:1903.05134): the largest
 learns from the labels, the others also from what the largest makes of the same records. RaFFM
-(arXiv:2310.00247) and SuperSAM (arXiv:2501.08504) train transformers so.
+(arXiv:2310.00247) and SuperSAM (arXiv:2501.08504) train transformers so. A network that was trained before
+teaches better as it came: the largest itself is kept near it, and no subnetwork follows a moving teacher.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graph.errors import UsageError
+from graph.program import ProgramModule
+from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.identity import digest, must_be_the_same, of_data
 from prune.journal import Journal
@@ -24,6 +30,8 @@ from prune.tune_state import Checkpoints
 from supernet.elastic import Subnet
 from supernet.net import ElasticModule, Supernet
 
+Teacher = Literal["auto", "original", "largest"]
+TEACHERS: tuple[str, ...] = ("auto", "original", "largest")
 TRAINING = ".training"  # folder of an unfinished training
 SANDWICH = TuneConfig(
     epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0
@@ -35,9 +43,11 @@ class SandwichConfig:
     """How a supernet is trained.
 
     Attributes:
-        tune: epochs, rate and so on; ``distill`` is the share of the others' loss from the largest.
+        tune: epochs, rate and so on; ``distill`` is the share of the loss that comes from the teacher.
         random: subnetworks drawn in each step, beside the largest and the smallest.
         removal: with which probability the least salient layer goes in a random one; 0 keeps all.
+        teacher: ``original``, the network as it was before, teaches all; ``largest``, as it is in each step,
+            the others (in-place distillation); ``auto`` is the former where the network knows something.
 
     Raises:
         UsageError: a value out of range.
@@ -46,12 +56,15 @@ class SandwichConfig:
     tune: TuneConfig = SANDWICH
     random: int = 2
     removal: float = 0.5
+    teacher: Teacher = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.random <= 16:
             raise UsageError(f"--random {self.random}: from 0 to 16 subnetworks", hint="such as --random 2")
         if not 0 <= self.removal <= 1:
             raise UsageError(f"--removal {self.removal}: a probability", hint="such as --removal 0.5")
+        if self.teacher not in TEACHERS:
+            raise UsageError(f"--teacher {self.teacher}: unknown", hint=suggestion(self.teacher, TEACHERS))
 
 
 @dataclass
@@ -61,10 +74,12 @@ class Sandwich:
     Attributes:
         net: the supernet.
         config: how.
+        original: the network as it was, where it is the teacher of all.
     """
 
     net: Supernet
     config: SandwichConfig
+    original: nn.Module | None = None
     _smallest: Subnet = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,17 +88,23 @@ class Sandwich:
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
         """One loss after another; the module ends as the largest again."""
         assert isinstance(module, ElasticModule)
-        module.subnet = self.net.elastic.largest
+        elastic, tune = self.net.elastic, self.config.tune
+        module.subnet = elastic.largest
         logits, labels = labelled(module, x, y)
-        yield F.cross_entropy(logits, labels)
-        wanted = logits.detach()
+        if self.original is None:
+            wanted = logits.detach()
+            yield F.cross_entropy(logits, labels)
+        else:
+            with torch.no_grad():
+                wanted, _ = labelled(self.original, x, y)
+            yield distilled(logits, labels, wanted, tune)
         others = [self._smallest]
-        others += [self.net.elastic.random(self.config.removal) for _ in range(self.config.random)]
+        others += [elastic.random(self.config.removal) for _ in range(self.config.random)]
         for subnet in others:
             module.subnet = subnet
             logits, labels = labelled(module, x, y)
-            yield distilled(logits, labels, wanted, self.config.tune)
-        module.subnet = self.net.elastic.largest
+            yield distilled(logits, labels, wanted, tune)
+        module.subnet = elastic.largest
 
 
 def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:
@@ -95,6 +116,25 @@ def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:
         found.append(evaluate(module, data.search))
     module.subnet = module.elastic.largest
     return found[0], found[1]
+
+
+def teacher_of(net: Supernet, data: DataSet, wish: Teacher) -> nn.Module | None:
+    """The network as it is, where it is to teach.
+
+    Args:
+        net: the supernet before its training.
+        data: judged on ``search``.
+        wish: ``auto`` looks whether it knows more than nothing, that is, an even bet on all classes.
+    """
+    if wish == "largest":
+        return None
+    module = ProgramModule(net.program)
+    if wish == "original":
+        return module
+    x, y = next(iter(data.search.batches(2)))
+    with torch.no_grad():
+        classes = labelled(module, x, y)[0].shape[1]
+    return module if evaluate(module, data.search).loss < math.log(classes) else None
 
 
 def _mean(module: nn.Module, data: DataSet) -> Evaluation:
@@ -143,14 +183,19 @@ def train_supernet(
     try:
         must_be_the_same(journal, "model", "the supernet", digest(net.program.tensors.values()))
         must_be_the_same(journal, "data", data.name, of_data(data))
-        drawn = {"random": config.random, "removal": config.removal}
+        teacher = teacher_of(net, data, config.teacher)
+        drawn = {
+            "random": config.random,
+            "removal": config.removal,
+            "teacher": "largest" if teacher is None else "original",
+        }
         if journal.recall("sandwich", lambda: drawn) != drawn:
             note("the options of the sandwich are other ones: what follows is trained with the new ones")
         tuned = fit(
             module,
             data,
             config.tune,
-            losses=Sandwich(net, config),
+            losses=Sandwich(net, config, teacher),
             judge=lambda m: _mean(m, data),
             on_epoch=on_epoch,
             on_step=on_step,

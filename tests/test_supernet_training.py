@@ -23,7 +23,7 @@ from supernet.elastic import ElasticConfig
 from supernet.net import ElasticModule, Supernet, make_supernet
 from supernet.scoring import Limits, SearchConfig
 from supernet.search import search
-from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, train_supernet
+from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, teacher_of, train_supernet
 
 TUNE = TuneConfig(epochs=2, lr=2e-3, batch_size=32, weight_decay=0.05, optimizer="adamw", temperature=2.0)
 
@@ -67,6 +67,33 @@ def test_a_step_is_a_sandwich(net: Supernet, data: DataSet) -> None:
     wanted = torch.log_softmax(logits.detach() / 2, 1)
     kl = torch.nn.functional.kl_div(soft, wanted, reduction="batchmean", log_target=True)
     assert losses[2] == pytest.approx(4 * kl.item(), rel=1e-4)
+
+
+def test_the_network_as_it_was_teaches_all(net: Supernet, data: DataSet) -> None:
+    """The largest, too; and the teacher stays as it was while the supernet moves."""
+    module, original = ElasticModule(net), teacher_of(net, data, "original")
+    assert original is not None
+    x, y = next(iter(data.train.batches(16)))
+    logits, labels = labelled(original, x, y)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.1)
+    config = SandwichConfig(tune=replace(TUNE, distill=1.0), random=1)
+    for loss in Sandwich(net, config, original)(module, x, y):
+        soft = torch.log_softmax(labelled(module, x, y)[0] / 2, 1)
+        wanted = torch.log_softmax(logits.detach() / 2, 1)
+        kl = torch.nn.functional.kl_div(soft, wanted, reduction="batchmean", log_target=True)
+        assert loss.item() == pytest.approx(4 * kl.item(), rel=1e-4)
+    assert torch.equal(labelled(original, x, y)[0], logits)
+
+
+def test_only_who_knows_something_teaches(net: Supernet, data: DataSet) -> None:
+    assert teacher_of(net, data, "auto") is None  # random weights
+    assert teacher_of(net, data, "largest") is None
+    trained, _ = train_supernet(net, data, SandwichConfig(tune=replace(TUNE, epochs=6), random=1), None)
+    assert trained.origin["trained"]["teacher"] == "largest"
+    assert teacher_of(trained, data, "auto") is not None
+    assert teacher_of(trained, data, "largest") is None
 
 
 def test_a_training_that_was_cut_short_ends_the_same(net: Supernet, data: DataSet, tmp_path: Path) -> None:
@@ -171,7 +198,7 @@ def test_budgets_that_are_none(tmp_path: Path, text: str, message: str) -> None:
         read_devices(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("wrong", [{"random": -1}, {"removal": 1.5}])
+@pytest.mark.parametrize("wrong", [{"random": -1}, {"removal": 1.5}, {"teacher": "nobody"}])
 def test_sandwiches_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         SandwichConfig(tune=SANDWICH, **wrong)  # type: ignore[arg-type]
