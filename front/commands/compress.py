@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from front.commands.failures import on_interrupt
+from front.commands.failures import can_go_on
 from front.commands.options import (
     MODEL,
     ArchArgsOption,
@@ -260,7 +260,7 @@ def compress(
     )
     config, points = asked.config, asked.points
     again = resuming(config.output, identity, trust_code=trust_code)
-    on_interrupt(lambda: f"go on with: {again}" if is_unfinished(config.output) else "")
+    can_go_on(f"go on with: {again}", lambda: is_unfinished(config.output))
     screen = new_screen(trials=asked.trials, as_json=as_json)
     if dry_run:
         with screen.running():

@@ -20,11 +20,13 @@ class _Interrupt:
     """What an interrupt of the command under way says.
 
     Attributes:
-        how_to_go_on: empty as long as there is nothing to go on with.
+        how: to go on with it.
+        possible: whether there is something to go on with by now.
         told: it was said already.
     """
 
-    how_to_go_on: Callable[[], str] = str
+    how: str = ""
+    possible: Callable[[], bool] = bool
     told: bool = False
 
 
@@ -60,16 +62,21 @@ def clear_failures() -> Iterator[None]:
         raise typer.Exit(2) from err
 
 
-def on_interrupt(how_to_go_on: Callable[[], str]) -> None:
-    """From now on the command can be interrupted and gone on with; empty as long as it cannot."""
-    _interrupt.how_to_go_on = how_to_go_on
+def can_go_on(how: str, possible: Callable[[], bool]) -> None:
+    """The command under way can be gone on with after an interrupt.
+
+    Args:
+        how: what to tell the user.
+        possible: whether there is something to go on with by now.
+    """
+    _interrupt.how, _interrupt.possible = how, possible
 
 
 def farewell() -> str:
     """What an interrupt ends with; empty when it was said already."""
     if _interrupt.told:
         return ""
-    return f"interrupted; {_interrupt.how_to_go_on() or 'nothing was written'}"
+    return f"interrupted; {_interrupt.how if _interrupt.possible() else 'nothing was written'}"
 
 
 def print_error(message: str, hint: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from front.commands.failures import on_interrupt
+from front.commands.failures import can_go_on
 from front.commands.options import (
     JsonOption,
     SeedOption,
@@ -116,12 +116,9 @@ def supernet_train(
         stored = load_supernet(folder)
         found = must_find_data(data or stored.data, stored.loaded())
         shown.stage("training the supernet")
-        on_interrupt(
-            lambda: (
-                "the same command goes on from the last checkpoint"
-                if any((target / TRAINING).glob("*.safetensors"))
-                else ""
-            )
+        can_go_on(
+            "the same command goes on from the last checkpoint",
+            lambda: any((target / TRAINING).glob("*.safetensors")),
         )
         net, tuned = train_supernet(
             stored.net, found, config, target / TRAINING,
