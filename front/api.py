@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from front import notebook
-from front.request import Limit, Options, Texts, request, selection
+from front.request import Limit, Options, request
 from front.result import Result
 from front.screen import Screen
 from front.source import Model, Shape, opened
@@ -23,6 +23,7 @@ from prune.inspection import inspect as look
 from prune.load import load
 from prune.loaders import Data
 from prune.pipeline import compress as run
+from prune.selection import Texts, parse_selection
 from prune.subject import NO_DATA, must_find_data, open_model
 from prune.tune import Evaluation
 from prune.tune import evaluate as measure
@@ -276,7 +277,7 @@ def inspect(
         pretrained=pretrained,
         trust_code=trust_code,
     )
-    found = look(open_model(source, selection(exclude, only, limit, kinds)))
+    found = look(open_model(source, parse_selection(exclude, only, limit, kinds)))
     return Overview(found.subject, found.space)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from prune.demands import Demand, parse_demands
 from prune.depth import BlockConfig
 from prune.load import ModelSource
 from prune.pareto import parse_shares
-from prune.selection import Selection, parse_kinds, parse_limit
+from prune.selection import Texts, parse_selection
 from prune.states import StateConfig
 from prune.trials import Planner
 from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
@@ -23,7 +23,6 @@ from rl.reward import IMAGES
 from rl.workers import Note, cores
 
 Limit = str | float | None
-Texts = str | Sequence[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +178,7 @@ def request(
         data=data,
         planner=options.planner,
         importance=options.importance,  # type: ignore[arg-type]
-        selection=selection(options.exclude, options.only, options.limit, options.kinds),
+        selection=parse_selection(options.exclude, options.only, options.limit, options.kinds),
         round_to=options.round_to,
         states=StateConfig(
             text=states,
@@ -201,29 +200,6 @@ def request(
     )
     workers = str(cores() if options.workers is None else options.workers)
     return Request(config=config, points=points, search=searching, images=options.images, workers=workers)
-
-
-def selection(
-    exclude: Texts = None, only: Texts = None, limit: Texts = None, kinds: Texts = None
-) -> Selection:
-    """What may be pruned, from the flags of these names.
-
-    Raises:
-        UsageError: a malformed limit, or no such kind.
-    """
-    words = ",".join(_several(kinds))
-    return Selection(
-        _several(exclude),
-        _several(only),
-        tuple(parse_limit(text) for text in _several(limit)),
-        parse_kinds(words) if words else (),
-    )
-
-
-def _several(texts: Texts) -> tuple[str, ...]:
-    if texts is None:
-        return ()
-    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 def _told(value: str | float) -> str:

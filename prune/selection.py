@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import get_args
@@ -21,6 +21,8 @@ from graph.errors import UsageError
 from graph.groups import Group, Kind
 from graph.program import Program
 from graph.suggest import suggestion
+
+Texts = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,29 @@ def remaining(selection: Selection, program: Program) -> Selection:
         only=only,
         limits=tuple(limit for limit in selection.limits if there(limit.pattern)),
     )
+
+
+def parse_selection(
+    exclude: Texts = None, only: Texts = None, limit: Texts = None, kinds: Texts = None
+) -> Selection:
+    """Read what may be pruned from the flags of these names.
+
+    Raises:
+        UsageError: a malformed limit, or no such kind.
+    """
+    words = ",".join(_several(kinds))
+    return Selection(
+        _several(exclude),
+        _several(only),
+        tuple(parse_limit(text) for text in _several(limit)),
+        parse_kinds(words) if words else (),
+    )
+
+
+def _several(texts: Texts) -> tuple[str, ...]:
+    if texts is None:
+        return ()
+    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:

@@ -33,8 +33,8 @@ DOORS = {
     "timm": ["prune/libraries.py"],
     "torchvision": ["prune/libraries.py"],
     "optuna": ["supernet/search.py"],
-    "typer": ["cli.py", "front/supernet.py"],
-    "rich": ["cli.py", "front/"],
+    "typer": ["cli.py", "front/commands/"],
+    "rich": ["front/"],
     # Unpickling runs code that the file brings along; CIFAR's own files come in no other form.
     "pickle": ["prune/cifar10.py"],
     "_pickle": [],

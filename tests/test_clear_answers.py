@@ -30,6 +30,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from prune.load import load_model
 from tests.hostile import cases
 from tests.hostile.case import Payload
@@ -146,7 +147,7 @@ def refused(*args: object, says: str) -> str:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a module of networks."""
-    for screen in (cli.console, cli.stderr):
+    for screen in (terminal.console, terminal.stderr):
         monkeypatch.setattr(screen, "width", 4000)
     where = tmp_path / "work"
     where.mkdir()

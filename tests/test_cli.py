@@ -16,6 +16,7 @@ from test_page import check
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from graph.errors import ArchitectureError
 from models_zoo import registry
 from prune import __version__, load_native, load_pruned
@@ -35,7 +36,7 @@ def run(*args: object) -> tuple[int, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _wide_terminal() -> None:
-    cli.console.width = cli.stderr.width = 200
+    terminal.console.width = terminal.stderr.width = 200
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from prune.trials import Trial
 from tests.reports import write_report
 
@@ -30,7 +31,7 @@ def run(*args: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _wide_terminal() -> None:
-    cli.console.width = cli.stderr.width = 200
+    terminal.console.width = terminal.stderr.width = 200
 
 
 @pytest.fixture(scope="module")
@@ -157,9 +158,9 @@ def test_quiet_is_quiet_before_and_behind_the_command(tmp_path: Path) -> None:
 def test_verbose_tells_every_plan(
     verbose: bool, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(cli._state, "verbose", verbose)
-    monkeypatch.setattr(cli.console, "quiet", False)
-    screen = cli._screen(trials=4, as_json=True)
+    monkeypatch.setitem(terminal.state, "verbose", verbose)
+    monkeypatch.setattr(terminal.console, "quiet", False)
+    screen = terminal.new_screen(trials=4, as_json=True)
     for index, accuracy in enumerate((0.5, 0.4, 0.6, 0.3)):
         screen.trial(Trial("random", index, 1000, accuracy, 1.0, 0.0, (), accuracy))
     told = capsys.readouterr()
@@ -191,6 +192,18 @@ def test_every_command_has_json_and_a_seed_where_anything_is_drawn() -> None:
     assert len(flags) == 18 and all("--json" in found for found in flags.values())
     assert {name for name, found in flags.items() if "--seed" not in found} == SEEDLESS
     assert all(p.help for c in every_command().values() for p in c.params if p.opts[0].startswith("--"))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("words", ["", "zoo", "policy", "supernet", "profile"])
+def test_wrong_words_are_no_failure_of_prune(words: str) -> None:
+    commands = [name.split() for name in every_command() if name.rpartition(" ")[0] == words]
+    for command in commands:
+        code, _, told = run(*command, "--nosuch")
+        assert code == 2 and "No such option: --nosuch" in told and "error:" not in told, command
+    if words != "profile":  # where it is the name of a model
+        code, _, told = run(*words.split(), "nosuch")
+        assert code == 2 and "No such command 'nosuch'" in told and "error:" not in told
 
 
 @pytest.mark.smoke

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from graph.errors import TargetError, UsageError
 from models_zoo.mamba_config import Version
 from models_zoo.mamba_lm import MambaLM
@@ -150,7 +151,7 @@ class Images(nn.Module):
 
 
 def run(*args: object) -> tuple[int, str]:
-    cli.console.width = cli.stderr.width = 300
+    terminal.console.width = terminal.stderr.width = 300
     result = CliRunner().invoke(cli.app, [str(a) for a in args])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -13,6 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from models_zoo.digits import load as digits
 from prune.files import read_json
 from prune.stored import read_stored
@@ -50,8 +51,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "small.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(cli.console, "_width", 200)
-    monkeypatch.setattr(cli.stderr, "_width", 200)
+    monkeypatch.setattr(terminal.console, "_width", 200)
+    monkeypatch.setattr(terminal.stderr, "_width", 200)
     return tmp_path
 
 

@@ -16,6 +16,7 @@ from torch.export import Dim
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from graph.errors import CaptureError, DataError, ModelFileError, UntrustedCodeError, UsageError
 from graph.program import ProgramModule
 from prune.config import CompressConfig
@@ -88,7 +89,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.syspath_prepend(folder)
         import myforms  # type: ignore[import-not-found]
 
-        cli.console.width = cli.stderr.width = 200
+        terminal.console.width = terminal.stderr.width = 200
         yield myforms, folder
 
 

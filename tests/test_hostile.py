@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-import cli
+from front.commands import terminal
 from tests.hostile import Case, cases
 from tests.hostile.case import Payload
 from tests.hostile.runner import command_line, forked, listening, run_case
@@ -63,7 +63,7 @@ def test_a_hostile_file_is_one_clear_line(
     folder.mkdir()
     case.make(folder, payload)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(cli.console, "width", 4000)
+    monkeypatch.setattr(terminal.console, "width", 4000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as cli.main does
         with pytest.raises(SystemExit) as end:

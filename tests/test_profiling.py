@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from graph.errors import PruneError
 from profilers.mamba import MambaSizes
 from profilers.mamba_cost import COMPONENTS
@@ -58,7 +59,7 @@ def run(*args: object) -> tuple[int, str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _wide_terminal() -> None:
-    cli.console.width = cli.stderr.width = 200
+    terminal.console.width = terminal.stderr.width = 200
 
 
 def read(folder: Path) -> dict[str, Any]:

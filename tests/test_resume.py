@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_cli import run
 
-import cli
 from benchmarks.reliability_kills import ARCH, SAME, differences, make_model, timeless
+from front.commands import terminal
 from graph.errors import ResumeError
 from models_zoo import digits
 from prune.identity import must_be_the_same, of_data
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module", autouse=True)
 def _wide_terminal() -> None:
-    cli.console.width = cli.stderr.width = 300
+    terminal.console.width = terminal.stderr.width = 300
 
 
 @pytest.fixture(scope="module")

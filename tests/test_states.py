@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from graph.axes import infer
 from graph.capture import capture
 from graph.channels import Axes
@@ -547,7 +548,7 @@ def test_states_and_flops_together(tmp_path: Path) -> None:
 
 
 def run(*args: object) -> tuple[int, str]:
-    cli.console.width = cli.stderr.width = 300
+    terminal.console.width = terminal.stderr.width = 300
     result = CliRunner().invoke(cli.app, [str(a) for a in args])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

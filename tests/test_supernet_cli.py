@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import cli
+from front.commands import terminal
 from models_zoo.registry import build
 from prune.load import load_model, save_model
 from prune.pruned import load_pruned
@@ -19,7 +20,7 @@ ARGS = {"image_size": 8, "in_channels": 1, "width": 16, "depth": 3, "heads": 4, 
 
 
 def prune(*args: object) -> Result:
-    cli.console.width = cli.stderr.width = 300
+    terminal.console.width = terminal.stderr.width = 300
     return CliRunner().invoke(cli.app, ["supernet", *map(str, args)])
 
 

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import cli
+from front.commands import terminal
 from graph.program import Program, run
 from prune.files import read_json
 from prune.load import ModelSource, load
@@ -114,7 +115,7 @@ def test_commands_on_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
 
     def prune(*args: object) -> str:
-        cli.console.width = cli.stderr.width = 300
+        terminal.console.width = terminal.stderr.width = 300
         done = CliRunner().invoke(cli.app, ["supernet", *map(str, args)])
         assert done.exit_code == 0, done.output
         return done.stdout

@@ -145,8 +145,9 @@ def command_line() -> Callable[..., object]:
     from typer.main import get_command
 
     import cli
+    from front.commands import terminal
 
-    cli.console.width = cli.stderr.width = 4000
+    terminal.console.width = terminal.stderr.width = 4000
     return get_command(cli.app)
 
 

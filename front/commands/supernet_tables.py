@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from front.terminal import console
+from front.commands.shown import bold
+from front.commands.terminal import console
 
 if TYPE_CHECKING:
     from supernet.extraction import Extracted
@@ -37,7 +38,7 @@ def show_built(net: Supernet, folder: Path) -> None:
     console.print(
         f"the smallest subnetwork has {small['macs'] / large['macs']:.1%} of the MACs and "
         f"{small['params'] / large['params']:.1%} of the parameters; the whole, put in order, computes what "
-        f"the model computes to {net.max_error:.1e}; written to [bold]{escape(str(folder))}[/bold]"
+        f"the model computes to {net.max_error:.1e}; written to {bold(folder)}"
     )
 
 
@@ -55,7 +56,7 @@ def show_found(found: Found, net: Supernet, unit: str, path: Path, *, pareto: bo
     console.print(table)
     console.print(
         f"{len(found.trials)} subnetworks scored in {found.seconds:.1f} s on the search split; "
-        f"written to [bold]{escape(str(path))}[/bold]"
+        f"written to {bold(path)}"
     )
 
 

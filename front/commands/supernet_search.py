@@ -1,0 +1,196 @@
+"""The commands that use supernets: search, extract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from front.commands.options import (
+    JsonOption,
+    SeedOption,
+    SupernetArgument,
+    SupernetDataOption,
+    SupernetForceOption,
+)
+from front.commands.supernet_tables import show_extracted, show_found
+from front.commands.terminal import new_screen, print_json
+from graph.errors import UsageError
+
+if TYPE_CHECKING:
+    from models_zoo.data import DataSet
+    from prune.demands import Demand
+    from supernet.elastic import Subnet
+    from supernet.extraction import Extracted
+    from supernet.scoring import Found, SearchConfig, Trial
+    from supernet.store import Stored
+
+FlopsOption = Annotated[str | None, typer.Option(help="At most this share of the FLOPs, or a number.")]
+ParamsOption = Annotated[str | None, typer.Option(help="At most this share of the parameters, or a number.")]
+LatencyOption = Annotated[
+    str | None, typer.Option(help="At most this share of the latency in onnxruntime, or 5ms.")
+]
+AgentOption = Annotated[
+    str, typer.Option("--agent", help="tpe, nsga2 or random; of widths alone gnn-rl, agmc or amc.")
+]
+TrialsOption = Annotated[int, typer.Option(min=1, help="Subnetworks to score.")]
+RecordsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the search split for each.", show_default="512 images, 32 windows"),
+]
+
+
+def supernet_search(
+    folder: SupernetArgument,
+    flops: FlopsOption = None,
+    params: ParamsOption = None,
+    latency: LatencyOption = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="A front of accuracy against FLOPs, not one subnetwork.")
+    ] = False,
+    agent: AgentOption = "tpe",
+    trials: TrialsOption = 60,
+    records: RecordsOption = None,
+    data: SupernetDataOption = None,
+    seed: SeedOption = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write.", show_default="DIR/found.json")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the search (.png or .svg).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for the best subnetworks within limits; nothing is trained."""
+    from prune.files import write_json
+    from prune.subject import must_find_data
+    from supernet.pictures import plot_search
+    from supernet.scoring import SearchConfig
+    from supernet.store import FOUND_FILE, load_supernet
+
+    demands = _demands(flops, params, latency, pareto)
+    config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
+    shown = new_screen(as_json=as_json)
+    with shown.running():
+        shown.stage("loading the supernet")
+        stored = load_supernet(folder)
+        found_data = must_find_data(data or stored.data, stored.loaded())
+        result = _searched(stored, found_data, demands, config, pareto, shown)
+        path = output or folder / FOUND_FILE
+        write_json(path, {"limits": [str(d) for d in demands], "data": found_data.name, **result.to_json()})
+        if plot is not None:
+            plot_search(result, plot)
+    if as_json:
+        return print_json(result.to_json())
+    show_found(result, stored.net, found_data.unit, path, pareto=pareto)
+
+
+def supernet_extract(
+    folder: SupernetArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
+    flops: FlopsOption = None,
+    params: ParamsOption = None,
+    latency: LatencyOption = None,
+    found: Annotated[
+        Path | None,
+        typer.Option(
+            "--found", help="What a search wrote: its best subnetwork.", show_default="DIR/found.json"
+        ),
+    ] = None,
+    budgets: Annotated[
+        Path | None, typer.Option(help="TOML file with a table of limits for each class of devices.")
+    ] = None,
+    agent: AgentOption = "tpe",
+    trials: TrialsOption = 60,
+    records: RecordsOption = None,
+    data: SupernetDataOption = None,
+    seed: SeedOption = 0,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx as well.")] = False,
+    verify: Annotated[bool, typer.Option(help="Prove the subnetwork in float64.")] = True,
+    force: SupernetForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write subnetworks: the one that a search found, or the best within limits."""
+    from prune.files import OutputFolder
+    from prune.subject import must_find_data
+    from supernet.devices import read_devices
+    from supernet.extraction import write_subnet
+    from supernet.scoring import SearchConfig
+    from supernet.store import FOUND_FILE, load_supernet
+
+    limited = any(o is not None for o in (flops, params, latency))
+    if sum((limited, budgets is not None, found is not None)) > 1:
+        raise UsageError(
+            "limits, --budgets and --found say the same thing in three ways", hint="give one of them"
+        )
+    devices = None if budgets is None else read_devices(budgets)
+    demands = _demands(flops, params, latency, pareto=True)
+    config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
+    OutputFolder(output, force)
+    shown = new_screen(as_json=as_json)
+    results: dict[str, Extracted] = {}
+    with shown.running():
+        shown.stage("loading the supernet")
+        stored = load_supernet(folder)
+        wanted: dict[str, Subnet] = {}
+        if devices is not None or limited:
+            found_data = must_find_data(data or stored.data, stored.loaded())
+            for name, limits in [(d.name, d.demands) for d in devices or ()] or [("", demands)]:
+                wanted[name] = _searched(stored, found_data, limits, config, False, shown).best.subnet
+        else:
+            wanted[""] = _best_of(stored, found or folder / FOUND_FILE)
+        shown.stage("cutting out")
+        for name, subnet in wanted.items():
+            place = output / name if name else output
+            results[name] = write_subnet(
+                stored.net, subnet, place, stored.settings, verify=verify, onnx=onnx, force=force
+            )
+    if as_json:
+        return print_json({n or "subnet": r.to_json() for n, r in results.items()})
+    show_extracted(results.values())
+
+
+def _demands(flops: str | None, params: str | None, latency: str | None, pareto: bool) -> tuple[Demand, ...]:
+    from prune.demands import parse_demands
+
+    given = {"--flops": flops, "--params": params, "--latency": latency}
+    if pareto and not any(given.values()):
+        return ()
+    return parse_demands(given)
+
+
+def _searched(
+    stored: Stored, data: DataSet, demands: tuple[Demand, ...], config: SearchConfig, pareto: bool, shown: Any
+) -> Found:
+    from supernet.latency import LatencyModel
+    from supernet.scoring import Limits
+    from supernet.search import search as run
+
+    latency = None
+    if any(d.name == "latency" for d in demands):
+        latency = LatencyModel(stored.net, shown.stage)
+        shown.note(f"latencies are foretold; {len(latency.measured)} were measured, "
+                   f"the worst is {latency.error:.0%} off")  # fmt: skip
+    limits = Limits(stored.net, demands, latency)
+    shown.stage("searching" + "".join(f" {d}" for d in demands))
+    done: list[Trial] = []
+
+    def told(trial: Trial) -> None:
+        done.append(trial)
+        best = max(done, key=lambda t: t.rank)
+        shown.last_epoch = f"best {best.found.told()}"
+        shown.step(len(done), config.trials)
+
+    return run(stored.net, data, limits, config, pareto=pareto, on_trial=told)
+
+
+def _best_of(stored: Stored, path: Path) -> Subnet:
+    """The best subnetwork that a search wrote down."""
+    from prune.files import read_json
+
+    if not path.exists():
+        raise UsageError(
+            f"which subnetwork? {path} does not exist",
+            hint="give a limit (--flops 0.5) or --budgets FILE, or search first: prune supernet search",
+        )
+    best = read_json(path, "result of a search").get("best")
+    return stored.net.elastic.parse(best if isinstance(best, dict) else {})
