@@ -14,6 +14,8 @@ from prune.tune_state import Checkpoints
 from supernet.net import Supernet
 from supernet.training import kept
 
+TUNING = ".tuning"  # folder of unfinished trainings of subnetworks, in that of the supernet
+
 
 @dataclass(frozen=True)
 class Tuned:
