@@ -2,6 +2,7 @@
 
 Two ways: batch norm is measured anew (``prune.recalibrate``), or the weights that remain are fitted to what
 the whole network made (``prune.reconstruct``). Labels of the search split decide between them, nothing else.
+Fine-tuning begins from the former in any case: fitted weights are better before it and worse after it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Mended:
     Attributes:
         program: with the tensors that are better on the search split.
         way: how they were found.
+        usual: recalibrated, with the weights that the whole network had.
     """
 
     program: Program
     way: Way
+    usual: Program
 
 
 class Mender:
@@ -109,10 +112,10 @@ class Mender:
         images = (x for x, _ in train.batches(128, shuffle=True, limit=min(_IMAGES, len(train))))
         usual = replace(program, tensors=recalibrated(program, program.tensors, images))
         if not self.fits:
-            return Mended(usual, "recalibrated"), math.nan
+            return Mended(usual, "recalibrated", usual), math.nan
         fitted = self._reference.fitted(program, self._slicer.kept(keep))
         loss, usual_loss = self._loss(fitted), self._loss(usual)
         # A loss that is no number never wins.
         if loss < (usual_loss if math.isfinite(usual_loss) else math.inf):
-            return Mended(fitted, "reconstructed"), loss
-        return Mended(usual, "recalibrated"), usual_loss
+            return Mended(fitted, "reconstructed", usual), loss
+        return Mended(usual, "recalibrated", usual), usual_loss

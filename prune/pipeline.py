@@ -178,10 +178,11 @@ def complete(
     if proof is not None and ready.depth is not None:
         proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
+    usual: Program | None = None
     if mender is not None:
         listener.stage("mending what remains")
         mending = mender.mended(plan.keep_mask(subject.axes), pruned)
-        pruned, way = mending.program, mending.way
+        pruned, way, usual = mending.program, mending.way, mending.usual
     student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
@@ -207,6 +208,7 @@ def complete(
             on_step=listener.step,
             note=listener.note,
             checkpoints=Checkpoints(journal, listener.note),
+            initial=usual.tensors if usual is not None and way == "reconstructed" else None,
         )
         after = evaluate(student.module, data.test)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -289,6 +289,7 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     losses: Losses | None = None,
     judge: Callable[[nn.Module], Evaluation] | None = None,
 ) -> TuneResult:
@@ -313,6 +314,7 @@ def fit(
         on_step: called after each step with the steps done and the steps in all.
         note: is told what the user should know.
         checkpoints: where the training goes on from, and leaves how far it came.
+        initial: the module's state to begin from, where it is not the present one, which stays epoch 0.
         losses: of a batch, in place of the one above; each is differentiated before the next one is asked
             for. What they draw they draw from torch's global generator.
         judge: what an epoch is worth; as ``evaluate`` on the search split when left out.
@@ -339,6 +341,8 @@ def fit(
             note(f"the training goes on after {at.epoch} of {config.epochs} epochs")
         elif untouched:
             best.offer(0, module, judge(module))
+        if at is None and config.epochs and initial is not None:
+            module.load_state_dict(dict(initial))
         at = at or Progress()
         while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
             begin, epoch = time.perf_counter(), at.epoch + 1

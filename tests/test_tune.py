@@ -129,6 +129,27 @@ def test_fine_tuning_never_ends_worse_than_it_began() -> None:
     assert torch.equal(flat(module), flat(expert()))
 
 
+def test_training_may_begin_from_another_state_than_epoch_0() -> None:
+    module, other, seen = copy.deepcopy(expert()), network(1), list[Tensor]()
+
+    def watched(module: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        seen.append(flat(module))
+        yield F.cross_entropy(module(x), y)
+
+    config = replace(SHORT, epochs=1, lr=1e-9, momentum=0.0)
+    result = fit(module, part(64), config, initial=other.state_dict(), losses=watched)
+    assert torch.equal(seen[0], flat(other)) and not torch.equal(seen[0], flat(expert()))
+    assert result.best_epoch == 0 and torch.equal(flat(module), flat(expert())), "which is better by far"
+    near = copy.deepcopy(expert())
+    with torch.no_grad():
+        for parameter in near.parameters():
+            parameter.mul_(1.01)
+    config, begun = replace(SHORT, epochs=1, lr=1e-3), near.state_dict()
+    result = fit(module, part(64), config, teacher=expert(), initial=begun)
+    fit(near, part(64), config, teacher=expert())
+    assert result.best_epoch == 1 and torch.equal(flat(module), flat(near)), "as good, so it stays trained"
+
+
 def test_what_the_search_split_cannot_tell_apart_is_trained() -> None:
     """The untouched module stays only where it is better by two standard errors of the difference."""
 
