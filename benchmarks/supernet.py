@@ -1,13 +1,15 @@
 """Subnetworks of a trained supernet against the same sizes made in other ways.
 
     python benchmarks/supernet.py -o digits                       # a ViT, and extraction from a ViT-B
-    python benchmarks/supernet.py -o shapes --data shapes         # a segmenter whose encoder is like SAM's
+    python benchmarks/supernet.py -o shapes --data shapes --by params --shares 0.35 0.5 0.7
+                                                                  # a segmenter whose encoder is like SAM's
     python benchmarks/supernet.py -o pystdlib --data pystdlib     # a GPT on bytes
 
-A transformer is trained from scratch for `--base` epochs. Then, at 30, 50 and 70 % of its MACs:
+A transformer is trained from scratch for `--base` epochs. Then, at each of `--shares` of its MACs (or of its
+parameters, `--by params`):
 
 - `subnetwork`: a supernet of it is trained for `--sandwich` epochs, once for all sizes; TPE searches it on
-  the search split; `tuned`: the one found is trained alone for `--tune` epochs, the original its teacher;
+  the search split; `tuned`: the one found is trained alone for `--tune` epochs, the supernet its teacher;
 - `from scratch`: the same shape with fresh weights, trained as long as all of that together;
 - `Torch-Pruning`: the trained network, cut by torch-pruning (group Taylor, its own choice of widths), then
   fine-tuned with the original as its teacher;
@@ -62,7 +64,6 @@ from supernet.scoring import Limits, SearchConfig  # noqa: E402
 from supernet.search import search  # noqa: E402
 from supernet.training import SANDWICH, SandwichConfig, train_supernet  # noqa: E402
 
-SHARES = (0.3, 0.5, 0.7)
 SHAPE = {"width": 64, "depth": 4, "heads": 4}
 NETWORKS = {"images": "vit_tiny", "pixels": "seg_tiny", "bytes": "gpt_tiny"}
 Row = dict[str, Any]
@@ -86,22 +87,28 @@ def tuned(program: Program, teacher: nn.Module | None, data: DataSet, config: Tu
     return module
 
 
-def torch_pruned(module: nn.Module, data: DataSet, share: float) -> nn.Module:
-    """The network at no more than a share of its MACs, by torch-pruning."""
+def torch_pruned(module: nn.Module, data: DataSet, share: float, by: str) -> nn.Module:
+    """The network at no more than a share of its MACs, or parameters, by torch-pruning."""
     import torch_pruning as tp
 
     x, _ = next(iter(data.train.batches(2)))
-    whole = costs(capture(module, [x])).macs
+    whole = size(capture(module, [x]), by)
     low, high, best = 0.0, 0.95, None
     for _ in range(8):
         ratio = (low + high) / 2
         found = cut_by_torch_pruning(tp, module, data, ratio)
-        if costs(capture(found, [x])).macs <= share * whole:
+        if size(capture(found, [x]), by) <= share * whole:
             best, high = found, ratio
         else:
             low = ratio
     assert best is not None
     return best
+
+
+def size(program: Program, by: str) -> int:
+    """What a limit is about."""
+    found = costs(program)
+    return found.params if by == "params" else found.macs
 
 
 def cut_by_torch_pruning(tp: Any, module: nn.Module, data: DataSet, ratio: float) -> nn.Module:
@@ -155,7 +162,10 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
             "macs": cost.macs, "params": cost.params,
             "macs_ratio": cost.macs / whole.costs.macs, "params_ratio": cost.params / whole.costs.params,
         })  # fmt: skip
-        tell(f"{name} {share:g}: {found.told()} at {rows[-1]['macs_ratio']:.1%} of the MACs")
+        tell(
+            f"{name} {share:g}: {found.told()} at {rows[-1]['macs_ratio']:.1%} of the MACs, "
+            f"{rows[-1]['params_ratio']:.1%} of the parameters"
+        )
 
     add("original", 1.0, whole.program, module)
     add("original, tuned", 1.0, whole.program, tuned(whole.program, module, data, alone))
@@ -164,21 +174,22 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
     config = SandwichConfig(tune=sandwich)
     net, _ = train_supernet(supernet_of(module, data), data, config, None)
     tell(f"supernet trained in {time.process_time() - start:.0f} s of processor time")
-    add("supernet, whole", 1.0, net.program, ProgramModule(net.program))
+    large = ProgramModule(net.program)
+    add("supernet, whole", 1.0, net.program, large)
     plain, blank = supernet_of(module, data, blind=True), supernet_of(fresh, data, blind=True)
-    for share in SHARES:
-        limits = Limits(net, [parse_demand("--flops", f"{share}")])
+    for share in args.shares:
+        limits = Limits(net, [parse_demand(f"--{args.by}", f"{share}")])
         found = search(net, data, limits, SearchConfig(trials=args.trials, seed=seed))
         subnet: Subnet = found.best.subnet
         mine = net.extract(subnet)
         add("subnetwork", share, mine, ProgramModule(mine))
         rows[-1]["search_seconds"] = found.seconds
         last = replace(alone, epochs=args.tune)
-        add("subnetwork, tuned", share, mine, tuned(mine, module, data, last))
+        add("subnetwork, tuned", share, mine, tuned(mine, large, data, last))
         longer = replace(base, epochs=base.epochs + alone.epochs)
         add("from scratch", share, mine, tuned(blank.extract(subnet), None, data, longer))
         try:
-            pruned = subject_of(torch_pruned(module, data, share), data).program
+            pruned = subject_of(torch_pruned(module, data, share, args.by), data).program
             add("Torch-Pruning", share, pruned, tuned(pruned, module, data, alone))
         except Exception as err:  # noqa: BLE001 - what it fails with is the finding
             tell(f"Torch-Pruning {share:g} fails: {type(err).__name__}: {err}")
@@ -256,7 +267,7 @@ def picture(rows: list[Row], label: str, path: Path) -> None:
             whole = statistics.mean(r["quality"] for r in rows if r["way"] == way)
             axes.axhline(whole, ls=":", color="0.5")
             axes.annotate(way, (30, whole), fontsize=7)
-    axes.set(xlabel="MACs, % of the original", ylabel=f"test: {label}")
+    axes.set(xlabel="share asked for, %", ylabel=f"test: {label}")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
@@ -270,6 +281,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--by", choices=("flops", "params"), default="flops", help="what shares are of")
     parser.add_argument("--base", type=int, default=36)
     parser.add_argument("--sandwich", type=int, default=30)
     parser.add_argument("--tune", type=int, default=28)
