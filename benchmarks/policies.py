@@ -10,8 +10,7 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
 - reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
-- tuned: from the better of the last two on the search images, with the same epochs, schedule, data, seed and
-  optimiser for all.
+- tuned: from the recalibrated weights, with the same epochs, schedule, data, seed and optimiser for all.
 
 Methods: ``default`` is what ``prune compress`` does (AGMC from the best baseline, then a refinement, then the
 best plans fitted); ``gnn-rl`` and ``amc`` do the same with that agent, ``evolution`` with the refinement
@@ -129,19 +128,16 @@ class Subject:
             keep = plan.keep_mask(self.model.axes)
             programs["reconstructed"] = reconstructed(self.model.axes, keep, cut, self.fitted_on)
         cpu, wall = time.process_time() - start, time.perf_counter() - started
-        ready = [s for s in ("recalibrated", "reconstructed") if s in programs]
-        best = min(ready, key=lambda s: evaluate(ProgramModule(programs[s]), self.data.search).loss)
         modules = {step: ProgramModule(program) for step, program in programs.items()}
         found = {step: evaluate(module, self.data.test).accuracy for step, module in modules.items()}
         if self.options.epochs and method not in self.options.untuned:
             tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
-            fit(modules[best], self.data, tuning, teacher=self.teacher)
-            found["tuned"] = evaluate(modules[best], self.data.test).accuracy
+            fit(modules["recalibrated"], self.data, tuning, teacher=self.teacher)
+            found["tuned"] = evaluate(modules["recalibrated"], self.data.test).accuracy
         return {
             "original": self.original,
             "macs": costs(cut).macs / self.space.base_macs,
             "accuracy": found,
-            "tuned_from": best,
             "winner": plan.method if plan is not None else method,
             "episodes": self.options.episodes if method in SEARCHES else 0,
             "cpu_seconds": cpu,

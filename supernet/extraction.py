@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from graph.cost import costs
-from graph.program import ProgramModule
+from graph.program import Program, ProgramModule
 from prune.export import export_onnx
 from prune.files import OutputFolder, write_json
 from prune.huggingface import save_stock
 from prune.manifest import write_manifest
 from prune.pruned import save_program
+from prune.tune import Evaluation
 from prune.verify import check
 from supernet.elastic import Subnet
 from supernet.net import Supernet
 from supernet.stock import NotStock, stock_model
+from supernet.tuning import Tuned
 
 SUBNET_FILE = "subnet.json"
 ONNX_FILE = "model.onnx"
@@ -38,6 +41,9 @@ class Extracted:
         params_ratio: likewise.
         seconds: that cutting it out took; writing and checking take longer.
         max_error: of the proof in float64; None where it did not run.
+        before: on the test split, cut out; None where it was not tuned.
+        after: likewise, tuned.
+        best_epoch: whose weights it has; None where it was not tuned.
     """
 
     folder: str
@@ -49,10 +55,15 @@ class Extracted:
     params_ratio: float
     seconds: float
     max_error: float | None
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    best_epoch: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        return asdict(self)
+        found = asdict(self)
+        measured = {"before": self.before, "after": self.after}
+        return found | {name: None if e is None else e.to_json() for name, e in measured.items()}
 
 
 def write_subnet(
@@ -61,6 +72,8 @@ def write_subnet(
     folder: Path,
     settings: Mapping[str, Any] | None,
     *,
+    companions: Mapping[str, Path] | None = None,
+    tune: Callable[[Program], Tuned] | None = None,
     verify: bool = True,
     onnx: bool = False,
     force: bool = False,
@@ -72,6 +85,8 @@ def write_subnet(
         subnet: the choice.
         folder: where to.
         settings: configuration of the checkpoint of transformers that the supernet was made from, if any.
+        companions: further files by the name that they get in the folder.
+        tune: trains it once it is proved.
         verify: prove in float64 that it computes what the whole computes without the rest.
         onnx: write an ONNX file as well.
         force: replace files in a folder that is not empty.
@@ -90,6 +105,9 @@ def write_subnet(
         proof = net.proof(subnet, program)
         check(proof)
         error = proof.max_error
+    tuned = None if tune is None else tune(program)
+    if tuned is not None:
+        program = tuned.program
     reason, model = "", None
     if settings is not None:
         try:
@@ -107,12 +125,15 @@ def write_subnet(
         counted.params / whole.params,
         seconds,
         error,
+        *((None,) * 3 if tuned is None else (tuned.before, tuned.after, tuned.best_epoch)),
     )
     with OutputFolder(folder, force) as out:
         if model is not None:
             save_stock(model, out.staging)
         else:
             save_program(program, out.staging, {"pruned": "true"})
+        for name, path in (companions or {}).items():
+            shutil.copyfile(path, out.staging / name)
         if onnx:
             example: Sequence[Any] = program.random_inputs(2)
             export_onnx(ProgramModule(program), example, out.staging / ONNX_FILE)

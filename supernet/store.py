@@ -122,6 +122,12 @@ def with_origin(net: Supernet, **more: Any) -> Supernet:
     return replace(net, origin={**net.origin, **more})
 
 
+def tokenizer_of(folder: Path) -> dict[str, Path]:
+    """The tokenizer of a supernet, where it has one: its subnetworks read with it, too."""
+    path = folder / TOKENIZER
+    return {TOKENIZER: path} if path.is_file() else {}
+
+
 def companions_of(model: str) -> dict[str, Path]:
     """What goes with a model: of a checkpoint of transformers, or a supernet, configuration and tokenizer."""
     home = Path(model.removeprefix("hf:"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -148,6 +149,34 @@ def _mean(module: nn.Module, data: DataSet) -> Evaluation:
     return replace(large, **both)
 
 
+@contextmanager
+def kept(folder: Path | None, net: Supernet, data: DataSet) -> Iterator[Journal]:
+    """Where a training keeps how far it came, as long as supernet and data are the same.
+
+    Args:
+        folder: is made where it is not there; None keeps nothing.
+        net: the supernet as it is before.
+        data: what the training sees.
+
+    Raises:
+        ResumeError: a training of another supernet, or on other data, is there.
+        OutputError: another process is at it.
+    """
+    journal, lock = Journal(), None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / "lock", folder.parent)
+        journal = Journal(folder / "journal.jsonl")
+    try:
+        must_be_the_same(journal, "model", "the supernet", digest(net.program.tensors.values()))
+        must_be_the_same(journal, "data", data.name, of_data(data))
+        yield journal
+    finally:
+        journal.close()
+        if lock is not None:
+            lock.close()
+
+
 def train_supernet(
     net: Supernet,
     data: DataSet,
@@ -175,14 +204,7 @@ def train_supernet(
         OutputError: another process is at it.
     """
     module = ElasticModule(net)
-    journal, lock = Journal(), None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(folder / "lock", folder.parent)
-        journal = Journal(folder / "journal.jsonl")
-    try:
-        must_be_the_same(journal, "model", "the supernet", digest(net.program.tensors.values()))
-        must_be_the_same(journal, "data", data.name, of_data(data))
+    with kept(folder, net, data) as journal:
         teacher = teacher_of(net, data, config.teacher)
         drawn = {
             "random": config.random,
@@ -202,10 +224,6 @@ def train_supernet(
             note=note,
             checkpoints=Checkpoints(journal, note),
         )
-    finally:
-        journal.close()
-        if lock is not None:
-            lock.close()
     trained = net.with_weights(module.updated().tensors)
     told = {
         "epochs": config.tune.epochs,

@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 import cli
 from front.commands import terminal
 from models_zoo.registry import build
+from prune.data import load_data
 from prune.load import load_model, save_model
 from prune.pruned import load_pruned
+from prune.tune import evaluate
 
 ARGS = {"image_size": 8, "in_channels": 1, "width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2}
 
@@ -93,6 +95,36 @@ def test_a_subnetwork_for_each_device(folder: Path, tmp_path: Path) -> None:
         load_pruned(tmp_path / "out" / name)
 
 
+def test_subnetworks_are_tuned_and_an_interrupt_loses_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from front.screen import Screen
+
+    epochs: list[int] = []
+
+    def stop(self: Screen, result: object) -> None:
+        epochs.append(result.epoch)  # type: ignore[attr-defined]
+        if len(epochs) == 3:  # the first one of the second device
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, "epoch", stop)
+    net = shutil.copytree(folder, tmp_path / "net")
+    (tmp_path / "devices.toml").write_text("[phone]\nflops = 0.3\n[tablet]\nflops = 0.6\n")
+    budgets = ("--budgets", tmp_path / "devices.toml")
+    words = ("extract", net, *budgets, "-o", tmp_path / "out", "--agent", "random", "--trials", 4,
+             "--records", 32, "--epochs", 2, "--lr", 2e-3, "--batch-size", 128)  # fmt: skip
+    done = prune(*words)
+    assert done.exit_code == 130 and "the same command goes on" in done.output, done.output
+    done = prune(*words)
+    assert done.exit_code == 0 and "goes on after 1 of 2 epochs" in done.output, done.output
+    assert epochs == [1, 2, 1, 2] and not (net / ".tuning").exists()
+    assert done.output.count("tuned: accuracy") == 2
+    told = [json.loads((tmp_path / "out" / n / "subnet.json").read_text()) for n in ("phone", "tablet")]
+    assert all(t["result"]["after"]["loss"] < t["result"]["before"]["loss"] for t in told)
+    module, data = load_pruned(tmp_path / "out" / "phone"), load_data("digits")
+    assert evaluate(module, data.test).accuracy == pytest.approx(told[0]["result"]["after"]["accuracy"])
+
+
 def test_a_front(folder: Path, tmp_path: Path) -> None:
     done = prune("search", folder, "--pareto", "--agent", "random", "--trials", 8, "--records", 32,
                  "-o", tmp_path / "front.json", "--json")  # fmt: skip
@@ -114,6 +146,8 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
         (["extract", folder, "-o", tmp_path / "full", "--flops", 0.5], "is not empty", "--force"),
         (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--budgets", "b"], "three ways", "one"),
         (["train", folder, "--lr", -1], "lr must be a positive number", "default"),
+        (["train", folder, "--teacher", "nobody"], "--teacher nobody: unknown", "original"),
+        (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--epochs", 1, "--lr", 0], "lr must", ""),
         (["build", tmp_path / "none.pt", "-o", tmp_path / "o"], "none.pt", ""),
         (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", "hat"], "no kind 'hat'", ""),
         (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", "expert", "--least-depth", 1],

@@ -24,6 +24,7 @@ from supernet.net import ElasticModule, Supernet, make_supernet
 from supernet.scoring import Limits, SearchConfig
 from supernet.search import search
 from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, teacher_of, train_supernet
+from supernet.tuning import tune_subnet
 
 TUNE = TuneConfig(epochs=2, lr=2e-3, batch_size=32, weight_decay=0.05, optimizer="adamw", temperature=2.0)
 
@@ -202,3 +203,28 @@ def test_budgets_that_are_none(tmp_path: Path, text: str, message: str) -> None:
 def test_sandwiches_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         SandwichConfig(tune=SANDWICH, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_subnetwork_is_tuned_alone(net: Supernet, data: DataSet, tmp_path: Path) -> None:
+    """A tuning that was cut short ends the same; another subnetwork does not go on with it."""
+    trained, _ = train_supernet(net, data, SandwichConfig(tune=TUNE, random=1), None)
+    program, keeps = trained.extract(trained.elastic.smallest), tmp_path / "kept"
+    before = {n: t.clone() for n, t in program.tensors.items()}
+    whole = tune_subnet(trained, program, data, TUNE, None)
+    assert whole.after.loss < whole.before.loss and whole.best_epoch > 0
+    assert all(torch.equal(t, before[n]) for n, t in program.tensors.items())
+
+    class Cut(Exception):
+        pass
+
+    def stop(epoch: object) -> None:
+        raise Cut
+
+    with pytest.raises(Cut):
+        tune_subnet(trained, program, data, TUNE, keeps, on_epoch=stop)
+    notes: list[str] = []
+    again = tune_subnet(trained, program, data, TUNE, keeps, note=notes.append)
+    assert any("goes on after 1 of 2 epochs" in n for n in notes)
+    assert all(torch.equal(t, whole.program.tensors[n]) for n, t in again.program.tensors.items())
+    with pytest.raises(ResumeError, match="subnetwork"):
+        tune_subnet(trained, trained.program, data, TUNE, keeps)

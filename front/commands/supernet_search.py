@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from front.commands.failures import can_go_on
 from front.commands.options import (
     JsonOption,
     SeedOption,
@@ -19,12 +22,16 @@ from front.commands.terminal import new_screen, print_json
 from graph.errors import UsageError
 
 if TYPE_CHECKING:
+    from graph.program import Program
     from models_zoo.data import DataSet
     from prune.demands import Demand
+    from prune.tune import TuneConfig
     from supernet.elastic import Subnet
     from supernet.extraction import Extracted
+    from supernet.net import Supernet
     from supernet.scoring import Found, SearchConfig, Trial
     from supernet.store import Stored
+    from supernet.tuning import Tuned
 
 FlopsOption = Annotated[str | None, typer.Option(help="At most this share of the FLOPs, or a number.")]
 ParamsOption = Annotated[str | None, typer.Option(help="At most this share of the parameters, or a number.")]
@@ -104,18 +111,25 @@ def supernet_extract(
     records: RecordsOption = None,
     data: SupernetDataOption = None,
     seed: SeedOption = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="Of training each subnetwork alone; 0: none.")] = 0,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of that.")] = 5e-4,
+    batch_size: Annotated[int, typer.Option(min=2, help="Records per step of that.")] = 64,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx as well.")] = False,
     verify: Annotated[bool, typer.Option(help="Prove the subnetwork in float64.")] = True,
     force: SupernetForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write subnetworks: the one that a search found, or the best within limits."""
+    from dataclasses import replace
+
     from prune.files import OutputFolder
     from prune.subject import must_find_data
     from supernet.devices import read_devices
     from supernet.extraction import write_subnet
     from supernet.scoring import SearchConfig
-    from supernet.store import FOUND_FILE, load_supernet
+    from supernet.store import FOUND_FILE, load_supernet, tokenizer_of
+    from supernet.training import SANDWICH
+    from supernet.tuning import TUNING
 
     limited = any(o is not None for o in (flops, params, latency))
     if sum((limited, budgets is not None, found is not None)) > 1:
@@ -125,25 +139,39 @@ def supernet_extract(
     devices = None if budgets is None else read_devices(budgets)
     demands = _demands(flops, params, latency, pareto=True)
     config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
-    OutputFolder(output, force)
+    tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+    keeps = folder / TUNING
+    if force:  # starts over
+        shutil.rmtree(keeps, ignore_errors=True)
+    goes_on = keeps.is_dir()
+    if not goes_on:
+        OutputFolder(output, force)
     shown = new_screen(as_json=as_json)
     results: dict[str, Extracted] = {}
     with shown.running():
         shown.stage("loading the supernet")
         stored = load_supernet(folder)
         wanted: dict[str, Subnet] = {}
-        if devices is not None or limited:
+        if devices is not None or limited or epochs:
             found_data = must_find_data(data or stored.data, stored.loaded())
+        if devices is not None or limited:
             for name, limits in [(d.name, d.demands) for d in devices or ()] or [("", demands)]:
                 wanted[name] = _searched(stored, found_data, limits, config, False, shown).best.subnet
         else:
             wanted[""] = _best_of(stored, found or folder / FOUND_FILE)
-        shown.stage("cutting out")
+        can_go_on(
+            "the same command goes on from the last checkpoint", lambda: any(keeps.rglob("*.safetensors"))
+        )
         for name, subnet in wanted.items():
-            place = output / name if name else output
+            shown.stage(" ".join(filter(None, ("cutting out", name))))
+            trained = None
+            if epochs:
+                trained = partial(_tuned, stored.net, found_data, tune, keeps / (name or "subnet"), shown)
             results[name] = write_subnet(
-                stored.net, subnet, place, stored.settings, verify=verify, onnx=onnx, force=force
-            )
+                stored.net, subnet, output / name if name else output, stored.settings, tune=trained,
+                companions=tokenizer_of(folder), verify=verify, onnx=onnx, force=force or goes_on,
+            )  # fmt: skip
+        shutil.rmtree(keeps, ignore_errors=True)
     if as_json:
         return print_json({n or "subnet": r.to_json() for n, r in results.items()})
     show_extracted(results.values())
@@ -181,6 +209,17 @@ def _searched(
         shown.step(len(done), config.trials)
 
     return run(stored.net, data, limits, config, pareto=pareto, on_trial=told)
+
+
+def _tuned(
+    net: Supernet, data: DataSet, config: TuneConfig, folder: Path, shown: Any, program: Program
+) -> Tuned:
+    from supernet.tuning import tune_subnet
+
+    shown.stage("training the subnetwork")
+    return tune_subnet(
+        net, program, data, config, folder, on_epoch=shown.epoch, on_step=shown.step, note=shown.note
+    )
 
 
 def _best_of(stored: Stored, path: Path) -> Subnet:

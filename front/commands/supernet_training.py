@@ -51,6 +51,7 @@ def supernet_build(
     from supernet.net import make_supernet, origin_of
     from supernet.store import companions_of, save_supernet
     from supernet.training import TRAINING
+    from supernet.tuning import TUNING
 
     tied = model.startswith("hf:") if uniform is None else uniform
     config = ElasticConfig(
@@ -68,7 +69,8 @@ def supernet_build(
         for note in (*subject.notes, *net.notes):
             shown.note(note)
         save_supernet(net, output, companions_of(model), force=force)
-        shutil.rmtree(output / TRAINING, ignore_errors=True)  # of another supernet that was here
+        for unfinished in (TRAINING, TUNING):  # of another supernet that was here
+            shutil.rmtree(output / unfinished, ignore_errors=True)
     if as_json:
         return print_json({"folder": str(output), **net.told()})
     show_built(net, output)
@@ -84,7 +86,14 @@ def supernet_train(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
     batch_size: Annotated[int, typer.Option(min=2, help="Records per step.")] = 64,
-    distill: Annotated[float, typer.Option(help="Share of the others' loss from the largest.")] = 0.5,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Who teaches beside the labels: the network as it came (original), the others the largest "
+            "as it is (largest), or the former where it has been trained (auto)."
+        ),
+    ] = "auto",
+    distill: Annotated[float, typer.Option(help="Share of the loss that comes from the teacher.")] = 0.5,
     random: Annotated[int, typer.Option(min=0, help="Random subnetworks in each step.")] = 2,
     removal: Annotated[
         float, typer.Option(help="Probability that the least salient layer goes in a random one.")
@@ -101,9 +110,10 @@ def supernet_train(
     from supernet.net import ElasticModule
     from supernet.store import companions_of, load_supernet, save_supernet, with_origin
     from supernet.training import SANDWICH, TRAINING, SandwichConfig, ends, train_supernet
+    from supernet.tuning import TUNING
 
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, distill=distill, seed=seed)
-    config = SandwichConfig(tune=tune, random=random, removal=removal)
+    config = SandwichConfig(tune=tune, random=random, removal=removal, teacher=teacher)  # type: ignore[arg-type]
     target = output or folder
     if force:  # starts over
         shutil.rmtree(target / TRAINING, ignore_errors=True)
@@ -127,6 +137,7 @@ def supernet_train(
         net = with_origin(net, data=found.name)
         save_supernet(net, target, companions_of(str(folder)), force=True)
         shutil.rmtree(target / TRAINING)
+        shutil.rmtree(target / TUNING, ignore_errors=True)  # of subnetworks with other weights
         large, small = ends(ElasticModule(net), found)
     result = {"folder": str(target), "best_epoch": tuned.best_epoch, "seconds": tuned.seconds,
               "largest": large.to_json(), "smallest": small.to_json()}  # fmt: skip
