@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import cli
 from front.commands import terminal
+from front.commands.failures import can_go_on, farewell
+from front.commands.grammar import Anywhere
 from prune.trials import Trial
 from tests.reports import write_report
 
@@ -192,6 +194,31 @@ def test_every_command_has_json_and_a_seed_where_anything_is_drawn() -> None:
     assert len(flags) == 18 and all("--json" in found for found in flags.values())
     assert {name for name, found in flags.items() if "--seed" not in found} == SEEDLESS
     assert all(p.help for c in every_command().values() for p in c.params if p.opts[0].startswith("--"))
+
+
+@pytest.mark.smoke
+def test_an_interrupt_says_how_to_go_on_where_that_is_possible(tmp_path: Path) -> None:
+    app = typer.Typer(cls=Anywhere)
+
+    @app.command()
+    def resumable(written: bool = False) -> None:
+        can_go_on("go on with: this", lambda: (tmp_path / "checkpoint").exists())
+        if written:
+            (tmp_path / "checkpoint").touch()
+        raise KeyboardInterrupt
+
+    @app.command()
+    def other() -> None:
+        raise KeyboardInterrupt
+
+    for words, told in (
+        (["resumable"], "nothing was written"),
+        (["resumable", "--written"], "go on with: this"),
+        (["other"], "nothing was written"),  # whatever was called before it
+    ):
+        result = CliRunner().invoke(app, words)
+        assert (result.exit_code, result.output.strip()) == (130, f"interrupted; {told}")
+        assert farewell() == ""  # the thread that waits for a slow end says it no more
 
 
 @pytest.mark.smoke
