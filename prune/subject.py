@@ -166,8 +166,8 @@ def must_find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet:
     if data is None:
         raise DataError(
             f"{loaded.path} does not say which data it was trained on",
-            hint="name it: --data digits, glyphs, pystdlib, cifar10:PATH, imagefolder:PATH, text:PATH or "
-            "package.module:factory",
+            hint="name it: --data digits, glyphs, shapes, pystdlib, cifar10:PATH, imagefolder:PATH, "
+            "maskfolder:PATH, text:PATH, tokens:FILE or package.module:factory",
         )
     return data
 

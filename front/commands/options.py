@@ -86,8 +86,9 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none; for language "
-        "models pystdlib, text:PATH or tokens:FILE. Left out: the data that the model names, else none.",
+        help="digits, glyphs, cifar10:PATH, imagefolder:PATH, package.module:factory or none; for segmenters "
+        "shapes or maskfolder:PATH; for language models pystdlib, text:PATH or tokens:FILE. Left out: the "
+        "data that the model names, else none.",
         show_default=False,
     ),
 ]
