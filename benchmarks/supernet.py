@@ -9,7 +9,7 @@ A transformer is trained from scratch for `--base` epochs. Then, at each of `--s
 parameters, `--by params`):
 
 - `subnetwork`: a supernet of it is trained for `--sandwich` epochs, once for all sizes; TPE searches it on
-  the search split; `tuned`: the one found is trained alone for `--tune` epochs, the supernet its teacher;
+  the search split; `tuned`: the one found is trained alone for `--tune` epochs, the original its teacher;
 - `from scratch`: the same shape with fresh weights, trained as long as all of that together;
 - `Torch-Pruning`: the trained network, cut by torch-pruning (group Taylor, its own choice of widths), then
   fine-tuned with the original as its teacher;
@@ -174,8 +174,7 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
     config = SandwichConfig(tune=sandwich)
     net, _ = train_supernet(supernet_of(module, data), data, config, None)
     tell(f"supernet trained in {time.process_time() - start:.0f} s of processor time")
-    large = ProgramModule(net.program)
-    add("supernet, whole", 1.0, net.program, large)
+    add("supernet, whole", 1.0, net.program, ProgramModule(net.program))
     plain, blank = supernet_of(module, data, blind=True), supernet_of(fresh, data, blind=True)
     for share in args.shares:
         limits = Limits(net, [parse_demand(f"--{args.by}", f"{share}")])
@@ -185,7 +184,7 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
         add("subnetwork", share, mine, ProgramModule(mine))
         rows[-1]["search_seconds"] = found.seconds
         last = replace(alone, epochs=args.tune)
-        add("subnetwork, tuned", share, mine, tuned(mine, large, data, last))
+        add("subnetwork, tuned", share, mine, tuned(mine, module, data, last))
         longer = replace(base, epochs=base.epochs + alone.epochs)
         add("from scratch", share, mine, tuned(blank.extract(subnet), None, data, longer))
         try:

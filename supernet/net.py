@@ -39,6 +39,8 @@ class Supernet:
         origin: what it was made from, as JSON data.
         max_error: largest difference in float64 between the program and the one it was made from.
         notes: what the user should know.
+        original: the program's tensors before the supernet was trained, where the network as it came is a
+            teacher; None where it is not.
     """
 
     axes: Axes
@@ -46,6 +48,7 @@ class Supernet:
     origin: Mapping[str, Any]
     max_error: float
     notes: tuple[str, ...] = ()
+    original: Mapping[str, Tensor] | None = None
 
     @property
     def program(self) -> Program:
@@ -56,6 +59,12 @@ class Supernet:
     def cutter(self) -> Cutter:
         """Cuts subnetworks out."""
         return Cutter(self.elastic)
+
+    @property
+    def teacher(self) -> ProgramModule:
+        """Who teaches subnetworks: the network as it came, else the whole as it is."""
+        tensors = self.program.tensors if self.original is None else dict(self.original)
+        return ProgramModule(replace(self.program, tensors=tensors))
 
     def extract(self, subnet: Subnet) -> Program:
         """A subnetwork as a program that shares memory with this one."""

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from graph.axes import infer
 from graph.errors import ModelFileError
-from graph.program import ProgramModule
+from graph.program import Program, ProgramModule
+from prune.export import load_weights, save_tensors
 from prune.files import OutputFolder, read_json, write_json
 from prune.huggingface import CONFIG
 from prune.inputs import inputs_of
@@ -24,6 +27,7 @@ from supernet.net import Supernet
 
 SUPERNET_FILE = "supernet.json"
 FOUND_FILE = "found.json"
+ORIGINAL_FILE = "original.safetensors"  # the weights before the training, of the teacher
 SOURCE_CONFIG = "source_config.json"  # of the checkpoint of transformers that it was made from
 _FORMAT, _VERSION = "prune-supernet", 1
 
@@ -74,10 +78,14 @@ def save_supernet(
         save_program(net.program, out.staging, {"supernet": "true"})
         about = {"format": _FORMAT, "version": _VERSION, "origin": dict(net.origin), "notes": list(net.notes)}
         write_json(out.staging / SUPERNET_FILE, about | net.told())
+        if net.original is not None:
+            save_tensors(net.original, out.staging / ORIGINAL_FILE, {})
         for name, path in companions.items():
             shutil.copyfile(path, out.staging / name)
         write_manifest(out.staging)
-    (folder / FOUND_FILE).unlink(missing_ok=True)  # what was found in other weights
+    stale = (FOUND_FILE,) if net.original is not None else (FOUND_FILE, ORIGINAL_FILE)  # of other weights
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_supernet(folder: Path) -> Stored:
@@ -106,7 +114,8 @@ def load_supernet(folder: Path) -> Stored:
         elastic = Elastic(axes, layers, salience, config)
         if [b.name for b in layers] != about["layers"]:
             raise ValueError("it lists other layers than its graph has")
-        net = Supernet(axes, elastic, origin, float(about["max_error"]), tuple(map(str, about["notes"])))
+        notes = tuple(map(str, about["notes"]))
+        net = Supernet(axes, elastic, origin, float(about["max_error"]), notes, _original(folder, program))
     except (LookupError, TypeError, ValueError, AttributeError) as err:
         raise ModelFileError(
             f"{folder / SUPERNET_FILE} is malformed: {err}", hint="build the supernet anew"
@@ -115,6 +124,16 @@ def load_supernet(folder: Path) -> Stored:
     if (folder / SOURCE_CONFIG).is_file():
         settings = read_json(folder / SOURCE_CONFIG, "configuration", constants=True)
     return Stored(folder, net, settings)
+
+
+def _original(folder: Path, program: Program) -> dict[str, Tensor] | None:
+    path = folder / ORIGINAL_FILE
+    if not path.is_file():
+        return None
+    found = load_weights(path)
+    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in program.tensors.items()}:
+        raise ValueError(f"{ORIGINAL_FILE} does not fit its graph")
+    return found
 
 
 def with_origin(net: Supernet, **more: Any) -> Supernet:

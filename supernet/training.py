@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graph.errors import UsageError
-from graph.program import ProgramModule
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.identity import digest, must_be_the_same, of_data
@@ -120,7 +119,7 @@ def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:
 
 
 def teacher_of(net: Supernet, data: DataSet, wish: Teacher) -> nn.Module | None:
-    """The network as it is, where it is to teach.
+    """The network as it came, where it is to teach.
 
     Args:
         net: the supernet before its training.
@@ -129,8 +128,8 @@ def teacher_of(net: Supernet, data: DataSet, wish: Teacher) -> nn.Module | None:
     """
     if wish == "largest":
         return None
-    module = ProgramModule(net.program)
-    if wish == "original":
+    module = net.teacher
+    if wish == "original" or net.original is not None:
         return module
     x, y = next(iter(data.search.batches(2)))
     with torch.no_grad():
@@ -231,4 +230,7 @@ def train_supernet(
         "tune": asdict(config.tune),
         **drawn,
     }
-    return replace(trained, origin={**trained.origin, "trained": told}), tuned
+    original = net.original
+    if teacher is not None and original is None:
+        original = net.program.tensors
+    return replace(trained, origin={**trained.origin, "trained": told}, original=original), tuned

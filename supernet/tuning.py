@@ -1,4 +1,7 @@
-"""Tuning: one subnetwork is trained alone, the whole supernet its teacher."""
+"""Tuning: one subnetwork is trained alone; its teacher is the network that the supernet was made of.
+
+A subnetwork already makes what the trained supernet makes, and learns little more from it.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def tune_subnet(
     """Train a subnetwork; a training that was cut short goes on where it was.
 
     Args:
-        net: the supernet, the teacher as it is.
+        net: the supernet; the network as it came teaches, else the whole as it is.
         program: a subnetwork of it; left as it was.
         data: trained on ``train``, judged on ``search``, told of on ``test``.
         config: how.
@@ -70,7 +73,7 @@ def tune_subnet(
             module,
             data,
             config,
-            teacher=ProgramModule(net.program),
+            teacher=net.teacher,
             on_epoch=on_epoch,
             on_step=on_step,
             note=note,

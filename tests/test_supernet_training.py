@@ -23,6 +23,7 @@ from supernet.elastic import ElasticConfig
 from supernet.net import ElasticModule, Supernet, make_supernet
 from supernet.scoring import Limits, SearchConfig
 from supernet.search import search
+from supernet.store import load_supernet, save_supernet
 from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, teacher_of, train_supernet
 from supernet.tuning import tune_subnet
 
@@ -86,6 +87,21 @@ def test_the_network_as_it_was_teaches_all(net: Supernet, data: DataSet) -> None
         kl = torch.nn.functional.kl_div(soft, wanted, reduction="batchmean", log_target=True)
         assert loss.item() == pytest.approx(4 * kl.item(), rel=1e-4)
     assert torch.equal(labelled(original, x, y)[0], logits)
+
+
+def test_the_network_as_it_was_stays_the_teacher(net: Supernet, data: DataSet, tmp_path: Path) -> None:
+    """Of further trainings and of subnetworks, also when the supernet comes back from its folder."""
+    config = SandwichConfig(tune=replace(TUNE, epochs=1), random=0, teacher="original")
+    once, _ = train_supernet(net, data, config, None)
+    twice, _ = train_supernet(once, data, replace(config, teacher="auto"), None)
+    save_supernet(twice, tmp_path / "net", {})
+    again = load_supernet(tmp_path / "net").net
+    assert again.original is not None and net.original is None
+    for name, tensor in net.program.tensors.items():
+        assert torch.equal(again.teacher.program.tensors[name], tensor)
+    assert not torch.equal(again.program.tensors["head.weight"], net.program.tensors["head.weight"])
+    save_supernet(net, tmp_path / "net", {}, force=True)  # built anew
+    assert load_supernet(tmp_path / "net").net.original is None
 
 
 def test_only_who_knows_something_teaches(net: Supernet, data: DataSet) -> None:
