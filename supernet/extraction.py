@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from prune.files import OutputFolder, write_json
 from prune.huggingface import save_stock
 from prune.manifest import write_manifest
 from prune.pruned import save_program
-from prune.tune import Evaluation
 from prune.verify import check
 from supernet.elastic import Subnet
 from supernet.net import Supernet
@@ -41,9 +40,7 @@ class Extracted:
         params_ratio: likewise.
         seconds: that cutting it out took; writing and checking take longer.
         max_error: of the proof in float64; None where it did not run.
-        before: on the test split, cut out; None where it was not tuned.
-        after: likewise, tuned.
-        best_epoch: whose weights it has; None where it was not tuned.
+        tuned: what its training was worth; None where it was not trained.
     """
 
     folder: str
@@ -55,15 +52,12 @@ class Extracted:
     params_ratio: float
     seconds: float
     max_error: float | None
-    before: Evaluation | None = None
-    after: Evaluation | None = None
-    best_epoch: int | None = None
+    tuned: Tuned | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
-        found = asdict(self)
-        measured = {"before": self.before, "after": self.after}
-        return found | {name: None if e is None else e.to_json() for name, e in measured.items()}
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return found | {"tuned": None if self.tuned is None else self.tuned.to_json()}
 
 
 def write_subnet(
@@ -125,7 +119,7 @@ def write_subnet(
         counted.params / whole.params,
         seconds,
         error,
-        *((None,) * 3 if tuned is None else (tuned.before, tuned.after, tuned.best_epoch)),
+        tuned,
     )
     with OutputFolder(folder, force) as out:
         if model is not None:

@@ -9,11 +9,12 @@ teaches better as it came: the largest itself is kept near it, and no subnetwork
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from graph.errors import UsageError
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
+from prune.files import refused
 from prune.identity import digest, must_be_the_same, of_data
 from prune.journal import Journal
 from prune.lock import Lock
@@ -31,7 +33,8 @@ from supernet.elastic import Subnet
 from supernet.net import ElasticModule, Supernet
 
 Teacher = Literal["auto", "original", "largest"]
-TEACHERS: tuple[str, ...] = ("auto", "original", "largest")
+TEACHERS: tuple[str, ...] = get_args(Teacher)
+_KNOWS = 0.5  # a network with less than this share of an even bet's loss has been trained
 TRAINING = ".training"  # folder of an unfinished training
 SANDWICH = TuneConfig(
     epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0
@@ -124,17 +127,20 @@ def teacher_of(net: Supernet, data: DataSet, wish: Teacher) -> nn.Module | None:
     Args:
         net: the supernet before its training.
         data: judged on ``search``.
-        wish: ``auto`` looks whether it knows more than nothing, that is, an even bet on all classes.
+        wish: ``auto`` looks whether it has been trained, that is, has at most half the loss of an even bet on
+            all classes. A supernet that has learnt from itself goes on so.
     """
     if wish == "largest":
         return None
     module = net.teacher
     if wish == "original" or net.original is not None:
         return module
+    if "trained" in net.origin:
+        return None
     x, y = next(iter(data.search.batches(2)))
     with torch.no_grad():
         classes = labelled(module, x, y)[0].shape[1]
-    return module if evaluate(module, data.search).loss < math.log(classes) else None
+    return module if evaluate(module, data.search).loss < _KNOWS * math.log(classes) else None
 
 
 def _mean(module: nn.Module, data: DataSet) -> Evaluation:
@@ -153,7 +159,7 @@ def kept(folder: Path | None, net: Supernet, data: DataSet) -> Iterator[Journal]
     """Where a training keeps how far it came, as long as supernet and data are the same.
 
     Args:
-        folder: is made where it is not there; None keeps nothing.
+        folder: is made where it is not there, and goes where no checkpoint came; None keeps nothing.
         net: the supernet as it is before.
         data: what the training sees.
 
@@ -163,7 +169,10 @@ def kept(folder: Path | None, net: Supernet, data: DataSet) -> Iterator[Journal]
     """
     journal, lock = Journal(), None
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise refused(folder, err) from err
         lock = Lock(folder / "lock", folder.parent)
         journal = Journal(folder / "journal.jsonl")
     try:
@@ -172,6 +181,10 @@ def kept(folder: Path | None, net: Supernet, data: DataSet) -> Iterator[Journal]
         yield journal
     finally:
         journal.close()
+        if folder is not None and not any(folder.glob("*.safetensors")):  # nothing to go on from
+            shutil.rmtree(folder)
+            with suppress(OSError):
+                folder.parent.rmdir()
         if lock is not None:
             lock.close()
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+from graph.errors import ResumeError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
-from prune.identity import digest, must_be_the_same
+from prune.identity import digest
+from prune.journal import Journal
 from prune.tune import EpochResult, Evaluation, TuneConfig, evaluate, fit
 from prune.tune_state import Checkpoints
 from supernet.net import Supernet
-from supernet.training import kept
 
-TUNING = ".tuning"  # folder of unfinished trainings of subnetworks, in that of the supernet
+TUNING = ".tuning"  # folder of unfinished trainings, in that of the subnetworks
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,18 @@ class Tuned:
     after: Evaluation
     best_epoch: int
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, without the program."""
+        found = {"before": self.before.to_json(), "after": self.after.to_json()}
+        return {**found, "best_epoch": self.best_epoch}
+
 
 def tune_subnet(
     net: Supernet,
     program: Program,
     data: DataSet,
     config: TuneConfig,
-    folder: Path | None,
+    journal: Journal,
     *,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -55,28 +61,29 @@ def tune_subnet(
         program: a subnetwork of it; left as it was.
         data: trained on ``train``, judged on ``search``, told of on ``test``.
         config: how.
-        folder: keeps how far it came; the caller removes it once the result is safe. None keeps nothing.
+        journal: keeps how far it came.
         on_epoch: called after each epoch.
         on_step: called after each step.
         note: is told what the user should know.
 
     Raises:
         TrainingError: the loss is no longer a finite number.
-        ResumeError: an unfinished training of another subnetwork, or on other data, is in the folder.
-        OutputError: another process is at it.
+        ResumeError: the journal is of another subnetwork.
+        OutputError: a checkpoint cannot be written.
     """
     module = ProgramModule(program)
     before = evaluate(module, data.test)
-    with kept(folder, net, data) as journal:
-        must_be_the_same(journal, "subnet", "the subnetwork", digest(program.tensors.values()))
-        found = fit(
-            module,
-            data,
-            config,
-            teacher=net.teacher,
-            on_epoch=on_epoch,
-            on_step=on_step,
-            note=note,
-            checkpoints=Checkpoints(journal, note),
-        )
+    identity = digest(program.tensors.values())
+    if journal.recall("subnetwork", lambda: identity) != identity:
+        raise ResumeError("the unfinished training is that of another subnetwork", hint="--force starts over")
+    found = fit(
+        module,
+        data,
+        config,
+        teacher=net.teacher,
+        on_epoch=on_epoch,
+        on_step=on_step,
+        note=note,
+        checkpoints=Checkpoints(journal, note),
+    )
     return Tuned(module.updated(), before, evaluate(module, data.test), found.best_epoch)

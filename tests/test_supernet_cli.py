@@ -108,21 +108,27 @@ def test_subnetworks_are_tuned_and_an_interrupt_loses_nothing(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Screen, "epoch", stop)
-    net = shutil.copytree(folder, tmp_path / "net")
     (tmp_path / "devices.toml").write_text("[phone]\nflops = 0.3\n[tablet]\nflops = 0.6\n")
-    budgets = ("--budgets", tmp_path / "devices.toml")
-    words = ("extract", net, *budgets, "-o", tmp_path / "out", "--agent", "random", "--trials", 4,
-             "--records", 32, "--epochs", 2, "--lr", 2e-3, "--batch-size", 128)  # fmt: skip
+    few = ("--agent", "random", "--trials", 4, "--records", 32)
+    out = tmp_path / "out"
+    words = ("extract", folder, "--budgets", tmp_path / "devices.toml", "-o", out, *few,
+             "--epochs", 2, "--lr", 2e-3, "--batch-size", 128)  # fmt: skip
     done = prune(*words)
     assert done.exit_code == 130 and "the same command goes on" in done.output, done.output
+    done = prune("extract", folder, "--flops", 0.3, *few, "-o", out)
+    assert done.exit_code == 2 and "is not empty" in done.output, "another command spares it"
+    done = prune("extract", folder, "--flops", 0.3, *few, "-o", tmp_path / "two", "--epochs", 1)
+    assert done.exit_code == 0, "an output of its own is nobody else's business"
+    del epochs[3:]
     done = prune(*words)
     assert done.exit_code == 0 and "goes on after 1 of 2 epochs" in done.output, done.output
-    assert epochs == [1, 2, 1, 2] and not (net / ".tuning").exists()
-    assert done.output.count("tuned: accuracy") == 2
-    told = [json.loads((tmp_path / "out" / n / "subnet.json").read_text()) for n in ("phone", "tablet")]
-    assert all(t["result"]["after"]["loss"] < t["result"]["before"]["loss"] for t in told)
-    module, data = load_pruned(tmp_path / "out" / "phone"), load_data("digits")
-    assert evaluate(module, data.test).accuracy == pytest.approx(told[0]["result"]["after"]["accuracy"])
+    assert epochs == [1, 2, 1, 2] and not (out / ".tuning").exists()
+    assert done.output.count("tuned: accuracy") == 2 and "searching" not in done.output
+    told = [json.loads((out / n / "subnet.json").read_text())["result"]["tuned"] for n in ("phone", "tablet")]
+    assert all(t["after"]["loss"] < t["before"]["loss"] for t in told)
+    module, data = load_pruned(out / "phone"), load_data("digits")
+    assert evaluate(module, data.test).accuracy == pytest.approx(told[0]["after"]["accuracy"])
+    assert prune(*words).exit_code == 2, "there is a result now"
 
 
 def test_a_front(folder: Path, tmp_path: Path) -> None:
@@ -143,6 +149,8 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
         (["search", folder, "--flops", 0.5, "--data", "glyphs"], "has images of shape", "name data"),
         (["search", tmp_path, "--flops", 0.5], "is no supernet", "prune supernet build"),
         (["extract", folder, "-o", tmp_path / "o"], "which subnetwork?", "--flops 0.5"),
+        (["extract", folder, "-o", tmp_path / "o", "--epochs", 1], "which subnetwork?", "--flops 0.5"),
+        (["extract", folder, "-o", tmp_path / "o", "--epochs", 1, "--flops", 0.01], "the smallest", "0."),
         (["extract", folder, "-o", tmp_path / "full", "--flops", 0.5], "is not empty", "--force"),
         (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--budgets", "b"], "three ways", "one"),
         (["train", folder, "--lr", -1], "lr must be a positive number", "default"),
@@ -155,6 +163,7 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     for args, error, hint in cases:
         done = prune(*args)
+        assert not (tmp_path / "o").exists(), args
         assert done.exit_code == 2, (args, done.output)
         assert "error: " in done.output and error in done.output and hint in done.output, done.output
         assert "Traceback" not in done.output

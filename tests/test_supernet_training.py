@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from graph.errors import ResumeError, TargetError, UsageError
+from graph.errors import OutputError, ResumeError, TargetError, UsageError
 from models_zoo.data import DataSet, TensorSplit
 from models_zoo.digits import load as digits
 from models_zoo.registry import build
 from prune.demands import parse_demand
 from prune.inputs import InputRequest
+from prune.journal import Journal
 from prune.load import ModelSource
 from prune.subject import open_model
 from prune.tune import TuneConfig, labelled
@@ -24,7 +26,7 @@ from supernet.net import ElasticModule, Supernet, make_supernet
 from supernet.scoring import Limits, SearchConfig
 from supernet.search import search
 from supernet.store import load_supernet, save_supernet
-from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, teacher_of, train_supernet
+from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, kept, teacher_of, train_supernet
 from supernet.tuning import tune_subnet
 
 TUNE = TuneConfig(epochs=2, lr=2e-3, batch_size=32, weight_decay=0.05, optimizer="adamw", temperature=2.0)
@@ -106,11 +108,18 @@ def test_the_network_as_it_was_stays_the_teacher(net: Supernet, data: DataSet, t
 
 def test_only_who_knows_something_teaches(net: Supernet, data: DataSet) -> None:
     assert teacher_of(net, data, "auto") is None  # random weights
-    assert teacher_of(net, data, "largest") is None
-    trained, _ = train_supernet(net, data, SandwichConfig(tune=replace(TUNE, epochs=6), random=1), None)
-    assert trained.origin["trained"]["teacher"] == "largest"
-    assert teacher_of(trained, data, "auto") is not None
-    assert teacher_of(trained, data, "largest") is None
+    assert teacher_of(net, data, "largest") is None and teacher_of(net, data, "original") is not None
+    trained, _ = train_supernet(net, data, SandwichConfig(tune=replace(TUNE, epochs=1), random=0), None)
+    assert trained.origin["trained"]["teacher"] == "largest" and trained.original is None
+    sure = {n: t * 100 if n == "head.weight" else t for n, t in trained.program.tensors.items()}
+    assert isinstance(data.search, TensorSplit)
+    x, _ = next(iter(data.search.batches(64)))
+    guessed = ElasticModule(trained.with_weights(sure))(x).argmax(1)
+    split = TensorSplit(data.search.images, guessed, mean=(0.305,), std=(0.376,))
+    knowing = replace(trained.with_weights(sure), origin=net.origin)
+    assert teacher_of(knowing, replace(data, search=split), "auto") is not None, "a model that was trained"
+    goes_on = trained.with_weights(sure)
+    assert teacher_of(goes_on, replace(data, search=split), "auto") is None, "it learnt from itself so far"
 
 
 def test_a_training_that_was_cut_short_ends_the_same(net: Supernet, data: DataSet, tmp_path: Path) -> None:
@@ -224,9 +233,9 @@ def test_sandwiches_out_of_range(wrong: dict[str, float]) -> None:
 def test_a_subnetwork_is_tuned_alone(net: Supernet, data: DataSet, tmp_path: Path) -> None:
     """A tuning that was cut short ends the same; another subnetwork does not go on with it."""
     trained, _ = train_supernet(net, data, SandwichConfig(tune=TUNE, random=1), None)
-    program, keeps = trained.extract(trained.elastic.smallest), tmp_path / "kept"
+    program = trained.extract(trained.elastic.smallest)
     before = {n: t.clone() for n, t in program.tensors.items()}
-    whole = tune_subnet(trained, program, data, TUNE, None)
+    whole = tune_subnet(trained, program, data, TUNE, Journal())
     assert whole.after.loss < whole.before.loss and whole.best_epoch > 0
     assert all(torch.equal(t, before[n]) for n, t in program.tensors.items())
 
@@ -236,11 +245,21 @@ def test_a_subnetwork_is_tuned_alone(net: Supernet, data: DataSet, tmp_path: Pat
     def stop(epoch: object) -> None:
         raise Cut
 
-    with pytest.raises(Cut):
-        tune_subnet(trained, program, data, TUNE, keeps, on_epoch=stop)
-    notes: list[str] = []
-    again = tune_subnet(trained, program, data, TUNE, keeps, note=notes.append)
+    keeps, notes = tmp_path / "out" / "kept", list[str]()
+    with pytest.raises(Cut), kept(keeps, trained, data) as journal:
+        tune_subnet(trained, program, data, TUNE, journal, on_epoch=stop)
+    with kept(keeps, trained, data) as journal:
+        again = tune_subnet(trained, program, data, TUNE, journal, note=notes.append)
+        with pytest.raises(ResumeError, match="another subnetwork"):
+            tune_subnet(trained, trained.program, data, TUNE, journal)
     assert any("goes on after 1 of 2 epochs" in n for n in notes)
     assert all(torch.equal(t, whole.program.tensors[n]) for n, t in again.program.tensors.items())
-    with pytest.raises(ResumeError, match="subnetwork"):
-        tune_subnet(trained, trained.program, data, TUNE, keeps)
+    with pytest.raises(ResumeError), kept(keeps, net, data):
+        pass
+    shutil.rmtree(keeps)
+    with pytest.raises(Cut), kept(keeps, trained, data):
+        raise Cut
+    assert not keeps.parent.exists(), "nothing stays where nothing was trained"
+    keeps.parent.write_text("a file")
+    with pytest.raises(OutputError), kept(keeps, trained, data):
+        pass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from graph.program import Program
     from models_zoo.data import DataSet
     from prune.demands import Demand
+    from prune.journal import Journal
     from prune.tune import TuneConfig
     from supernet.elastic import Subnet
     from supernet.extraction import Extracted
@@ -74,7 +77,8 @@ def supernet_search(
     from supernet.scoring import SearchConfig
     from supernet.store import FOUND_FILE, load_supernet
 
-    demands = _demands(flops, params, latency, pareto)
+    limited = any(o is not None for o in (flops, params, latency))
+    demands = _demands(flops, params, latency) if limited or not pareto else ()
     config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
     shown = new_screen(as_json=as_json)
     with shown.running():
@@ -123,12 +127,13 @@ def supernet_extract(
     from dataclasses import replace
 
     from prune.files import OutputFolder
+    from prune.journal import Journal
     from prune.subject import must_find_data
     from supernet.devices import read_devices
     from supernet.extraction import write_subnet
     from supernet.scoring import SearchConfig
     from supernet.store import FOUND_FILE, load_supernet, tokenizer_of
-    from supernet.training import SANDWICH
+    from supernet.training import SANDWICH, kept
     from supernet.tuning import TUNING
 
     limited = any(o is not None for o in (flops, params, latency))
@@ -136,54 +141,51 @@ def supernet_extract(
         raise UsageError(
             "limits, --budgets and --found say the same thing in three ways", hint="give one of them"
         )
-    devices = None if budgets is None else read_devices(budgets)
-    demands = _demands(flops, params, latency, pareto=True)
+    asked = {"": _demands(flops, params, latency)} if limited else {}
+    asked |= {} if budgets is None else {d.name: d.demands for d in read_devices(budgets)}
     config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    keeps = folder / TUNING
+    keeps = output / TUNING
     if force:  # starts over
         shutil.rmtree(keeps, ignore_errors=True)
-    goes_on = keeps.is_dir()
-    if not goes_on:
+    if not epochs or not keeps.is_dir():
         OutputFolder(output, force)
     shown = new_screen(as_json=as_json)
     results: dict[str, Extracted] = {}
     with shown.running():
         shown.stage("loading the supernet")
         stored = load_supernet(folder)
-        wanted: dict[str, Subnet] = {}
-        if devices is not None or limited or epochs:
-            found_data = must_find_data(data or stored.data, stored.loaded())
-        if devices is not None or limited:
-            for name, limits in [(d.name, d.demands) for d in devices or ()] or [("", demands)]:
-                wanted[name] = _searched(stored, found_data, limits, config, False, shown).best.subnet
+        records_of = cache(lambda: must_find_data(data or stored.data, stored.loaded()))  # where it takes any
+        best = None if asked else _best_of(stored, found or folder / FOUND_FILE)
+        if epochs:
+            can_go_on(f"the same command{' without --force' * force} goes on from there", keeps.is_dir)
         else:
-            wanted[""] = _best_of(stored, found or folder / FOUND_FILE)
-        can_go_on(
-            "the same command goes on from the last checkpoint", lambda: any(keeps.rglob("*.safetensors"))
-        )
-        for name, subnet in wanted.items():
-            shown.stage(" ".join(filter(None, ("cutting out", name))))
-            trained = None
-            if epochs:
-                trained = partial(_tuned, stored.net, found_data, tune, keeps / (name or "subnet"), shown)
-            results[name] = write_subnet(
-                stored.net, subnet, output / name if name else output, stored.settings, tune=trained,
-                companions=tokenizer_of(folder), verify=verify, onnx=onnx, force=force or goes_on,
-            )  # fmt: skip
-        shutil.rmtree(keeps, ignore_errors=True)
+            can_go_on("what was written stays", lambda: bool(results))
+        with kept(keeps, stored.net, records_of()) if epochs else nullcontext(Journal()) as journal:
+            for name, limits in asked.items() or [("", ())]:
+                part = journal.part(name or "subnet")
+                subnet = best
+                if subnet is None:  # a search by measured latencies may end otherwise when it is done again
+                    search = partial(_searched, stored, records_of(), limits, config, False, shown)
+                    chosen = part.recall(f"within {' '.join(map(str, limits))}", partial(_best_json, search))
+                    subnet = stored.net.elastic.parse(chosen)
+                shown.stage(" ".join(filter(None, ("cutting out", name))))
+                results[name] = write_subnet(
+                    stored.net, subnet, output / name if name else output, stored.settings,
+                    tune=partial(_tuned, stored.net, records_of(), tune, part, shown) if epochs else None,
+                    companions=tokenizer_of(folder), verify=verify, onnx=onnx, force=force or epochs > 0,
+                )  # fmt: skip
+        if epochs:
+            shutil.rmtree(keeps)
     if as_json:
         return print_json({n or "subnet": r.to_json() for n, r in results.items()})
     show_extracted(results.values())
 
 
-def _demands(flops: str | None, params: str | None, latency: str | None, pareto: bool) -> tuple[Demand, ...]:
+def _demands(flops: str | None, params: str | None, latency: str | None) -> tuple[Demand, ...]:
     from prune.demands import parse_demands
 
-    given = {"--flops": flops, "--params": params, "--latency": latency}
-    if pareto and not any(given.values()):
-        return ()
-    return parse_demands(given)
+    return parse_demands({"--flops": flops, "--params": params, "--latency": latency})
 
 
 def _searched(
@@ -212,14 +214,18 @@ def _searched(
 
 
 def _tuned(
-    net: Supernet, data: DataSet, config: TuneConfig, folder: Path, shown: Any, program: Program
+    net: Supernet, data: DataSet, config: TuneConfig, journal: Journal, shown: Any, program: Program
 ) -> Tuned:
     from supernet.tuning import tune_subnet
 
     shown.stage("training the subnetwork")
     return tune_subnet(
-        net, program, data, config, folder, on_epoch=shown.epoch, on_step=shown.step, note=shown.note
+        net, program, data, config, journal, on_epoch=shown.epoch, on_step=shown.step, note=shown.note
     )
+
+
+def _best_json(search: Callable[[], Found]) -> dict[str, Any]:
+    return search().best.subnet.to_json()
 
 
 def _best_of(stored: Stored, path: Path) -> Subnet:

@@ -73,8 +73,8 @@ def show_extracted(results: Iterable[Extracted]) -> None:
         )  # fmt: skip
     console.print(table)
     for result in results:
-        if result.before is not None and result.after is not None:
-            told = f"{result.before.told()}; tuned: {result.after.told()}"
+        if result.tuned is not None:
+            told = f"{result.tuned.before.told()}; tuned: {result.tuned.after.told()}"
             console.print(f"{escape(result.folder)} on the test split: {told}")
         if result.reason:
             console.print(f"{escape(result.folder)} is no stock checkpoint: {escape(result.reason)}")

@@ -51,7 +51,6 @@ def supernet_build(
     from supernet.net import make_supernet, origin_of
     from supernet.store import companions_of, save_supernet
     from supernet.training import TRAINING
-    from supernet.tuning import TUNING
 
     tied = model.startswith("hf:") if uniform is None else uniform
     config = ElasticConfig(
@@ -69,8 +68,7 @@ def supernet_build(
         for note in (*subject.notes, *net.notes):
             shown.note(note)
         save_supernet(net, output, companions_of(model), force=force)
-        for unfinished in (TRAINING, TUNING):  # of another supernet that was here
-            shutil.rmtree(output / unfinished, ignore_errors=True)
+        shutil.rmtree(output / TRAINING, ignore_errors=True)  # of another supernet that was here
     if as_json:
         return print_json({"folder": str(output), **net.told()})
     show_built(net, output)
@@ -110,7 +108,6 @@ def supernet_train(
     from supernet.net import ElasticModule
     from supernet.store import companions_of, load_supernet, save_supernet, with_origin
     from supernet.training import SANDWICH, TRAINING, SandwichConfig, ends, train_supernet
-    from supernet.tuning import TUNING
 
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, distill=distill, seed=seed)
     config = SandwichConfig(tune=tune, random=random, removal=removal, teacher=teacher)  # type: ignore[arg-type]
@@ -127,7 +124,7 @@ def supernet_train(
         found = must_find_data(data or stored.data, stored.loaded())
         shown.stage("training the supernet")
         can_go_on(
-            "the same command goes on from the last checkpoint",
+            f"the same command{' without --force' * force} goes on from the last checkpoint",
             lambda: any((target / TRAINING).glob("*.safetensors")),
         )
         net, tuned = train_supernet(
@@ -137,7 +134,6 @@ def supernet_train(
         net = with_origin(net, data=found.name)
         save_supernet(net, target, companions_of(str(folder)), force=True)
         shutil.rmtree(target / TRAINING)
-        shutil.rmtree(target / TUNING, ignore_errors=True)  # of subnetworks with other weights
         large, small = ends(ElasticModule(net), found)
     result = {"folder": str(target), "best_epoch": tuned.best_epoch, "seconds": tuned.seconds,
               "largest": large.to_json(), "smallest": small.to_json()}  # fmt: skip
