@@ -352,6 +352,8 @@ def main() -> None:
                         found = rows[key].get("accuracy", rows[key].get("error"))
                         print(key, found, file=sys.stderr, flush=True)
     results = told(rows, options)
+    if not results:
+        sys.exit(f"{stream} holds nothing of this code and these options; name networks")
     show(results)
     data = {
         "command": " ".join(["python", "benchmarks/policies.py", *sys.argv[1:]]),
@@ -383,14 +385,16 @@ def told(rows: Rows, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     for method in (*OURS, *PEERS):
         code = fingerprint(options, method)
         for key, row in rows.items():
-            name, target, of, _, made_by = key.split("/")
+            name, target, of, _, made_by = key.rsplit("/", 4)
             if of == method and made_by == code:
                 found.setdefault(f"{name} at {target}", {}).setdefault(method, []).append(row)
     results = {}
     for title, by_method in sorted(found.items()):
         first = next(iter(by_method.values()))[0]
         methods = {
-            m: {"error": runs[0]["error"]} if "error" in runs[0] else summary(runs)
+            m: summary(whole)
+            if (whole := [r for r in runs if "error" not in r])
+            else {"error": runs[0]["error"]}
             for m, runs in by_method.items()
         }
         results[title] = {k: first[k] for k in ("original", "test_images")} | {"methods": methods}

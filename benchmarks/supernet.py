@@ -16,10 +16,11 @@ parameters, `--by params`):
 - `magnitude`: the same shape as the subnetwork, cut by magnitude out of the trained network without a
   supernet; raw, and fine-tuned likewise.
 
-Each baseline is fine-tuned for `--sandwich * 4 / 3 + --tune` epochs: a step of the sandwich runs four
-subnetworks, and serves three sizes. `original, tuned` is the whole network after as many epochs, itself its
-teacher. Quality is accuracy, mean IoU, or bits per byte, on the test split, which nothing else sees. Latency:
-one record, onnxruntime, one thread, all in turns. A seed that is done is not done again.
+Each baseline is fine-tuned for `--tune` epochs and its part of the sandwich, a step of which runs four
+subnetworks and serves all of `--shares`. All but those from scratch have the original as their teacher.
+`original, tuned` is the whole network after as many epochs, itself its teacher. Quality is accuracy, mean
+IoU, or bits per byte, on the test split, which nothing else sees. Latency: one record, onnxruntime, one
+thread, all in turns. A seed that is done is not done again.
 
 Writes `supernet.json`, `supernet.md` and `supernet.png`.
 """
@@ -145,14 +146,15 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
     base = replace(
         SCRATCH_TRANSFORMER, epochs=args.base, lr=2e-3, batch_size=16 if data.is_text else 32, seed=seed
     )
-    alone = replace(base, epochs=round(args.sandwich * 4 / 3) + args.tune, lr=args.tune_lr, temperature=2.0)
+    epochs = round(args.sandwich * 4 / len(args.shares)) + args.tune
+    alone = replace(base, epochs=epochs, lr=args.tune_lr, temperature=2.0)
     tell("training the original")
     module, _ = build_for(network, data, seed=seed, **SHAPE)
     fit(module, data, base)
     fresh, _ = build_for(network, data, seed=seed + 100, **SHAPE)
     whole = subject_of(module, data)
     rows: list[Row] = []
-    programs: dict[str, Program] = {"original": whole.program}
+    programs: dict[str, Program] = {}
 
     def add(name: str, share: float, program: Program, model: nn.Module) -> None:
         found, cost = evaluate(model, data.test), costs(program)
@@ -195,11 +197,11 @@ def one_seed(args: argparse.Namespace, data: DataSet, seed: int, tell: Callable[
         sliced = plain.extract(subnet)
         add("magnitude, raw", share, sliced, ProgramModule(sliced))
         add("magnitude", share, sliced, tuned(sliced, module, data, alone))
-    chosen = {n: p for n, p in programs.items() if n.startswith(("original", "subnetwork ", "Torch"))}
-    for name, latency in onnx_latencies(chosen).items():
-        for row in rows:
-            if name == row["way"] or name == f"{row['way']} {row['share']:g}":
-                row["latency_ms"] = latency.median_ms
+    chosen = {n: p for n, p in programs.items() if n.startswith(("original 1", "subnetwork ", "Torch"))}
+    times = onnx_latencies(chosen)
+    for row in rows:
+        if (latency := times.get(f"{row['way']} {row['share']:g}")) is not None:
+            row["latency_ms"] = latency.median_ms
     return rows
 
 
@@ -294,8 +296,11 @@ def main() -> None:
     data, path = load_data(args.data), args.output / "supernet.json"
     settings = {k: v for k, v in vars(args).items() if k not in ("output", "seeds", "no_vit_b")}
     earlier = json.loads(path.read_text()) if path.exists() else {}
-    rows = earlier["rows"] if earlier.get("settings") == settings else []
-    large = None if args.no_vit_b else extraction()
+    if earlier and earlier["settings"] != settings:
+        sys.exit(f"{path} is of other settings: {earlier['settings']}")
+    rows, large = earlier.get("rows", []), earlier.get("vit_b")
+    if large is None and not args.no_vit_b:
+        large = extraction()
     for seed in args.seeds:
         if any(r["seed"] == seed for r in rows):
             continue

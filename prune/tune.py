@@ -332,7 +332,8 @@ def fit(
     optimizer = _optimizer(module, config)
     best = _Best(patience=config.patience)
     keeper, told = checkpoints or Checkpoints(Journal()), asdict(config)
-    untouched = teacher is not None or losses is not None or not config.epochs  # counts as an epoch
+    # Whether the module as it is counts as an epoch.
+    untouched = any(given is not None for given in (teacher, losses, initial)) or not config.epochs
     losses = losses or (lambda module, x, y: [_loss(module, teacher, x, y, config)])
     judge = judge or (lambda module: evaluate(module, data.search, device=device))
     with _seeded(config.seed, device), _eval_mode(teacher):
