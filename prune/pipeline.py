@@ -178,11 +178,12 @@ def complete(
     if proof is not None and ready.depth is not None:
         proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
-    usual: Program | None = None
+    initial: Mapping[str, Tensor] | None = None  # weights that training begins from
     if mender is not None:
         listener.stage("mending what remains")
         mending = mender.mended(plan.keep_mask(subject.axes), pruned)
-        pruned, way, usual = mending.program, mending.way, mending.usual
+        pruned, way = mending.program, mending.way
+        initial = mending.usual.tensors if way == "reconstructed" else None
     student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
@@ -198,7 +199,7 @@ def complete(
     tuning = config.tuning(data)
     after = before
     if tuning.epochs and data is not None:
-        listener.stage("fine-tuning")
+        listener.stage("fine-tuning" + (" from weights that were not fitted" if initial is not None else ""))
         tuned = fit(
             student.module,
             data,
@@ -208,7 +209,7 @@ def complete(
             on_step=listener.step,
             note=listener.note,
             checkpoints=Checkpoints(journal, listener.note),
-            initial=usual.tensors if usual is not None and way == "reconstructed" else None,
+            initial=initial,
         )
         after = evaluate(student.module, data.test)
 
