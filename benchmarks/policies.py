@@ -54,11 +54,10 @@ from graph import topology  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
 from graph.program import Program, ProgramModule  # noqa: E402
-from profilers.latency import environment, onnx_call, paired_ratio  # noqa: E402
+from profilers.latency import environment, paired_ratio  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.data import load_data  # noqa: E402
-from prune.export import export_onnx  # noqa: E402
 from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, save_model  # noqa: E402
 from prune.mend import Mender  # noqa: E402
@@ -72,6 +71,7 @@ from prune.trials import Problem  # noqa: E402
 from prune.tune import SCRATCH, TuneConfig, evaluate, fit  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
+from supernet.latency import onnx_calls  # noqa: E402
 
 SEARCHES = ("default", "gnn-rl", "amc", "evolution", "random")
 PLANNED = ("uniform", "global-magnitude", "global-sum", "global-per-cost", "global-taylor", "global-bn-scale")
@@ -130,7 +130,7 @@ class Subject:
         cpu, wall = time.process_time() - start, time.perf_counter() - started
         modules = {step: ProgramModule(program) for step, program in programs.items()}
         found = {step: evaluate(module, self.data.test).accuracy for step, module in modules.items()}
-        if self.options.epochs and method not in self.options.untuned:
+        if wants_tuning(method, self.options):
             tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
             fit(modules["recalibrated"], self.data, tuning, teacher=self.teacher)
             found["tuned"] = evaluate(modules["recalibrated"], self.data.test).accuracy
@@ -148,12 +148,8 @@ class Subject:
     def latency(self, cut: Program) -> dict[str, float]:
         """How long a smaller network takes beside the original."""
         with tempfile.TemporaryDirectory() as folder:
-            calls = []
-            for name, program in (("original", self.model.program), ("cut", cut)):
-                path = Path(folder) / f"{name}.onnx"
-                export_onnx(ProgramModule(program), program.random_inputs(2), path)
-                calls.append(onnx_call(path, program.random_inputs(1)[0].numpy(), threads=1))
-            return asdict(paired_ratio(*calls))
+            calls = onnx_calls({"original": self.model.program, "cut": cut}, Path(folder))
+            return asdict(paired_ratio(calls["original"], calls["cut"]))
 
     @property
     def teacher(self) -> ProgramModule | None:
@@ -205,16 +201,21 @@ def _trained(arch: str, data_name: str, options: argparse.Namespace) -> Path:
     return path
 
 
-def fingerprint(options: argparse.Namespace, method: str) -> str:
-    """Of the code and options that a method's figures depend on."""
+def wants_tuning(method: str, options: argparse.Namespace) -> bool:
+    """Whether a method is to be fine-tuned."""
+    return bool(options.epochs) and method not in options.untuned
+
+
+def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
+    """Of the code and options that the figures of all our methods, or of all of the peers', depend on."""
     digest = hashlib.sha256()
-    roots = SHARED if method in PEERS else ("graph", "models_zoo", "prune", "rl", __file__)
+    roots = SHARED if peers else ("graph", "models_zoo", "prune", "rl", __file__)
     for root in roots:
         path = ROOT / root
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
     names = ["epochs", "lr", "distill", "data", "train_epochs"]
-    names += [] if method in PEERS else ["episodes"]
+    names += [] if peers else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
     digest.update(json.dumps([*values, torch.__version__]).encode())
     return digest.hexdigest()[:16]
@@ -332,7 +333,8 @@ def main() -> None:
         sys.exit(f"unknown methods {', '.join(unknown)}; known: {', '.join((*OURS, *PEERS))}")
     seeds = [int(s) for s in options.seeds.split(",")]
     targets = [float(t) for t in options.targets.split(",")]
-    codes = {m: fingerprint(options, m) for m in methods}
+    ours, theirs = (fingerprint(options, peers=peers) for peers in (False, True))
+    codes = dict.fromkeys(OURS, ours) | dict.fromkeys(PEERS, theirs)
     stream = options.output.with_suffix(".jsonl")
     stream.parent.mkdir(parents=True, exist_ok=True)
     rows = stored(stream)
@@ -343,7 +345,7 @@ def main() -> None:
                 for seed in seeds:
                     for method in methods:
                         key = f"{name}/{target:g}/{method}/{seed}/{codes[method]}"
-                        if key in rows and (method in options.untuned or _ends_tuned(rows[key], options)):
+                        if key in rows and not (wants_tuning(method, options) and _lacks_tuning(rows[key])):
                             continue
                         subject = subject or Subject(name, options)
                         rows[key] = _measured(subject, method, target, seed) | {"key": key}
@@ -351,7 +353,7 @@ def main() -> None:
                         file.flush()
                         found = rows[key].get("accuracy", rows[key].get("error"))
                         print(key, found, file=sys.stderr, flush=True)
-    results = told(rows, options)
+    results = told(rows, codes)
     if not results:
         sys.exit(f"{stream} holds nothing of this code and these options; name networks")
     show(results)
@@ -375,15 +377,14 @@ def _measured(subject: Subject, method: str, target: float, seed: int) -> dict[s
         return about | {"error": f"{type(err).__name__}: {(str(err).splitlines() or [''])[0][:80]}"}
 
 
-def _ends_tuned(row: Mapping[str, Any], options: argparse.Namespace) -> bool:
-    return "error" in row or "tuned" in row["accuracy"] or not options.epochs
+def _lacks_tuning(row: Mapping[str, Any]) -> bool:
+    return "error" not in row and "tuned" not in row["accuracy"]
 
 
-def told(rows: Rows, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """All networks and targets that rows of this code and these options are about, methods in their order."""
+def told(rows: Rows, codes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """All networks and targets that rows of these codes are about, methods in their order."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for method in (*OURS, *PEERS):
-        code = fingerprint(options, method)
+    for method, code in codes.items():
         for key, row in rows.items():
             name, target, of, _, made_by = key.rsplit("/", 4)
             if of == method and made_by == code:

@@ -27,13 +27,29 @@ def onnx_latencies(programs: dict[str, Program], *, threads: int = 1) -> dict[st
         ExportError: one has no ONNX form, or its file does not agree with it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        calls: dict[str, Callable[[], object]] = {}
-        for name, program in programs.items():
-            path = Path(folder) / f"{len(calls)}.onnx"
-            export_onnx(ProgramModule(program), program.random_inputs(2), path)
-            inputs = [x.numpy() for x in program.random_inputs(1)]
-            calls[name] = onnx_call(path, *inputs, threads=threads)
-        return compare(calls)
+        return compare(onnx_calls(programs, Path(folder), threads=threads))
+
+
+def onnx_calls(
+    programs: dict[str, Program], folder: Path, *, threads: int = 1
+) -> dict[str, Callable[[], object]]:
+    """Calls that run programs on one record, as ONNX in onnxruntime.
+
+    Args:
+        programs: by name.
+        folder: where their files go; it has to stay as long as the calls are used.
+        threads: of onnxruntime.
+
+    Raises:
+        ExportError: one has no ONNX form, or its file does not agree with it.
+    """
+    calls: dict[str, Callable[[], object]] = {}
+    for name, program in programs.items():
+        path = folder / f"{len(calls)}.onnx"
+        export_onnx(ProgramModule(program), program.random_inputs(2), path)
+        inputs = [x.numpy() for x in program.random_inputs(1)]
+        calls[name] = onnx_call(path, *inputs, threads=threads)
+    return calls
 
 
 class LatencyModel:

@@ -142,7 +142,7 @@ def with_origin(net: Supernet, **more: Any) -> Supernet:
 
 
 def tokenizer_of(folder: Path) -> dict[str, Path]:
-    """The tokenizer of a supernet, where it has one: its subnetworks read with it, too."""
+    """The tokenizer of a checkpoint or a supernet, where it has one: its subnetworks read with it, too."""
     path = folder / TOKENIZER
     return {TOKENIZER: path} if path.is_file() else {}
 
@@ -150,6 +150,5 @@ def tokenizer_of(folder: Path) -> dict[str, Path]:
 def companions_of(model: str) -> dict[str, Path]:
     """What goes with a model: of a checkpoint of transformers, or a supernet, configuration and tokenizer."""
     home = Path(model.removeprefix("hf:"))
-    config = CONFIG if model.startswith("hf:") else SOURCE_CONFIG
-    found = {SOURCE_CONFIG: home / config, TOKENIZER: home / TOKENIZER}
-    return {name: path for name, path in found.items() if home.is_dir() and path.is_file()}
+    config = home / (CONFIG if model.startswith("hf:") else SOURCE_CONFIG)
+    return tokenizer_of(home) | ({SOURCE_CONFIG: config} if config.is_file() else {})

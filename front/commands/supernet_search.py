@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
@@ -166,8 +165,8 @@ def supernet_extract(
                 part = journal.part(name or "subnet")
                 subnet = best
                 if subnet is None:  # a search by measured latencies may end otherwise when it is done again
-                    search = partial(_searched, stored, records_of(), limits, config, False, shown)
-                    chosen = part.recall(f"within {' '.join(map(str, limits))}", partial(_best_json, search))
+                    choose = partial(_chosen, stored, records_of(), limits, config, shown)
+                    chosen = part.recall(f"within {' '.join(map(str, limits))}", choose)
                     subnet = stored.net.elastic.parse(chosen)
                 shown.stage(" ".join(filter(None, ("cutting out", name))))
                 results[name] = write_subnet(
@@ -224,8 +223,11 @@ def _tuned(
     )
 
 
-def _best_json(search: Callable[[], Found]) -> dict[str, Any]:
-    return search().best.subnet.to_json()
+def _chosen(
+    stored: Stored, data: DataSet, demands: tuple[Demand, ...], config: SearchConfig, shown: Any
+) -> dict[str, Any]:
+    """The best subnetwork within limits, as JSON data."""
+    return _searched(stored, data, demands, config, False, shown).best.subnet.to_json()
 
 
 def _best_of(stored: Stored, path: Path) -> Subnet:
