@@ -68,6 +68,7 @@ def build(arch: str, args: dict[str, Any], state: dict[str, Tensor]) -> tuple[nn
         try:
             with torch.device("meta"), no_larger_than(state, arch):
                 args = _inferred(arch, args, state)
+            with torch.device("meta"), no_larger_than(state, arch):
                 state = fitted(arch, registry.build(arch, **args), state)
         except (RuntimeError, ValueError, TypeError, OverflowError) as err:
             raise ArchitectureError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
@@ -40,7 +41,8 @@ def no_larger_than(state: Mapping[str, Tensor], what: str) -> Iterator[None]:
         "bytes of buffers": _TIMES * sum(t.nbytes for t in state.values()) + _BUFFER_BYTES,
     }
     used = dict.fromkeys(limits, 0)
-    seen: dict[tuple[int, str], int] = {}
+    # By module, not by id: that of a module that building drops again is soon another's.
+    seen: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
     def add(kind: str, amount: int) -> None:
         used[kind] += amount
@@ -50,15 +52,19 @@ def no_larger_than(state: Mapping[str, Tensor], what: str) -> Iterator[None]:
                 hint="check the architecture and its sizes",
             )
 
+    def is_new(owner: nn.Module, name: str) -> bool:  # weights are put in place more than once
+        names = seen.setdefault(owner, set())
+        new = name not in names
+        names.add(name)
+        return new
+
     def on_parameter(owner: nn.Module, name: str, value: nn.Parameter | None) -> None:
-        if value is not None and (id(owner), name) not in seen:  # weights are put in place more than once
-            seen[id(owner), name] = 1
+        if value is not None and is_new(owner, name):
             add("parameters", 1)
             add("elements of parameters", value.numel())
 
     def on_buffer(owner: nn.Module, name: str, value: Tensor | None) -> None:
-        if value is not None and (id(owner), name) not in seen:
-            seen[id(owner), name] = 1
+        if value is not None and is_new(owner, name):
             add("bytes of buffers", value.nbytes)
 
     def on_module(owner: nn.Module, name: str, value: nn.Module | None) -> None:

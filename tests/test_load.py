@@ -398,7 +398,8 @@ def test_weights_alone_need_an_architecture(tmp_path: Path) -> None:
     [
         ("resnet20", {"width": 8}, r"conv1.weight is \(4, 1, 3, 3\) in the file and \(8, 1, 3, 3\)"),
         ("resnet32", {"width": 4}, "missing .first: layer1.3.conv1.weight"),
-        ("vgg11", {}, "far more than the weights are for"),
+        ("vgg11", {}, "do not fit vgg11: 50 missing"),
+        ("vgg11", {"in_channels": 10**5}, "far more than the weights are for"),
         ("resnet20", {"width": 4, "num_classes": 100}, "linear.weight is .7, 16. in the file and .100, 16."),
         ("resnet20", {"depth": 9}, "no argument 'depth'"),
         ("resnet20", {"width": 10**18}, "cannot be built with|of another shape"),
