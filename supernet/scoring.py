@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -58,12 +59,27 @@ class Trial:
         }
 
 
+def chosen(trials: Iterable[Trial]) -> Trial:
+    """The subnetwork to take: of all that chance may have put behind the first, that of the least loss.
+
+    Few images cannot tell accuracies apart: what lies within one standard error of the best may as well be it.
+    The loss tells more, since it changes with every image. Text and masks are judged by such figures already.
+    """
+    ranked = sorted(trials, key=lambda t: t.rank, reverse=True)
+    first = ranked[0].found
+    if first.is_text or first.mean_iou is not None:
+        return ranked[0]
+    error = math.sqrt(first.accuracy * (1 - first.accuracy) / first.records)
+    near = [t for t in ranked if t.found.accuracy >= first.accuracy - error]
+    return min(near, key=lambda t: t.found.loss)
+
+
 @dataclass(frozen=True)
 class Found:
     """The outcome of a search.
 
     Attributes:
-        best: the best subnetwork within the limits; of a search for a front, its last one.
+        best: the chosen subnetwork within the limits; of a search for a front, its last one.
         front: those that none beats in both accuracy and multiply-adds, from small to large.
         trials: all that were scored.
         whole: the whole network on the same records.

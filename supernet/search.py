@@ -18,7 +18,7 @@ from models_zoo.data import DataSet
 from supernet.elastic import Subnet
 from supernet.learning import learn
 from supernet.net import Supernet
-from supernet.scoring import LEARNING, Book, Found, Limits, SearchConfig, Trial
+from supernet.scoring import LEARNING, Book, Found, Limits, SearchConfig, Trial, chosen
 
 PLAIN = "uniform"
 
@@ -56,10 +56,10 @@ def search(
         learn(book, limits, config, pareto)
     else:
         _optuna(book, limits, config, plain, pareto)
-    best = max(book.known.values(), key=lambda t: t.rank)
+    trials, front = tuple(book.known.values()), book.front()
+    best = front[-1] if pareto else chosen(trials)
     seconds = time.perf_counter() - start
-    trials = tuple(book.known.values())
-    return Found(best, book.front(), trials, book.evaluated(net.elastic.largest), seconds, config.agent)
+    return Found(best, front, trials, book.evaluated(net.elastic.largest), seconds, config.agent)
 
 
 def _plain(net: Supernet, pareto: bool) -> Iterator[Subnet]:

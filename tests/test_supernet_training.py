@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +20,11 @@ from prune.inputs import InputRequest
 from prune.journal import Journal
 from prune.load import ModelSource
 from prune.subject import open_model
-from prune.tune import TuneConfig, labelled
+from prune.tune import Evaluation, TuneConfig, labelled
 from supernet.devices import read_devices
-from supernet.elastic import ElasticConfig
+from supernet.elastic import Cost, ElasticConfig
 from supernet.net import ElasticModule, Supernet, make_supernet
-from supernet.scoring import Limits, SearchConfig
+from supernet.scoring import Limits, SearchConfig, Trial, chosen
 from supernet.search import search
 from supernet.store import load_supernet, save_supernet
 from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, kept, teacher_of, train_supernet
@@ -158,12 +159,27 @@ def test_a_search_keeps_its_limits(net: Supernet, data: DataSet, agent: str) -> 
     assert len(found.trials) == len(seen) == len({t.subnet for t in found.trials})
     assert len(seen) == 16 or (agent == "gnn-rl" and 8 < len(seen) < 16)  # whose plans may repeat
     assert all(t.macs_ratio <= 0.6 and t.params_ratio <= 0.7 for t in found.trials)
-    assert found.best.rank == max(t.rank for t in found.trials)
+    assert found.best is chosen(found.trials)
     assert {t.method for t in found.trials} == {"uniform", agent}
     again = search(net, data, limits, config)
     assert [t.subnet for t in again.trials] == [t.subnet for t in found.trials]
     for a, b in zip(found.front, found.front[1:], strict=False):
         assert a.cost.macs < b.cost.macs and a.rank < b.rank
+
+
+def test_what_chance_may_have_put_behind_is_judged_by_loss(net: Supernet) -> None:
+    def trial(accuracy: float, loss: float, records: int = 100, **more: Any) -> Trial:
+        found = Evaluation(accuracy, loss, records, **more)
+        return Trial(net.elastic.largest, "random", Cost(1, 1), 1.0, 1.0, found)
+
+    first, near, far = trial(0.90, 0.5), trial(0.88, 0.3), trial(0.80, 0.1)
+    assert chosen([far, first, near]) is near
+    many = [trial(0.90, 0.5, 10_000), trial(0.88, 0.3, 10_000)]  # two points are no chance here
+    assert chosen(many) is many[0]
+    masks = [trial(0.9, 0.5, mean_iou=0.6), trial(0.9, 0.3, mean_iou=0.59)]
+    assert chosen(masks) is masks[0]
+    text = [trial(0.5, 0.5, unit="bytes"), trial(0.6, 0.6, unit="bytes")]
+    assert chosen(text) is text[0]
 
 
 def test_a_front_spans_small_and_large(net: Supernet, data: DataSet) -> None:
