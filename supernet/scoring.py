@@ -62,8 +62,8 @@ class Trial:
 def chosen(trials: Iterable[Trial]) -> Trial:
     """The subnetwork to take: of all that chance may have put behind the first, that of the least loss.
 
-    Few images cannot tell accuracies apart: what lies within one standard error of the best may as well be it.
-    The loss tells more, since it changes with every image. Text and masks are judged by such figures already.
+    Few images cannot tell accuracies apart: what lies within one standard error of the best may as well be
+    it. The loss tells more, since it changes with every image. Text is judged by it anyway, masks by pixels.
     """
     ranked = sorted(trials, key=lambda t: t.rank, reverse=True)
     first = ranked[0].found
