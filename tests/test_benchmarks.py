@@ -62,8 +62,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def test_policies(run: Run, folder: Path) -> None:
     output, methods = folder / "policies.json", ["default", "uniform"]
     command = [
-        "policies.py", "resnet20", "--data", "digits", "--weights-dir", folder, "--methods", ",".join(methods),
-        "--episodes", 2, "--epochs", 1, "-o", output,
+        "policies.py", "resnet20", "--data", "digits", "--weights-dir", folder, "--epochs", 1,
+        "--methods", ",".join(methods), "--episodes", 2, "-o", output,
     ]  # fmt: skip
     shown, done = run(*command)
     assert [line.split("/")[2] for line in done.splitlines()] == methods
@@ -78,7 +78,9 @@ def test_policies(run: Run, folder: Path) -> None:
         assert 0.45 < row["macs"] <= 0.5 and row["latency"] > 0
         assert list(row["accuracy"]) == ["cut", "recalibrated", "reconstructed", "tuned"]
         (line,) = [line for line in shown.splitlines() if f" {name} " in line]
-        assert [f"{100 * a:.2f}" for a in row["accuracy"].values()] == [c.strip() for c in line.split("│")[3:7]]
+        assert [f"{100 * a:.2f}" for a in row["accuracy"].values()] == [
+            c.strip() for c in line.split("│")[3:7]
+        ]
     assert output.with_suffix(".png").stat().st_size > 0
 
     shown_again, done = run(*command)  # all is there already
