@@ -233,8 +233,11 @@ def fingerprint(options: argparse.Namespace) -> str:
 def stored(path: Path, header: Mapping[str, Any], fresh: bool) -> dict[str, dict[str, Any]]:
     """The runs that an earlier benchmark of the same code left; starts the file anew otherwise."""
     if not fresh and path.exists():
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]  # what a killed run left of a line goes
+        lines = [json.loads(line) for line in whole.splitlines()]
         if lines and lines[0] == header:
+            path.write_text(whole)
             return {line["key"]: line["found"] for line in lines[1:]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(header) + "\n")
