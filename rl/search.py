@@ -22,7 +22,7 @@ from prune.baselines import global_ratios
 from prune.identity import digest, must_be_the_same
 from prune.importance import magnitude, sampled, taylor
 from prune.plan import Plan, make_plan
-from prune.trials import Planner, Problem, SearchResult
+from prune.trials import Planner, Problem, SearchResult, Trial
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.book import REWARDS, Book, Reward
@@ -34,6 +34,7 @@ from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
+AGENT: AgentName = "agmc"  # where neither an agent nor a policy is named
 PER_COST = "global-per-cost"
 BASELINES = ("uniform", "global-magnitude", "global-sum", PER_COST, "global-taylor")
 _POWERS = (0.25, 0.5, 0.75)  # of the price
@@ -48,14 +49,14 @@ class SearchConfig:
     """How to search.
 
     Attributes:
-        agent: who proposes plans, one of ``METHODS``.
+        agent: who proposes plans, one of ``METHODS``; see ``agent_of``.
         episodes: plans to score beside the baselines, the refinement's included; 0 leaves the baselines,
             and the plan of a policy that is named.
         seed: of everything random.
         reward: what makes a plan good: few errors (``error``) or a small cross entropy (``loss``).
-        policy: file of a trained policy to start from; ``default`` is the one that comes with the package,
-            where there is one for the agent and its plan is no worse than the best baseline; ``none`` starts
-            with fresh weights.
+        policy: file of a trained policy to start from; ``default`` is the one that comes with the package
+            for the agent; ``none`` starts with fresh weights. When left out, the one that comes along, where
+            there is one and its plan is no worse than the best baseline.
         refine: share of the episodes that mutate the best plans after the agent.
         baselines: those of ``BASELINES`` that are scored first; the agent starts from the best of them.
         sensitivity: whether each group is also scored cut alone (``rl.sensitivity``); when left out, where
@@ -65,11 +66,11 @@ class SearchConfig:
         UsageError: a value out of range.
     """
 
-    agent: str = "agmc"
+    agent: str = AGENT
     episodes: int = 100
     seed: int = 0
     reward: Reward = "error"
-    policy: str = policy.DEFAULT
+    policy: str | None = None
     refine: float = 0.5
     baselines: tuple[str, ...] = BASELINES
     sensitivity: bool | None = None
@@ -83,15 +84,48 @@ class SearchConfig:
             raise UsageError("the number of episodes must not be negative")
         if not 0 <= self.refine <= 1:
             raise UsageError("the share of episodes that refine must lie between 0 and 1")
-        if self.agent not in AGENTS and self.policy not in (policy.DEFAULT, policy.NONE):
+        if self.agent not in AGENTS and self.names_policy:
             raise UsageError(f"--agent {self.agent} takes no policy", hint="one of " + ", ".join(AGENTS))
+
+    @property
+    def names_policy(self) -> bool:
+        """Whether the user asks for a policy."""
+        return self.policy not in (None, policy.NONE)
+
+    @property
+    def baseline_plans(self) -> int:
+        """How many plans the baselines make."""
+        return sum(len(_POWERS) if name == PER_COST else 1 for name in self.baselines)
+
+    @property
+    def proposals(self) -> int:
+        """How many plans will be scored beside those of the baselines."""
+        return self.episodes or int(self.names_policy)
 
     @property
     def trials(self) -> int:
         """How many plans will be scored."""
-        zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
-        baselines = sum(len(_POWERS) if name == PER_COST else 1 for name in self.baselines)
-        return baselines + self.episodes + zero_shot
+        return self.baseline_plans + self.proposals
+
+    def saved(self) -> policy.Policy | None:
+        """The policy that the agent starts from; None for fresh weights.
+
+        Raises:
+            PolicyError: as ``policy.find``.
+        """
+        return policy.find(self.policy, self.agent) if self.agent in AGENTS else None
+
+
+def agent_of(agent: str | None, named: str | None) -> str:
+    """Who searches: whom the user names, else the agent of the policy that is named, else ``AGENT``.
+
+    Raises:
+        PolicyError: the policy is not sound.
+    """
+    if agent is not None:
+        return agent
+    found = policy.find(named) if named is not None else None
+    return AGENT if found is None else found.agent
 
 
 def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
@@ -131,8 +165,7 @@ def planner(
         UsageError: ``workers`` is neither.
     """
     check_workers(workers)
-    if config.agent in AGENTS:
-        policy.find(config.policy, config.agent)  # a broken file is told before anything is loaded
+    config.saved()  # a broken file is told before anything is loaded
 
     known: list[Evaluator] = []  # searches of one program and one data set share their scores
 
@@ -142,10 +175,9 @@ def planner(
             options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
             known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
         known[0].journal = problem.journal
-        if config.agent in AGENTS:
-            saved = policy.find(config.policy, config.agent)
-            found = "" if saved is None else digest(saved.weights.values())
-            must_be_the_same(problem.journal, "policy", config.policy, found)
+        saved = config.saved()
+        found = "" if saved is None else digest(saved.weights.values())
+        must_be_the_same(problem.journal, "policy", config.policy or policy.DEFAULT, found)
         before = known[0].evaluations
         result = search(problem, topology.build(problem.axes), known[0], config)
         result = replace(result, evaluations=known[0].evaluations - before)
@@ -181,13 +213,14 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     book = Book(problem, evaluator, config.reward)
     score_baselines(problem, book, config.baselines)
     random = np.random.default_rng(config.seed)
+    notes: tuple[str, ...] = ()
     if config.agent == "random":
         random_plans(book, config.episodes, random)
     elif config.agent == "evolution":
         evolve(book, config.episodes, random, "evolution")
     else:
         with contained():
-            done = _run_agent(problem, graph, book, config)
+            done, notes = _run_agent(problem, graph, book, config)
         evolve(book, config.episodes - done, random, REFINED)
     trial, levels = book.winner()
     return SearchResult(
@@ -198,6 +231,8 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         evaluator.images,
         book.seconds,
         _finalists(problem, book),
+        agent=config.agent,
+        notes=notes,
     )
 
 
@@ -248,21 +283,40 @@ def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
     )
 
 
-def _run_agent(problem: Problem, graph: Topology, book: Book, config: SearchConfig) -> int:
-    """Let the agent walk; how many plans it scored."""
-    saved = policy.find(config.policy, config.agent)
-    if not config.episodes and config.policy in (policy.DEFAULT, policy.NONE):
-        return 0
+def _run_agent(
+    problem: Problem, graph: Topology, book: Book, config: SearchConfig
+) -> tuple[int, tuple[str, ...]]:
+    """Let the agent walk; how many plans it scored, and what the user should know."""
+    if not config.proposals:
+        return 0, ()
+    saved = config.saved()
     agent = Agent(config.agent, [task_of(problem, graph, book, config.agent)], seed=config.seed)  # type: ignore[arg-type]
     before = len(book.trials)
+    notes: tuple[str, ...] = ()
     if saved is not None:
+        best, _ = book.winner()
         saved.load_into(agent)
-        worth = book.score([agent.plan()], config.agent)[0]
-        if config.policy == policy.DEFAULT and worth < agent.tasks[0].reference:  # nobody asked for it
-            agent = Agent(config.agent, agent.tasks, seed=config.seed)  # type: ignore[arg-type]
+        book.score([agent.plan()], config.agent)
+        if book.trials[-1].worth < best.worth:
+            notes = (_worse(book.trials[-1], best, config),)
+            if not config.names_policy:
+                agent = Agent(config.agent, agent.tasks, seed=config.seed)  # type: ignore[arg-type]
     left = config.episodes - (len(book.trials) - before)
     rounds = int(left * (1 - config.refine)) // agent.walks * agent.walks
     agent.learn(max(0, rounds))
     if rounds and len(book.trials) - before < config.episodes:
         book.score([agent.plan()], config.agent)
-    return min(config.episodes, len(book.trials) - before)
+    return min(config.episodes, len(book.trials) - before), notes
+
+
+def _worse(first: Trial, best: Trial, config: SearchConfig) -> str:
+    """What the user should know of a policy whose plan is worse than the best before it."""
+    mine, other = (
+        f"{t.accuracy:.2%}" if config.reward == "error" else f"a loss of {t.loss:.4f}" for t in (first, best)
+    )
+    told = (
+        f"the policy's first plan has {mine} on the search split, the best baseline ({best.method}) {other}"
+    )
+    if not config.names_policy:
+        return f"{told}, so the search starts from the baseline and the agent with fresh weights"
+    return f"{told}; the agent goes on from the policy, since it was named" if config.episodes else told

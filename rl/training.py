@@ -62,7 +62,7 @@ class TrainingConfig:
     on: tuple[str, ...]
     data: str | None
     output: Path
-    agent: str = "gnn-rl"
+    agent: str = policy.TRAINED
     episodes: int = 600
     targets: tuple[float, ...] = (0.5, 0.3)
     epochs: int = 10
