@@ -53,9 +53,10 @@ from prune.surgery import prune_program  # noqa: E402
 from prune.trials import Problem  # noqa: E402
 from prune.tune import Evaluation, evaluate  # noqa: E402
 from rl import policy  # noqa: E402
+from rl.baselines import BASELINES, PER_COST  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
-from rl.search import BASELINES, PER_COST, SearchConfig, search  # noqa: E402
 from rl.search import METHODS as SEARCHES  # noqa: E402
+from rl.search import SearchConfig, search  # noqa: E402
 
 METHODS = ("agmc", "gnn-rl+policy", "gnn-rl", "amc", "evolution", "random")
 CHANGES: Mapping[str, Mapping[str, Any]] = {

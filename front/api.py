@@ -112,8 +112,8 @@ def compress(
         pretrained: take the weights that timm or torchvision has for it.
         planner: ``search``, or without one ``uniform`` or ``global``.
         agent: who searches; left out, the agent of ``policy``, else ``agmc``.
-        policy: trained policy to start from: a file, ``default`` or ``none``; left out, the one that comes along
-            for the agent, where there is one.
+        policy: trained policy to start from: a file, ``default`` or ``none``; left out, the one
+            that comes along for the agent, where there is one.
         episodes: plans to score beside the baselines.
         reward: ``error`` or ``loss``.
         images: search images that score each plan.

@@ -207,7 +207,8 @@ def _work(
         f"search, {len(data.test)} to test",
     }
     if method == SEARCH and config.demands or request.points and method == SEARCH:
-        plans = f"{search.proposals} plans beside {search.baseline_plans + starts} of baselines"
+        plans = f"{search.proposals} plan{'s' * (search.proposals != 1)}"
+        plans += f" beside {search.baseline_plans + starts} of the baselines"
         plans += " and the best of the wider point" if request.points else ""
         each = f"each on {request.images} records, by {request.workers} workers"
         work["search"] = f"{search.agent}, {plans}, {each}"

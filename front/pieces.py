@@ -32,8 +32,9 @@ from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.tune import evaluate, fit
 from prune.verify import verify
+from rl.baselines import BASELINES
 from rl.reward import Evaluator
-from rl.search import BASELINES, FINALISTS
+from rl.search import FINALISTS
 from rl.sensitivity import SHARES
 
 _RECORDS = 512  # that an evaluation is timed on

@@ -19,6 +19,7 @@ from prune.states import StateConfig
 from prune.trials import Planner
 from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
+from rl.policy import agent_of
 from rl.reward import IMAGES
 from rl.workers import Note, cores
 
@@ -164,7 +165,7 @@ def request(
     }
     told = {"seed": options.seed} | {name: value for name, value in training.items() if value is not None}
     policy = None if options.policy is None else str(options.policy)
-    agent = search.agent_of(options.agent, policy)
+    agent = agent_of(options.agent, policy)
     searching = search.SearchConfig(
         agent=agent,
         episodes=options.episodes,

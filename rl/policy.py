@@ -25,11 +25,12 @@ from graph.topology import LAYER_FEATURES, NODE_FEATURES, OPERATIONS
 from prune.files import write_file
 from prune.metadata import is_plain
 from prune.regular import regular_size
-from rl.agents.agent import AGENTS, Agent
+from rl.agents.agent import AGENTS, Agent, AgentName
 from rl.env import LAYER, STATE
 
 DEFAULT, NONE = "default", "none"
-TRAINED = "gnn-rl"  # whose policy it is where nobody says: one of it comes along
+AGENT: AgentName = "agmc"  # searches where neither an agent nor a policy is named
+TRAINED: AgentName = "gnn-rl"  # whose policy it is where nobody says: one of it comes along
 SHIPPED = Path(__file__).parent / "policies"
 FORMAT, VERSION = "prune-policy", 1
 _KEY = "prune-policy"
@@ -245,6 +246,18 @@ def find(name: str | None, agent: str | None = None) -> Policy | None:
     if agent not in (None, found.agent):
         raise _other_agent(found.path, found.agent, str(agent))
     return found
+
+
+def agent_of(agent: str | None, named: str | None) -> str:
+    """Who searches: whom the user names, else the agent of the policy that is named, else ``AGENT``.
+
+    Raises:
+        PolicyError: the policy is not sound.
+    """
+    if agent is not None:
+        return agent
+    found = find(named) if named is not None else None
+    return AGENT if found is None else found.agent
 
 
 def _other_agent(path: Path, found: str, wanted: str) -> PolicyError:

@@ -6,27 +6,26 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graph import topology
 from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
-from prune.baselines import global_ratios
 from prune.identity import digest, must_be_the_same
-from prune.importance import magnitude, sampled, taylor
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.baselines import BASELINES, plans_of, score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
+from rl.policy import Policy
 from rl.population import evolve, random_plans
 from rl.reward import IMAGES, Evaluator
 from rl.sensitivity import sensitivity
@@ -34,14 +33,8 @@ from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
-AGENT: AgentName = "agmc"  # where neither an agent nor a policy is named
-PER_COST = "global-per-cost"
-BASELINES = ("uniform", "global-magnitude", "global-sum", PER_COST, "global-taylor")
-_POWERS = (0.25, 0.5, 0.75)  # of the price
 REFINED = "refinement"
 FINALISTS = 8  # best plans of all that are looked at more closely, beside the best of each method
-_TAYLOR_IMAGES = 512
-_TAYLOR_WINDOWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +42,7 @@ class SearchConfig:
     """How to search.
 
     Attributes:
-        agent: who proposes plans, one of ``METHODS``; see ``agent_of``.
+        agent: who proposes plans, one of ``METHODS``; see ``rl.policy.agent_of``.
         episodes: plans to score beside the baselines, the refinement's included; 0 leaves the baselines,
             and the plan of a policy that is named.
         seed: of everything random.
@@ -66,7 +59,7 @@ class SearchConfig:
         UsageError: a value out of range.
     """
 
-    agent: str = AGENT
+    agent: str = policy.AGENT
     episodes: int = 100
     seed: int = 0
     reward: Reward = "error"
@@ -95,7 +88,7 @@ class SearchConfig:
     @property
     def baseline_plans(self) -> int:
         """How many plans the baselines make."""
-        return sum(len(_POWERS) if name == PER_COST else 1 for name in self.baselines)
+        return plans_of(self.baselines)
 
     @property
     def proposals(self) -> int:
@@ -107,25 +100,13 @@ class SearchConfig:
         """How many plans will be scored."""
         return self.baseline_plans + self.proposals
 
-    def saved(self) -> policy.Policy | None:
+    def saved(self) -> Policy | None:
         """The policy that the agent starts from; None for fresh weights.
 
         Raises:
             PolicyError: as ``policy.find``.
         """
         return policy.find(self.policy, self.agent) if self.agent in AGENTS else None
-
-
-def agent_of(agent: str | None, named: str | None) -> str:
-    """Who searches: whom the user names, else the agent of the policy that is named, else ``AGENT``.
-
-    Raises:
-        PolicyError: the policy is not sound.
-    """
-    if agent is not None:
-        return agent
-    found = policy.find(named) if named is not None else None
-    return AGENT if found is None else found.agent
 
 
 def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
@@ -244,30 +225,6 @@ def _finalists(problem: Problem, book: Book) -> tuple[Plan, ...]:
         make_plan(problem.space, levels, problem.scores, method)
         for method, levels in reversed(distinct.values())
     )
-
-
-def score_baselines(problem: Problem, book: Book, names: Sequence[str] = BASELINES) -> None:
-    """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
-    found = baseline_ratios(problem)
-    starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
-    for name, wishes in {**{name: found[name] for name in names}, **starts}.items():
-        book.score([book.project(wish) for wish in wishes], name)
-
-
-def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
-    """The wishes of each baseline; which channels stay, ``problem.scores`` says for all of them."""
-    space, budget = problem.space, problem.budget
-    by_magnitude = magnitude(problem.axes)
-    batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
-    return {
-        "uniform": [np.ones(space.bundles)],
-        "global-magnitude": [global_ratios(space, by_magnitude, budget)],
-        "global-sum": [global_ratios(space, by_magnitude, budget, relative=False)],
-        PER_COST: [
-            global_ratios(space, by_magnitude, budget, relative=False, by_price=power) for power in _POWERS
-        ],
-        "global-taylor": [global_ratios(space, taylor(problem.axes, batches), budget)],
-    }
 
 
 def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:

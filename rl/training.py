@@ -30,11 +30,12 @@ from prune.trials import Problem, Trial
 from prune.tune import SCRATCH, EpochResult
 from rl import policy
 from rl.agents.agent import AGENTS, WALKS, Agent, contained
+from rl.baselines import score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Origin
 from rl.reward import Evaluator
-from rl.search import score_baselines, task_of
+from rl.search import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
