@@ -92,18 +92,7 @@ def test_a_dry_run_fails_where_the_run_would(here: Path) -> None:
 
 def test_the_agent_is_that_of_the_policy(here: Path) -> None:
     file = SHIPPED / "gnn-rl.safetensors"
-    quick = (
-        "--flops",
-        0.5,
-        "--images",
-        16,
-        "--episodes",
-        0,
-        "--workers",
-        1,
-        "--no-reconstruct",
-        "--no-verify",
-    )
+    quick = ("--flops", 0.5, "--images", 16, "--episodes", 0, "--workers", 1, "--no-verify")
     words = (*COMMON[:5], *quick, "--policy", file)
     code, out, both = run("compress", *words, "--dry-run", "--json")
     assert code == 0, both
@@ -117,7 +106,7 @@ def test_the_agent_is_that_of_the_policy(here: Path) -> None:
     (here / "prune.toml").unlink()
 
     code, _, both = run("compress", *words, "-o", "cut", "--epochs", 1, "--lr", 1e30)
-    assert code == 2 and "the loss became" in both and "searched by" not in both
+    assert code == 2 and "the loss became" in both
     assert read_json(here / "cut" / HOME / RUN_FILE, "run")["options"]["agent"] == "gnn-rl"
     code, _, both = run("compress", "--resume", "cut", "--trust-code", "--agent", "agmc")
     assert code == 2 and "not of agmc" in both
@@ -145,31 +134,43 @@ def test_the_agent_is_that_of_the_policy_in_python_too(here: Path) -> None:
     assert prune.compress(small.make(), digits(), **options).report.search["agent"] == "agmc"
 
 
+TRAINED = """
+import torch
+import small
+
+def make():
+    net = small.make()
+    net.load_state_dict(torch.load("trained.pt", weights_only=True))
+    return net
+"""
+
+
 def test_a_policy_that_is_worse_than_the_baselines_is_told(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def narrowest_last(agent: Agent, task: int = 0) -> Any:
-        return agent.tasks[task].space.narrowest.copy()
+    import small
 
-    monkeypatch.setattr(Agent, "plan", narrowest_last)
-    options = (
-        "--flops",
-        0.5,
-        "--reward",
-        "loss",
-        "--episodes",
-        2,
-        "--workers",
-        1,
-        "--no-tune",
-        "--no-verify",
-    )
-    code, _, both = run("compress", *COMMON[:5], *options, "--agent", "gnn-rl", "-o", "out")
+    net = small.make()
+    x, y = next(iter(digits(seed=0).train.batches(1024)))
+    descent = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60):
+        descent.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        descent.step()
+    torch.save(net.state_dict(), "trained.pt")
+    (here / "trained.py").write_text(TRAINED)
+    # What a policy proposes here is nobody's choice, so it is made to propose one channel everywhere.
+    monkeypatch.setattr(Agent, "plan", lambda agent, task=0: agent.tasks[task].space.narrowest.copy())
+    options = ("--flops", 0.5, "--episodes", 2, "--workers", 1, "--no-tune", "--no-verify")
+    code, _, both = run("compress", "trained:make", *COMMON[1:5], *options, "--agent", "gnn-rl", "-o", "out")
     assert code == 0, both
-    [note] = read_json(here / "out" / "report.json", "report")["search"]["notes"]
-    assert note.startswith("the policy's first plan has a loss of ") and "starts from the baseline" in note
-    assert f"note: {note}" in both
-    assert "Note: the policy&#x27;s first plan" in (here / "out" / "report.html").read_text()
+    found = read_json(here / "out" / "report.json", "report")["search"]
+    [note] = found["notes"]
+    first, best = found["trials"][7]["accuracy"], max(t["accuracy"] for t in found["trials"][:7])
+    assert first < best and f"first plan has {first:.2%} on the search split" in note
+    assert f") {best:.2%}, so the search starts from the baseline" in note and f"note: {note}" in both
+    page = (here / "out" / "report.html").read_text()
+    assert f"first plan has {first:.2%} on the search split" in page
 
 
 def test_a_run_with_event_files_and_sensitivity(here: Path) -> None:
