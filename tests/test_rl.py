@@ -35,10 +35,11 @@ from prune.trials import Problem, Trial
 from prune.widths import Levels, WidthSpace
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.agents.ddpg import Walker
+from rl.baselines import baseline_ratios
 from rl.env import LAYER, PruningEnv, Task, Walks
 from rl.population import evolve
 from rl.reward import Evaluator, Score
-from rl.search import METHODS, Book, SearchConfig, baseline_ratios, command_words, planner, search
+from rl.search import METHODS, Book, SearchConfig, command_words, planner, search
 from rl.workers import Processes
 
 
