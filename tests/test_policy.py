@@ -233,7 +233,7 @@ def test_training_on_several_networks_repeats_by_seed_and_tells_where_it_comes_f
         on=files, data=None, output=tmp_path / "a.safetensors", episodes=8, targets=(0.5,), images=16,
     )  # fmt: skip
     first = train_policy(config)
-    second = train_policy(replace(config, output=tmp_path / "b.safetensors"))
+    second = train_policy(replace(config, output=tmp_path / "b.safetensors", workers="2"))
     assert first.origin.trained_on == ("resnet20 (digits)", "resnet32 (digits)")
     assert first.origin.episodes == 8 and "--episodes 8" in first.origin.command
     for name, tensor in first.weights.items():
