@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/policies.py resnet20 resnet56 mobilenet_v2@digits
         --data cifar10:PATH --weights-dir DIR [--targets 0.5,0.3] [--methods ...] [--seeds 0] [--epochs 5]
-        [--episodes 100] [-o FILE]
+        [--episodes 100] [--tune-on imagefolder:PATH?size=32] [-o FILE]
 
 NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: the zoo's network, trained first
 (``--train-epochs``, kept beside FILE). Each method gives a smaller network, measured on the test images
@@ -10,14 +10,18 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
 - reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
-- tuned: from the recalibrated weights, with the same epochs, schedule, data, seed and optimiser for all.
+- tuned: from the recalibrated weights, with the same epochs, schedule, data, seed and optimiser for all; ours
+  stays as it was reconstructed where training is worse on the search images, as in ``prune compress``.
+
+With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
+CIFAR-10 beside a lossless part; "larger test" is then the tuned network on that one's test images.
 
 Methods: ``default`` is what ``prune compress`` does (AGMC from the best baseline, then a refinement, then the
 best plans fitted); ``gnn-rl`` and ``amc`` do the same with that agent, ``evolution`` with the refinement
-alone; ``random`` scores as many random plans and takes the best of these. ``uniform``, ``global-magnitude``,
-``global-sum`` (not divided by a group's mean), ``global-per-cost`` (that divided by the root of the price),
-``global-taylor`` and ``global-bn-scale`` need no search. Those of ``tp-`` are Torch-Pruning's (extra
-``bench``).
+alone; ``random`` scores as many random plans and takes the best of these. ``uniform``, ``global-magnitude``
+(L2), ``global-l1``, ``global-sum`` (not divided by a group's mean), ``global-per-cost`` (that divided by the
+root of the price), ``global-taylor`` and ``global-bn-scale`` need no search. Those of ``tp-`` are
+Torch-Pruning's (extra ``bench``).
 
 Latency is that of the cut network in onnxruntime, one thread and one image, in turns with the original.
 Results go line by line to FILE with the ending .jsonl; what an interrupted run has done is not done again as
@@ -30,6 +34,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import statistics
 import sys
 import tempfile
@@ -74,9 +79,13 @@ from rl.search import SearchConfig, search  # noqa: E402
 from supernet.latency import onnx_calls  # noqa: E402
 
 SEARCHES = ("default", "gnn-rl", "amc", "evolution", "random")
-PLANNED = ("uniform", "global-magnitude", "global-sum", "global-per-cost", "global-taylor", "global-bn-scale")
+PLANNED = (
+    "uniform", "global-magnitude", "global-l1", "global-sum", "global-per-cost", "global-taylor",
+    "global-bn-scale",
+)  # fmt: skip
 OURS = (*SEARCHES, *PLANNED)
-STEPS = ("cut", "recalibrated", "reconstructed", "tuned")
+ABOUT = ("original", "data", "test_images", "tuned_on", "original_larger_test", "larger_test_images")
+STEPS = ("cut", "recalibrated", "reconstructed", "tuned", "larger test")
 CALIBRATION = GRADIENTS = 2000  # training images
 # Networks that train in minutes: a quarter of the published widths.
 SMALL: Mapping[str, Mapping[str, object]] = {
@@ -108,7 +117,14 @@ class Subject:
         self.fitted_on = calibration(self.model.program, self.data.train)
         self.evaluator = Evaluator(self.model.axes, self.data)
         self.mender = Mender(self.model.axes, self.data)
-        self.original = evaluate(ProgramModule(self.model.program), self.data.test).accuracy
+        self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
+        whole = ProgramModule(self.model.program)
+        self.original = evaluate(whole, self.data.test).accuracy
+        self.about = {"original": self.original, "data": self.data.name, "test_images": len(self.data.test)}
+        if self.tuning_data is not None:
+            self.about["tuned_on"] = self.tuning_data.name
+            self.about["original_larger_test"] = evaluate(whole, self.tuning_data.test).accuracy
+            self.about["larger_test_images"] = len(self.tuning_data.test)
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
         """All figures of one method."""
@@ -132,10 +148,16 @@ class Subject:
         found = {step: evaluate(module, self.data.test).accuracy for step, module in modules.items()}
         if wants_tuning(method, self.options):
             tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
-            fit(modules["recalibrated"], self.data, tuning, teacher=self.teacher)
-            found["tuned"] = evaluate(modules["recalibrated"], self.data.test).accuracy
+            data = replace(self.data, train=(self.tuning_data or self.data).train)
+            whole = modules["recalibrated"]
+            start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+            if "reconstructed" in modules:  # as `prune compress` does: that one stays epoch 0
+                whole = modules["reconstructed"]
+            fit(whole, data, tuning, teacher=self.teacher, initial=start)
+            found["tuned"] = evaluate(whole, self.data.test).accuracy
+            if self.tuning_data is not None:
+                found["larger test"] = evaluate(whole, self.tuning_data.test).accuracy
         return {
-            "original": self.original,
             "macs": costs(cut).macs / self.space.base_macs,
             "accuracy": found,
             "winner": plan.method if plan is not None else method,
@@ -173,6 +195,9 @@ class Subject:
             scores = taylor(axes, batches)
         elif method == "global-bn-scale":
             scores = bn_scale(axes)
+        elif method == "global-l1":
+            roots = {name: tensor.abs().sqrt() for name, tensor in axes.program.tensors.items()}
+            scores = magnitude(replace(axes, program=replace(axes.program, tensors=roots)))
         per_cost = method == "global-per-cost"
         relative = method != "global-sum" and not per_cost
         wish = global_ratios(space, scores, budget, relative=relative, by_price=0.5 * per_cost)
@@ -183,7 +208,8 @@ class Subject:
 
 def _trained(arch: str, data_name: str, options: argparse.Namespace) -> Path:
     """The file of a zoo network, trained if it is not there."""
-    path: Path = options.output.parent / f"{arch}-{data_name}-{options.train_epochs}.safetensors"
+    plain = re.sub(r"\W+", "-", data_name)
+    path: Path = options.output.parent / f"{arch}-{plain}-{options.train_epochs}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         data = load_data(data_name)
@@ -209,12 +235,14 @@ def wants_tuning(method: str, options: argparse.Namespace) -> bool:
 def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
     """Of the code and options that the figures of all our methods, or of all of the peers', depend on."""
     digest = hashlib.sha256()
-    roots = SHARED if peers else ("graph", "models_zoo", "prune", "rl", __file__)
+    roots = SHARED if peers else ("graph", "models_zoo", "prune", "rl", "profilers", "supernet", __file__)
     for root in roots:
         path = ROOT / root
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
-    names = ["epochs", "lr", "distill", "data", "train_epochs"]
+    for file in sorted(options.weights_dir.glob("*-cifar10.safetensors")):
+        digest.update(file.name.encode() + file.read_bytes())
+    names = ["epochs", "lr", "distill", "data", "tune_on", "train_epochs"]
     names += [] if peers else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
     digest.update(json.dumps([*values, torch.__version__]).encode())
@@ -222,10 +250,12 @@ def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
 
 
 def stored(path: Path) -> Rows:
-    """What earlier runs left, whole lines only."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
-    return {row["key"]: row for row in rows}
+    """What earlier runs left, whole lines only; what a killed one left of a line goes."""
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return {row["key"]: row for row in map(json.loads, whole.splitlines())}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -252,9 +282,9 @@ def ready(found: Mapping[str, Any]) -> float:
 
 def show(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Print one table for each network and target."""
-    console = Console(width=120)
+    console = Console(width=130)
     for title, found in results.items():
-        columns = ("delta", "latency", "episodes", "CPU s")
+        columns = ("delta", "latency", "episodes", "CPU s", "wall s")
         table = Table("method", "MACs", *STEPS, *columns, title=title)
         for method, row in found["methods"].items():
             if "error" in row:
@@ -263,9 +293,17 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> None:
             cells = [_cell(row, s) for s in STEPS]
             last = row["accuracy"].get("tuned")
             delta = "" if last is None else f"{100 * (last - found['original']):+.2f}"
-            last_cells = (f"{row['latency']:.2f}", str(row["episodes"]), f"{row['cpu_seconds']:.0f}")
+            times = (f"{row['cpu_seconds']:.0f}", f"{row['wall_seconds']:.0f}")
+            last_cells = (f"{row['latency']:.2f}", str(row["episodes"]), *times)
             table.add_row(method, f"{row['macs']:.3f}", *cells, delta, *last_cells)
-        table.caption = f"original {found['original']:.2%} on {found['test_images']} test images"
+        table.caption = (
+            f"original {found['original']:.2%} on {found['test_images']} test images of {found['data']}"
+        )
+        if "tuned_on" in found:
+            table.caption += (
+                f"; tuned on {found['tuned_on']}, where it has {found['original_larger_test']:.2%} on "
+                f"{found['larger_test_images']} test images"
+            )
         console.print(table)
 
 
@@ -315,6 +353,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning; 0: none")
     parser.add_argument("--lr", type=float, default=TuneConfig().lr)
     parser.add_argument("--distill", action="store_true", help="fine-tune all with the original as teacher")
+    parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)
     parser.add_argument("--train-epochs", type=int, default=20, help="for networks NAME@DATA")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/policies.json"))
@@ -368,7 +407,7 @@ def main() -> None:
 
 def _measured(subject: Subject, method: str, target: float, seed: int) -> dict[str, Any]:
     """The figures of a method; where a peer fails, its message is the finding."""
-    about = {"original": subject.original, "test_images": len(subject.data.test)}
+    about = subject.about
     try:
         return about | subject.measure(method, target, seed)
     except Exception as err:
@@ -398,7 +437,7 @@ def told(rows: Rows, codes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             else {"error": runs[0]["error"]}
             for m, runs in by_method.items()
         }
-        results[title] = {k: first[k] for k in ("original", "test_images")} | {"methods": methods}
+        results[title] = {k: first[k] for k in ABOUT if k in first} | {"methods": methods}
     return results
 
 

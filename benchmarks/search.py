@@ -1,11 +1,12 @@
 """Search: the best plan after so many episodes, for each agent, with and without a trained policy.
 
     OMP_NUM_THREADS=1 python benchmarks/search.py --model FILE --data NAME [--arch NAME] [--target 0.5]
-        [--methods agmc+policy,agmc,gnn-rl,amc,evolution,random] [--episodes 100] [--seeds 0,1,2] [-o FILE]
+        [--methods gnn-rl+policy,agmc,gnn-rl,amc,evolution,random] [--episodes 100] [--seeds 0,1,2] [-o FILE]
 
 A method is an agent, ``evolution`` or ``random``, with what is changed about it, for ablations:
 
-- ``+policy``: starts from the policy that comes with prune, or from ``--policy FILE``;
+- ``+policy``: starts from the policy that comes along for this agent, or from ``--policy FILE``; the former
+  is left where its plan is worse than the best baseline;
 - ``+cold``: starts from the uniform plan, not from the best of all baselines;
 - ``+unpriced``: starts without the baselines that divide by what a channel costs;
 - ``+alone``: the agent scores all of the plans, none is left to the refinement;
@@ -56,7 +57,7 @@ from rl.reward import Evaluator  # noqa: E402
 from rl.search import BASELINES, PER_COST, SearchConfig, search  # noqa: E402
 from rl.search import METHODS as SEARCHES  # noqa: E402
 
-METHODS = ("agmc+policy", "agmc", "gnn-rl+policy", "gnn-rl", "amc", "evolution", "random")
+METHODS = ("agmc", "gnn-rl+policy", "gnn-rl", "amc", "evolution", "random")
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "policy": {},
     "cold": {"baselines": ("uniform",)},
@@ -232,8 +233,11 @@ def fingerprint(options: argparse.Namespace) -> str:
 def stored(path: Path, header: Mapping[str, Any], fresh: bool) -> dict[str, dict[str, Any]]:
     """The runs that an earlier benchmark of the same code left; starts the file anew otherwise."""
     if not fresh and path.exists():
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]  # what a killed run left of a line goes
+        lines = [json.loads(line) for line in whole.splitlines()]
         if lines and lines[0] == header:
+            path.write_text(whole)
             return {line["key"]: line["found"] for line in lines[1:]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(header) + "\n")
@@ -271,6 +275,8 @@ def main() -> None:
         name, *changes = method.split("+")
         if name not in SEARCHES or any(c not in CHANGES for c in changes):
             sys.exit(f"unknown method {method!r}; known: {', '.join(SEARCHES)}, with +{', +'.join(CHANGES)}")
+        if "policy" in changes and policy.find(options.policy, name) is None:
+            sys.exit(f"{method}: no policy of {name} comes along; name one with --policy FILE")
     header = {"code": fingerprint(options), "torch": torch.__version__}
     stream = options.output.with_suffix(".jsonl")
     runs = stored(stream, header, options.fresh)

@@ -241,6 +241,7 @@ class Walks(DummyVecEnv):
 
     def __init__(self, tasks: Sequence[Task], walks: int) -> None:
         super().__init__([lambda: PruningEnv(*tasks) for _ in range(walks)])
+        self.tasks = tuple(tasks)
         self.topologies = tuple(dict.fromkeys(t.topology for t in tasks))
 
     def step_wait(self) -> VecEnvStepReturn:

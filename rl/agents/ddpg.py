@@ -1,10 +1,11 @@
 """DDPG as AMC and AGMC use it (He et al. 2018, arXiv:1802.03494, section 3.2 and its reference code).
 
 What it adds to stable-baselines3's: exploration by a truncated normal around the actor's action, whose
-deviation decays by the episode; and the reward of a plan given to every step of its walk, less a moving
-average of the rewards (AMC's variant of the Bellman equation, after Block-QNN:
-y = r - b + gamma Q(s', mu(s')), gamma = 1). The deviation begins at 0.2, where AMC has 0.5 after episodes of
-random actions: action 0 is a good plan here, and 30 actions that are each 0.5 off make a bad one.
+deviation decays with each episode (with each of every task, where several take turns); and the reward of
+a plan given to every step of its walk, less a moving average of the rewards (AMC's variant of the Bellman
+equation, after Block-QNN: y = r - b + gamma Q(s', mu(s')), gamma = 1). The deviation begins at 0.2, where
+AMC has 0.5 after episodes of random actions: action 0 is a good plan here, and 30 actions that are each
+0.5 off make a bad one.
 """
 
 from __future__ import annotations
@@ -65,10 +66,12 @@ class WalkDDPG(DDPG):
     """DDPG that explores as AMC does.
 
     Attributes:
-        noise: deviation, on actions in [-1, 1]; it decays by ``NOISE_DECAY`` each episode.
+        noise: deviation, on actions in [-1, 1]; it decays by ``NOISE_DECAY`` with each episode of every task.
+        tasks: that take turns.
     """
 
     noise: float = NOISE
+    tasks: int = 1
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         rates = (ACTOR_RATE, CRITIC_RATE)  # in the order of train()
@@ -80,7 +83,7 @@ class WalkDDPG(DDPG):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         assert self._last_obs is not None
         mean, _ = self.predict(self._last_obs, deterministic=True)
-        std = max(1e-3, self.noise * NOISE_DECAY**self._episode_num)
+        std = max(1e-3, self.noise * NOISE_DECAY ** (self._episode_num / self.tasks))
         action = truncnorm.rvs((-1 - mean) / std, (1 - mean) / std, loc=mean, scale=std)
         found = np.asarray(action, dtype=np.float32).reshape(n_envs, 1)
         return found, found
@@ -116,6 +119,7 @@ class Walker:
             device="cpu",
             policy_kwargs={**extractor(kind, **arguments), "net_arch": [HIDDEN, HIDDEN]},
         )
+        self.model.tasks = len(walks.tasks)
         actor = self.model.policy.actor
         last = [m for m in actor.mu if isinstance(m, nn.Linear)][-1]
         # Lillicrap et al. 2016 (arXiv:1509.02971), section 7: the first actions are near 0, here the prior.
