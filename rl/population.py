@@ -13,7 +13,8 @@ from prune.widths import Levels
 from rl.book import Book
 
 ELITE = 6  # plans that have offspring
-BROOD = 4  # scored together
+BROODS = 25  # so many, where that makes them no smaller than
+LEAST, MOST = 4, 32  # plans that are scored together
 _CROSS = 0.25  # share of the offspring with two parents
 _SIZE = 0.35  # deviation of a mutation, in log of the ratio
 _ATTEMPTS = 20  # to find a plan that was not scored yet
@@ -66,4 +67,6 @@ def _child(book: Book, parents: list[Levels], random: np.random.Generator) -> Le
 
 
 def _broods(count: int) -> list[int]:
-    return [min(BROOD, count - start) for start in range(0, count, BROOD)]
+    """How many plans are scored together each time, whoever scores them: results must not depend on that."""
+    size = min(max(LEAST, count // BROODS), MOST)
+    return [min(size, count - start) for start in range(0, count, size)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from rl.env import Task
 from rl.policy import Origin
 from rl.reward import Evaluator
 from rl.search import task_of
+from rl.workers import check_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class TrainingConfig:
         targets: shares of the MACs; each network at each target is a task.
         epochs: of training for networks given by name.
         images: of the search split that score a plan.
+        workers: processes of this machine that score plans of each network; they change no result.
         reward: ``error`` or ``loss``.
         seed: of everything random.
         start: a policy to go on from.
@@ -68,6 +71,7 @@ class TrainingConfig:
     targets: tuple[float, ...] = (0.5, 0.3)
     epochs: int = 10
     images: int = 256
+    workers: str = "1"
     reward: Reward = "error"
     seed: int = 0
     start: Path | None = None
@@ -84,6 +88,14 @@ class TrainingConfig:
             raise UsageError("targets must lie between 0 and 1", hint="--targets 0.5,0.3")
         if self.episodes < 1:
             raise UsageError("at least one episode is needed", hint="--episodes 600")
+        check_workers(self.workers)
+        if (
+            self.workers.startswith("ray:") and len(self.on) > 1
+        ):  # the first network's actors would keep all cores
+            raise UsageError(
+                f"--workers {self.workers}: several networks cannot share a cluster",
+                hint="such as --workers 2",
+            )
 
     @property
     def rounds(self) -> int:
@@ -151,12 +163,15 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
     start = policy.find(str(config.start), config.agent) if config.start is not None else None
     tasks: list[Task] = []
     names: list[str] = []
-    for name in config.on:
-        subject, data = _network(name, config, told)
-        names.append(f"{Path(name).stem if Path(name).exists() else name} ({data.name})")
-        tasks += _tasks(subject, data, config, told)
-    told.stage("training the policy")
-    with contained():
+    with ExitStack() as opened, contained():
+        for name in config.on:
+            subject, data = _network(name, config, told)
+            names.append(f"{Path(name).stem if Path(name).exists() else name} ({data.name})")
+            evaluator = Evaluator(
+                subject.axes, data, images=config.images, workers=config.workers, note=told.note
+            )
+            tasks += _tasks(subject, opened.enter_context(evaluator), config, told)
+        told.stage("training the policy")
         agent = Agent(config.agent, tasks, seed=config.seed)  # type: ignore[arg-type]
         if start is not None:
             start.load_into(agent)
@@ -170,15 +185,14 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
     return policy.load(config.output)
 
 
-def _tasks(subject: Subject, data: DataSet, config: TrainingConfig, told: Events) -> list[Task]:
+def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told: Events) -> list[Task]:
     space, graph = subject.space(), topology.build(subject.axes)
-    evaluator = Evaluator(subject.axes, data, images=config.images)
     scores = magnitude(subject.axes)
     tasks = []
     for target in config.targets:
         budget = Budget.of(space, macs=int(target * space.base_macs))
         budget.check_reachable()
-        problem = Problem(subject.axes, space, budget, scores, data, told.trial)
+        problem = Problem(subject.axes, space, budget, scores, evaluator.data, told.trial)
         book = Book(problem, evaluator, config.reward)
         score_baselines(problem, book)
         tasks.append(task_of(problem, graph, book, config.agent))

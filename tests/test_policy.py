@@ -299,7 +299,7 @@ def test_training_on_several_networks_repeats_by_seed_and_tells_where_it_comes_f
         on=files, data=None, output=tmp_path / "a.safetensors", episodes=8, targets=(0.5,), images=16,
     )  # fmt: skip
     first = train_policy(config)
-    second = train_policy(replace(config, output=tmp_path / "b.safetensors"))
+    second = train_policy(replace(config, output=tmp_path / "b.safetensors", workers="2"))
     assert first.origin.trained_on == ("resnet20 (digits)", "resnet32 (digits)")
     assert first.origin.episodes == 8 and "--episodes 8" in first.origin.command
     for name, tensor in first.weights.items():
@@ -330,3 +330,5 @@ def test_senseless_trainings_are_refused(options: list[str], told: str, tmp_path
 def test_the_configuration_checks_itself(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         TrainingConfig(on=("resnet20",), data="digits", output=tmp_path / "p", reward="hope")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="several networks cannot share a cluster"):
+        TrainingConfig(on=("resnet20", "vgg11"), data="digits", output=tmp_path / "p", workers="ray:")

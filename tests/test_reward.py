@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -330,32 +330,11 @@ def test_workers_that_make_no_sense_are_refused(text: str) -> None:
         find_workers(text, Scorer(resnet(), chunks(resnet(), load_embedded("digits"), 4)), print)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray_the_extra_is_named() -> None:
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(WorkerError) as caught:
         Evaluator(resnet(), load_embedded("digits"), images=4, workers="ray:")
     assert "prune-networks[ray]" in caught.value.hint
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra `ray`)")
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_cluster_scores_as_this_process_does_and_loses_nothing() -> None:
-    from rl.ray_workers import RayWorkers
-
-    notes: list[str] = []
-    scorer = Scorer(resnet(), chunks(resnet(), load_embedded("digits"), 64))
-    keeps = plans(6)
-    expected = [scorer(keep) for keep in keeps]
-    workers = RayWorkers(scorer, None, notes.append)
-    try:
-        assert workers.map(keeps) == expected
-        workers.ray.kill(workers._actors[0])
-        assert workers.map(keeps) == expected
-        assert len(notes) == 1
-    finally:
-        workers.close()
-    assert not workers.ray.is_initialized()
 
 
 def test_a_score_is_worth_minus_its_error() -> None:

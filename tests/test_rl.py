@@ -37,7 +37,7 @@ from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.agents.ddpg import Walker
 from rl.baselines import baseline_ratios
 from rl.env import LAYER, PruningEnv, Task, Walks
-from rl.population import evolve
+from rl.population import _broods, evolve
 from rl.reward import Evaluator, Score
 from rl.search import METHODS, Book, SearchConfig, command_words, planner, search
 from rl.workers import Processes
@@ -458,6 +458,13 @@ class _Toy(Evaluator):
         units = [u for g in axes().bundles[0].groups for u in axes().groups[g].units]
         shares = [float(keep[units].mean()) for keep in keeps]
         return [Score(1.0 - share, share) for share in shares]
+
+
+def test_broods_grow_with_the_search_and_add_up() -> None:
+    assert {n: _broods(n)[0] for n in (2, 50, 124, 200, 800, 5000)} == {
+        2: 2, 50: 4, 124: 4, 200: 8, 800: 32, 5000: 32,
+    }  # fmt: skip
+    assert all(sum(_broods(n)) == n for n in (0, 1, 99, 333))
 
 
 def test_evolution_improves_without_scoring_a_plan_twice() -> None:

@@ -32,6 +32,9 @@ def policy_train(
     targets: Annotated[str, typer.Option(help="Shares of the MACs to train for.")] = "0.5,0.3",
     epochs: Annotated[int, typer.Option(min=1, help="Of training networks given by name.")] = 10,
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
+    workers: Annotated[
+        str, typer.Option(help="Processes that score plans: a number, ray: or ray://HOST:PORT.")
+    ] = "1",
     reward: Annotated[str, typer.Option(help="What makes a plan good: error or loss.")] = "error",
     start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
     seed: SeedOption = 0,
@@ -50,6 +53,7 @@ def policy_train(
         targets=_shares(targets),
         epochs=epochs,
         images=images,
+        workers=workers,
         reward=reward,  # type: ignore[arg-type]
         start=start,
         seed=seed,
