@@ -247,7 +247,17 @@ def test_nothing_elastic_is_told() -> None:
     plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(UsageError, match="nothing of this model is elastic") as caught:
         make_supernet(subject(plain, torch.zeros(2, 4)), ElasticConfig(kinds=("head",)), None, origin={})
-    assert "--kinds" in caught.value.hint
+    assert "--kinds" in caught.value.hint and "no layer that can be bypassed" in str(caught.value)
+    kept = ElasticConfig(kinds=("head", "expert"), least=1.0, least_depth=1.0)
+    with pytest.raises(UsageError, match="--least-depth 1 keeps all of its 3 layers") as caught:
+        made("vit", kept)
+    assert "its 3 groups, of at most 4 units" in str(caught.value), "they are there, but no width of them"
+    assert "expert: the model has no group of it" in str(caught.value)
+    net = make_supernet(subject(plain, torch.zeros(2, 4)), ElasticConfig(), None, origin={})
+    assert net.notes == (
+        "no elastic width of kind head: the model has no group of it",
+        "no layer can be bypassed: only widths are elastic",
+    )
     with pytest.raises(UsageError, match="has batch norms"):
         module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
         make_supernet(subject(module, torch.zeros(2, 4)), ElasticConfig(), None, origin={})
