@@ -143,7 +143,7 @@ def test_a_network_of_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     done = prune("build", "perceptrons:made", "-o", tmp_path / "net", "--arch-args", '{"width": 16}',
                  "--input-shape", "1x8x8", "--data", "none")  # fmt: skip
     assert done.exit_code == 0 and "only widths are elastic" in done.output, done.output
-    assert "mlp (1 group, 1 axis)" in done.output and "layers" not in done.stdout
+    assert "mlp (1 group, 1 axis)" in done.output and "│ layers" not in done.output
     assert json.loads((tmp_path / "net" / "supernet.json").read_text())["axes"][0]["kept"][-1] == [16]
     done = prune("build", "perceptrons:made", "-o", tmp_path / "two", "--data", "none")
     assert done.exit_code == 2 and "--input-shape" in done.output, done.output
