@@ -56,8 +56,9 @@ from prune.demands import parse_demand  # noqa: E402
 from prune.inputs import InputRequest  # noqa: E402
 from prune.load import ModelSource  # noqa: E402
 from prune.subject import Subject, open_model  # noqa: E402
+from prune.targets import labelled  # noqa: E402
 from prune.train import build_for  # noqa: E402
-from prune.tune import SCRATCH_TRANSFORMER, Evaluation, TuneConfig, evaluate, fit, labelled  # noqa: E402
+from prune.tune import SCRATCH_TRANSFORMER, Evaluation, TuneConfig, evaluate, fit  # noqa: E402
 from supernet.elastic import ElasticConfig, Subnet  # noqa: E402
 from supernet.latency import onnx_latencies  # noqa: E402
 from supernet.net import Supernet, make_supernet  # noqa: E402

@@ -34,6 +34,7 @@ _KNOWN = (
     "maskfolder:PATH",
     "package.module:factory",
 )
+_PATHS = ("cifar10", "imagefolder", "maskfolder")
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -66,7 +67,7 @@ def load_data(
         if colon:
             raise DataError(f"data set {name!r} takes no path, got {spec!r}", hint=f"--data {name}")
         return load_embedded(name, seed=seed)
-    if name in ("cifar10", "imagefolder", "maskfolder"):
+    if name in _PATHS:
         path, _, query = (rest, "", "") if name == "cifar10" else rest.partition("?")
         if not path:
             raise DataError(f"data set {spec!r} lacks its folder", hint=f"--data {name}:PATH")
@@ -84,6 +85,11 @@ def load_data(
     if _FACTORY.fullmatch(spec):
         return _from_factory(spec, seed)
     raise DataError(f"unknown data set {spec!r}", hint=suggestion(spec, _KNOWN))
+
+
+def is_code(spec: str) -> bool:
+    """Whether a specification names a function, which is run."""
+    return spec.partition(":")[0] not in (*_TEXTS, *_PATHS) and _FACTORY.fullmatch(spec) is not None
 
 
 def _text(spec: str, length: int | None, tokenizer: Path | None) -> DataSet:

@@ -272,7 +272,16 @@ def built_from(name: str, settings: Mapping[str, Any], state: dict[str, Tensor])
     return _filled(Path(name), _model_class(name), settings, state)
 
 
-def save_stock(model: Any, folder: Path) -> None:
-    """Write a stock model as a checkpoint: config.json and model.safetensors."""
+def save_stock(model: Any, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+    """Write a stock model as a checkpoint: config.json and model.safetensors.
+
+    Args:
+        model: of the library, in float32; its weights change their type.
+        folder: where to.
+        settings: configuration of the checkpoint that it comes from: its floating-point type is kept.
+    """
+    given = (settings or {}).get("dtype", (settings or {}).get("torch_dtype"))
+    if given in ("bfloat16", "float16"):
+        model = model.to(getattr(torch, given))
     with _quiet():
         model.save_pretrained(folder, safe_serialization=True)

@@ -43,6 +43,7 @@ from prune.libraries import create, is_library
 from prune.mamba import is_mamba, load_mamba
 from prune.manifest import MANIFEST_FILE, check_file, check_folder
 from prune.metadata import FORMAT, HEADER_KEY, VERSION, Metadata, is_shape, parse
+from prune.origin import named_data
 from prune.pruned import GRAPH_FILE, WEIGHTS_FILE, load_program
 from prune.report import REPORT_FILE
 
@@ -269,7 +270,8 @@ def _checkpoint_folder(source: ModelSource) -> _Found:
         return _Found(mamba, f"mamba{mamba.sizes.version}", {}, tokens_input(mamba), files=files)
     module, files = load_checkpoint(source.path, source.arch)
     known = None if source.request.inputs is not None else default_inputs("", {}, module)
-    return _Found(module, f"transformers:{type(module).__name__}", {}, known, files=files)
+    meta = Metadata(data=named_data(source.path))
+    return _Found(module, f"transformers:{type(module).__name__}", {}, known, meta, files)
 
 
 def _run_folder(source: ModelSource) -> _Found:
@@ -287,7 +289,7 @@ def _run_folder(source: ModelSource) -> _Found:
     listed = check_folder(folder)
     program = load_program(folder)
     about: Mapping[str, Any] = {}
-    data = None
+    data: Any = named_data(folder)
     if (folder / REPORT_FILE).is_file():
         report = read_json(folder / REPORT_FILE, "a report")
         about = report["model"] if isinstance(report.get("model"), dict) else {}

@@ -114,6 +114,8 @@ def parse_kinds(text: str) -> tuple[Kind, ...]:
     """
     words = [word.strip() for word in text.split(",")]
     known: tuple[Kind, ...] = get_args(Kind)
+    if words == [""]:
+        raise UsageError("--kinds names no kind", hint=f"such as --kinds head,mlp; known: {', '.join(known)}")
     for word in words:
         if word not in known:
             raise UsageError(f"--kinds {text}: no kind {word!r}", hint=suggestion(word, known))

@@ -16,6 +16,7 @@ from prune.data import load_data
 from prune.inputs import ModelInputs, one_input, times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.selection import Selection, select
+from prune.targets import check_causal
 from prune.text import TOKENIZER
 from prune.widths import WidthSpace
 
@@ -101,7 +102,8 @@ def find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet | None
     """The data set for a model: the one given or named, or that of the model file; None for none.
 
     Raises:
-        DataError: it is missing, or its records are of another kind or shape than the model takes.
+        DataError: it is missing, its records are of another kind or shape than the model takes, or it is text
+            and the model sees what it is to foretell.
     """
     spec = name.name if isinstance(name, DataSet) else name or loaded.data
     if spec is None or (spec == NO_DATA and not isinstance(name, DataSet)):
@@ -135,6 +137,10 @@ def find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet | None
             f"the vocabulary of {loaded.path} only {given[0].high}",
             hint=hint,
         )
+    if takes_text:
+        windows = len(loaded.inputs.example()[0])
+        for tokens, _ in data.search.batches(windows, limit=windows):
+            check_causal(loaded.module, tokens, len(data.classes), loaded.path)
     return data
 
 

@@ -27,6 +27,7 @@ from models_zoo.text import TokenSplit
 from prune.failures import is_out_of_memory
 from prune.journal import Journal
 from prune.segmentation import confusion, scores_of
+from prune.targets import labelled
 from prune.tune_state import Checkpoints, Progress
 
 _TOKENS = 4096  # of text that are evaluated at once
@@ -546,32 +547,6 @@ def distilled(logits_BK: Tensor, y_B: Tensor, wanted_BK: Tensor, config: TuneCon
     )
     # T^2 keeps the gradients of the two terms at the same scale whatever T is.
     return (1 - config.distill) * F.cross_entropy(logits_BK, y_B) + config.distill * T**2 * soft_loss
-
-
-def labelled(module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The model's outputs (B, K) and the labels (B,), after a check that they fit each other.
-
-    Of text, every token counts as a record: (B, L, K) becomes (B L, K); so do the pixels of masks.
-
-    Raises:
-        DataError: they do not.
-    """
-    out = prediction(module(x))
-    if not isinstance(out, Tensor) or out.dim() != y.dim() + 1 or out.shape[:-1] != y.shape:
-        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        wanted = {1: "images, not (B, K)", 2: "windows of text, not (B, L, K)"}.get(
-            y.dim(), "images with masks, not (B, H, W, K)"
-        )
-        raise DataError(
-            f"the model returns {shape} for {len(y)} {wanted}",
-            hint=f"it must be a {('classifier', 'language model', 'segmenter')[min(y.dim(), 3) - 1]}",
-        )
-    if y.numel() and int(y.max()) >= out.shape[-1]:
-        raise DataError(
-            f"the data has a class {int(y.max())}, the model only {out.shape[-1]} outputs, counted from 0",
-            hint="use the data that the model was made for",
-        )
-    return out.flatten(0, -2), y.flatten()
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -18,6 +18,7 @@ from graph.errors import UsageError
 from graph.groups import Kind
 from graph.program import TENSOR
 from graph.residual import Branch, without_branches
+from supernet.inelastic import missing_kinds, nothing_elastic
 
 Widths = NDArray[np.int64]  # (groups,): units that each group keeps
 
@@ -126,16 +127,16 @@ class Elastic:
         self.depth_order = tuple(sorted(range(len(layers)), key=lambda i: salience[i]))
         self.salience = tuple(salience)
         self.least_layers = max(1, int(np.ceil(config.least_depth * len(layers) - 1e-9))) if layers else 0
-        self.choices = _axes(axes, self.layers, config)
-        if config.uniform:
-            self.choices = _tied(self.choices)
+        self.choices = (_tied if config.uniform else tuple)(_axes(axes, self.layers, config))
         if not self.choices and self.least_layers == len(layers):
-            raise UsageError(
-                "nothing of this model is elastic: it has no layer that can be bypassed and no width of kind "
-                + ", ".join(config.kinds),
-                hint="`prune inspect` shows its groups; --kinds names others, --least-depth lets layers go",
-            )
+            raise nothing_elastic(self.missing, len(layers), config.least_depth)
         self._model = CostModel(axes)
+
+    @property
+    def missing(self) -> dict[Kind, str]:
+        """Kinds that were asked for and have no elastic width, each with the reason."""
+        gone = set(self.config.kinds) - {c.kind for c in self.choices}
+        return missing_kinds(self.axes, self.layers, sorted(gone))
 
     @property
     def largest(self) -> Subnet:

@@ -15,6 +15,7 @@ from prune.export import export_onnx
 from prune.files import OutputFolder, write_json
 from prune.huggingface import save_stock
 from prune.manifest import write_manifest
+from prune.origin import SUBNET_FILE
 from prune.pruned import save_program
 from prune.verify import check
 from supernet.elastic import Subnet
@@ -22,7 +23,6 @@ from supernet.net import Supernet
 from supernet.stock import NotStock, stock_model
 from supernet.tuning import Tuned
 
-SUBNET_FILE = "subnet.json"
 ONNX_FILE = "model.onnx"
 
 
@@ -123,7 +123,7 @@ def write_subnet(
     )
     with OutputFolder(folder, force) as out:
         if model is not None:
-            save_stock(model, out.staging)
+            save_stock(model, out.staging, settings)
         else:
             save_program(program, out.staging, {"pruned": "true"})
         for name, path in (companions or {}).items():

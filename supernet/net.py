@@ -13,6 +13,7 @@ from torch import Tensor
 from graph.adapter import Adapter
 from graph.channels import Axes
 from graph.errors import UsageError
+from graph.groups import Kind
 from graph.program import Program, ProgramModule, run
 from models_zoo.data import DataSet
 from prune.depth import turned_by
@@ -81,6 +82,16 @@ class Supernet:
         axes = replace(self.axes, program=replace(self.program, tensors=dict(tensors)))
         elastic = Elastic(axes, self.elastic.layers, self.elastic.salience, self.elastic.config)
         return replace(self, axes=axes, elastic=elastic)
+
+    def of_kinds(self, kinds: tuple[Kind, ...]) -> Supernet:
+        """The same with elastic widths of these kinds alone.
+
+        Raises:
+            UsageError: nothing else is elastic.
+        """
+        config = replace(self.elastic.config, kinds=kinds)
+        elastic = Elastic(self.axes, self.elastic.layers, self.elastic.salience, config)
+        return replace(self, elastic=elastic, origin={**self.origin, "elastic": asdict(config)})
 
     def told(self) -> dict[str, Any]:
         """What it offers, as JSON data."""
@@ -156,7 +167,10 @@ def make_supernet(
     turned = turned_by(subject.program, layers, _records(subject.program, data)) if layers else []
     elastic = Elastic(found.axes, layers, turned, config)
     told = {**origin, "salience": criterion, "elastic": asdict(config), "layer_salience": turned}
-    return Supernet(found.axes, elastic, told, found.max_error, found.notes)
+    notes = [f"no elastic width of kind {kind}: {reason}" for kind, reason in elastic.missing.items()]
+    if not layers:
+        notes.append("no layer can be bypassed: only widths are elastic")
+    return Supernet(found.axes, elastic, told, found.max_error, (*found.notes, *notes))
 
 
 def _records(program: Program, data: DataSet | None) -> Sequence[Sequence[Tensor]]:

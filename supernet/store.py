@@ -19,17 +19,26 @@ from prune.huggingface import CONFIG
 from prune.inputs import inputs_of
 from prune.load import LoadedModel
 from prune.manifest import check_folder, write_manifest
+from prune.origin import SUPERNET_FILE
 from prune.pruned import load_program, save_program
+from prune.regular import regular_size
 from prune.text import TOKENIZER
 from supernet.elastic import Elastic, ElasticConfig
 from supernet.layers import find_layers
 from supernet.net import Supernet
 
-SUPERNET_FILE = "supernet.json"
 FOUND_FILE = "found.json"
 ORIGINAL_FILE = "original.safetensors"  # the weights before the training, of the teacher
 SOURCE_CONFIG = "source_config.json"  # of the checkpoint of transformers that it was made from
 _FORMAT, _VERSION = "prune-supernet", 1
+# What reads text and images for a checkpoint of transformers, and how it writes.
+_PREPROCESSING = (
+    TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+    "generation_config.json",
+)  # fmt: skip
+_MOST_BYTES = 1 << 27  # of one of these
 
 
 @dataclass(frozen=True)
@@ -141,14 +150,28 @@ def with_origin(net: Supernet, **more: Any) -> Supernet:
     return replace(net, origin={**net.origin, **more})
 
 
-def tokenizer_of(folder: Path) -> dict[str, Path]:
-    """The tokenizer of a checkpoint or a supernet, where it has one: its subnetworks read with it, too."""
-    path = folder / TOKENIZER
-    return {TOKENIZER: path} if path.is_file() else {}
+def preprocessing_of(folder: Path) -> dict[str, Path]:
+    """Tokenizer, image processor and so on of a checkpoint or a supernet, for its subnetworks, too.
+
+    Raises:
+        ModelFileError: one of them is larger than such files are, or no regular file.
+    """
+    found = {name: folder / name for name in _PREPROCESSING if (folder / name).exists()}
+    for path in found.values():
+        if (size := regular_size(path)) > _MOST_BYTES:
+            raise ModelFileError(
+                f"{path} has {size:,} bytes, more than a file that goes with the model ({_MOST_BYTES:,})",
+                hint="take it out of the folder",
+            )
+    return found
 
 
 def companions_of(model: str) -> dict[str, Path]:
-    """What goes with a model: of a checkpoint of transformers, or a supernet, configuration and tokenizer."""
+    """What goes with a model: of a checkpoint of transformers, or a supernet, configuration and tokenizer.
+
+    Raises:
+        ModelFileError: as ``preprocessing_of``.
+    """
     home = Path(model.removeprefix("hf:"))
     config = home / (CONFIG if model.startswith("hf:") else SOURCE_CONFIG)
-    return tokenizer_of(home) | ({SOURCE_CONFIG: config} if config.is_file() else {})
+    return preprocessing_of(home) | ({SOURCE_CONFIG: config} if config.is_file() else {})

@@ -27,7 +27,8 @@ from prune.files import refused
 from prune.identity import digest, must_be_the_same, of_data
 from prune.journal import Journal
 from prune.lock import Lock
-from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, distilled, evaluate, fit, labelled
+from prune.targets import labelled
+from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, distilled, evaluate, fit
 from prune.tune_state import Checkpoints
 from supernet.elastic import Subnet
 from supernet.net import ElasticModule, Supernet

@@ -104,7 +104,7 @@ def choices(net: Supernet, count: int = 4) -> list[Subnet]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_subnetwork_is_the_whole_without_the_rest(name: str) -> None:
     net = made(name)
-    assert net.max_error <= 1e-12 and not net.notes
+    assert net.max_error <= 1e-12 and all(n.startswith("no elastic width of kind") for n in net.notes)
     kinds = {c.kind for c in net.elastic.choices}
     assert {"head", "mlp"} <= kinds, kinds
     assert len(net.elastic.layers) >= 2 and net.cutter.direct
@@ -247,7 +247,17 @@ def test_nothing_elastic_is_told() -> None:
     plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(UsageError, match="nothing of this model is elastic") as caught:
         make_supernet(subject(plain, torch.zeros(2, 4)), ElasticConfig(kinds=("head",)), None, origin={})
-    assert "--kinds" in caught.value.hint
+    assert "--kinds" in caught.value.hint and "no layer that can be bypassed" in str(caught.value)
+    kept = ElasticConfig(kinds=("head", "expert"), least=1.0, least_depth=1.0)
+    with pytest.raises(UsageError, match="--least-depth 1 keeps all of its 3 layers") as caught:
+        made("vit", kept)
+    assert "its 3 groups, of at most 4 units" in str(caught.value), "they are there, but no width of them"
+    assert "expert: the model has no group of it" in str(caught.value)
+    net = make_supernet(subject(plain, torch.zeros(2, 4)), ElasticConfig(), None, origin={})
+    assert net.notes == (
+        "no elastic width of kind head: the model has no group of it",
+        "no layer can be bypassed: only widths are elastic",
+    )
     with pytest.raises(UsageError, match="has batch norms"):
         module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
         make_supernet(subject(module, torch.zeros(2, 4)), ElasticConfig(), None, origin={})

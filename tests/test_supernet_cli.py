@@ -80,7 +80,9 @@ def test_search_and_extract(folder: Path, tmp_path: Path) -> None:
     assert result["macs"] == found["best"]["macs"] and result["max_error"] <= 1e-9 and not result["stock"]
     module = load_pruned(tmp_path / "out")
     assert sum(p.numel() for p in module.parameters()) == found["best"]["params"]
-    assert CliRunner().invoke(cli.app, ["eval", str(tmp_path / "out"), "--data", "digits"]).exit_code == 0
+    for name in (folder, tmp_path / "out"):  # both say which data
+        done = CliRunner().invoke(cli.app, ["eval", str(name)])
+        assert done.exit_code == 0 and "of digits" in done.output, done.output
     assert load_model(tmp_path / "out").input_shape == (1, 8, 8)
 
 
@@ -131,6 +133,37 @@ def test_subnetworks_are_tuned_and_an_interrupt_loses_nothing(
     assert prune(*words).exit_code == 2, "there is a result now"
 
 
+def test_a_network_of_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built with the options that say what it takes; it has widths and no layers."""
+    (tmp_path / "perceptrons.py").write_text(
+        "from torch import nn\n\ndef made(width=32):\n    return nn.Sequential(nn.Flatten(), "
+        "nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    done = prune("build", "perceptrons:made", "-o", tmp_path / "net", "--arch-args", '{"width": 16}',
+                 "--input-shape", "1x8x8", "--data", "none")  # fmt: skip
+    assert done.exit_code == 0 and "only widths are elastic" in done.output, done.output
+    assert "mlp (1 group, 1 axis)" in done.output and "│ layers" not in done.output
+    assert json.loads((tmp_path / "net" / "supernet.json").read_text())["axes"][0]["kept"][-1] == [16]
+    done = prune("build", "perceptrons:made", "-o", tmp_path / "two", "--data", "none")
+    assert done.exit_code == 2 and "--input-shape" in done.output, done.output
+
+
+def test_a_function_is_not_taken_from_a_file(folder: Path, tmp_path: Path) -> None:
+    """A folder may come from anywhere: it names data, never code."""
+    shutil.copytree(folder, tmp_path / "net")
+    (tmp_path / "net" / "manifest.json").unlink()
+    path = tmp_path / "net" / "supernet.json"
+    about = json.loads(path.read_text())
+    about["origin"]["data"] = "antigravity:fly"
+    path.write_text(json.dumps(about))
+    done = CliRunner().invoke(cli.app, ["eval", str(tmp_path / "net")])
+    assert done.exit_code == 2 and "does not say which data" in done.output, done.output
+    path.write_text("[]")
+    done = CliRunner().invoke(cli.app, ["eval", str(tmp_path / "net")])
+    assert done.exit_code == 2 and "Traceback" not in done.output, done.output
+
+
 def test_a_front(folder: Path, tmp_path: Path) -> None:
     done = prune("search", folder, "--pareto", "--agent", "random", "--trials", 8, "--records", 32,
                  "-o", tmp_path / "front.json", "--json")  # fmt: skip
@@ -158,6 +191,7 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
         (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--epochs", 1, "--lr", 0], "lr must", ""),
         (["build", tmp_path / "none.pt", "-o", tmp_path / "o"], "none.pt", ""),
         (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", "hat"], "no kind 'hat'", ""),
+        (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", ""], "names no kind", "head"),
         (["build", folder.parent / "vit.pt", "-o", tmp_path / "o", "--kinds", "expert", "--least-depth", 1],
          "nothing of this model is elastic", "--least-depth"),
     ]  # fmt: skip

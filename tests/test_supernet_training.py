@@ -20,7 +20,8 @@ from prune.inputs import InputRequest
 from prune.journal import Journal
 from prune.load import ModelSource
 from prune.subject import open_model
-from prune.tune import Evaluation, TuneConfig, labelled
+from prune.targets import labelled
+from prune.tune import Evaluation, TuneConfig
 from supernet.devices import read_devices
 from supernet.elastic import Cost, ElasticConfig
 from supernet.net import ElasticModule, Supernet, make_supernet

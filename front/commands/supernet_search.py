@@ -131,7 +131,7 @@ def supernet_extract(
     from supernet.devices import read_devices
     from supernet.extraction import write_subnet
     from supernet.scoring import SearchConfig
-    from supernet.store import FOUND_FILE, load_supernet, tokenizer_of
+    from supernet.store import FOUND_FILE, load_supernet, preprocessing_of
     from supernet.training import SANDWICH, kept
     from supernet.tuning import TUNING
 
@@ -172,7 +172,7 @@ def supernet_extract(
                 results[name] = write_subnet(
                     stored.net, subnet, output / name if name else output, stored.settings,
                     tune=partial(_tuned, stored.net, records_of(), tune, part, shown) if epochs else None,
-                    companions=tokenizer_of(folder), verify=verify, onnx=onnx, force=force or epochs > 0,
+                    companions=preprocessing_of(folder), verify=verify, onnx=onnx, force=force or epochs > 0,
                 )  # fmt: skip
         if epochs:
             shutil.rmtree(keeps)

@@ -22,15 +22,16 @@ def show_built(net: Supernet, folder: Path) -> None:
     """What a new supernet offers."""
     told = net.told()
     table = Table("axis", "widths", "from", "to")
-    table.add_row("layers", str(len(told["layers"]) - told["least_layers"] + 1), str(told["least_layers"]),
-                  str(len(told["layers"])))  # fmt: skip
+    if told["layers"]:
+        table.add_row("layers", str(len(told["layers"]) - told["least_layers"] + 1),
+                      str(told["least_layers"]), str(len(told["layers"])))  # fmt: skip
     for kind in net.elastic.config.kinds:
         axes = [c for c in net.elastic.choices if c.kind == kind]
         for layouts in dict.fromkeys(c.layouts for c in axes):
             same = [c for c in axes if c.layouts == layouts]
             groups = len(same[0].groups)
             table.add_row(
-                f"{kind} ({len(same) * groups} groups, {len(same)} axes)",
+                f"{kind} ({_many(len(same) * groups, 'group')}, {_many(len(same), 'axis', 'axes')})",
                 str(len(layouts)), str(layouts[0][0]), str(layouts[-1][0]),
             )  # fmt: skip
     console.print(table)
@@ -78,3 +79,7 @@ def show_extracted(results: Iterable[Extracted]) -> None:
             console.print(f"{escape(result.folder)} on the test split: {told}")
         if result.reason:
             console.print(f"{escape(result.folder)} is no stock checkpoint: {escape(result.reason)}")
+
+
+def _many(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"

@@ -11,11 +11,21 @@ from rich.markup import escape
 
 from front.commands.failures import can_go_on
 from front.commands.options import (
+    ArchArgsOption,
+    ArchOption,
+    DtypeOption,
     JsonOption,
+    ModelArgument,
+    PretrainedOption,
     SeedOption,
+    ShapeOption,
+    SpecOption,
     SupernetArgument,
     SupernetDataOption,
     SupernetForceOption,
+    TrustOption,
+    WeightsOption,
+    model_source,
 )
 from front.commands.shown import bold
 from front.commands.supernet_tables import show_built
@@ -23,11 +33,16 @@ from front.commands.terminal import console, new_screen, print_json
 
 
 def supernet_build(
-    model: Annotated[str, typer.Argument(help="A model, as for compress.", show_default=False)],
+    model: ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
     data: SupernetDataOption = None,
-    arch: Annotated[str | None, typer.Option(help="Of bare weights, or a class of transformers.")] = None,
-    kinds: Annotated[str, typer.Option(help="Widths that are elastic: head, mlp, residual.")] = "head,mlp",
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Widths that are elastic: head, mlp, residual.",
+            show_default="head,mlp; for hf:DIR without what its configuration cannot say",
+        ),
+    ] = None,
     least: Annotated[float, typer.Option(help="The smallest share of a width.")] = 0.25,
     steps: Annotated[int, typer.Option(help="Steps of a whole width.")] = 8,
     least_depth: Annotated[float, typer.Option(help="The smallest share of the layers.")] = 0.5,
@@ -38,36 +53,54 @@ def supernet_build(
             show_default="for hf:DIR",
         ),
     ] = None,
-    trust_code: Annotated[bool, typer.Option("--trust-code", help="Load files that run code.")] = False,
+    arch: ArchOption = None,
+    arch_args: ArchArgsOption = None,
+    weights: WeightsOption = None,
+    pretrained: PretrainedOption = False,
+    input_shape: ShapeOption = None,
+    input_dtype: DtypeOption = None,
+    input_spec: SpecOption = None,
+    trust_code: TrustOption = False,
     force: SupernetForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a supernet: rank channels, heads and layers, and put them in that order."""
-    from prune.files import OutputFolder
-    from prune.load import ModelSource
+    from prune.files import OutputFolder, read_json
     from prune.selection import parse_kinds
     from prune.subject import find_data, measured_on, open_model
     from supernet.elastic import ElasticConfig
+    from supernet.expressible import made_expressible
     from supernet.net import make_supernet, origin_of
-    from supernet.store import companions_of, save_supernet
+    from supernet.store import SOURCE_CONFIG, companions_of, save_supernet
     from supernet.training import TRAINING
 
     tied = model.startswith("hf:") if uniform is None else uniform
     config = ElasticConfig(
-        kinds=parse_kinds(kinds), least=least, steps=steps, least_depth=least_depth, uniform=tied
+        kinds=parse_kinds("head,mlp" if kinds is None else kinds),
+        least=least,
+        steps=steps,
+        least_depth=least_depth,
+        uniform=tied,
+    )
+    source = model_source(
+        model, arch, arch_args, weights, pretrained, input_shape, input_dtype, input_spec, trust_code
     )
     OutputFolder(output, force)  # before anything takes long
     shown = new_screen(as_json=as_json)
     with shown.running():
         shown.stage("loading the model")
-        source = ModelSource(model=model, arch=arch, trust_code=trust_code)
         subject = open_model(measured_on(source, data))
         found = find_data(data, subject.loaded)
         origin = origin_of(subject, None if found is None else found.name)
         net = make_supernet(subject, config, found, origin=origin, on_stage=shown.stage)
+        companions = companions_of(model)
+        if tied and SOURCE_CONFIG in companions:
+            shown.stage("asking transformers for narrower models")
+            settings = read_json(companions[SOURCE_CONFIG], "configuration", constants=True)
+            net = made_expressible(net, settings, asked=kinds is not None)
         for note in (*subject.notes, *net.notes):
             shown.note(note)
-        save_supernet(net, output, companions_of(model), force=force)
+        save_supernet(net, output, companions, force=force)
         shutil.rmtree(output / TRAINING, ignore_errors=True)  # of another supernet that was here
     if as_json:
         return print_json({"folder": str(output), **net.told()})
