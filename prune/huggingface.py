@@ -191,6 +191,7 @@ def _filled(
     name = model_class.__name__
     # How attention is computed is ours to choose: a checkpoint could name kernels to be downloaded.
     plain = {k: v for k, v in settings.items() if "attn_implementation" not in k and "experts_impl" not in k}
+    plain, state = _part(model_class.config_class, plain, state)
     try:
         with _quiet(), no_larger_than(state, name):
             config = model_class.config_class.from_dict(plain)
@@ -219,6 +220,21 @@ def _filled(
         )
     module: nn.Module = model.float().eval()
     return module
+
+
+def _part(
+    config_class: Any, settings: dict[str, Any], state: dict[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of the part that a class is for, of a checkpoint of several.
+
+    The vision encoder of a SAM: ``vision_config``, and the weights below ``vision_encoder``.
+    """
+    key = getattr(config_class, "base_config_key", "")
+    own = settings.get(key) if key else None
+    if not isinstance(own, dict) or settings.get("model_type") == config_class.model_type:
+        return settings, state
+    tower = key.removesuffix("_config")
+    return own, {name: t for name, t in state.items() if name.startswith(f"{tower}_")}
 
 
 def _built(model_class: Any, config: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from graph.adapter import prediction
 from graph.channels import Axes
 from graph.labels import Field
 from graph.program import ProgramModule
 from models_zoo.data import DataSet
 from models_zoo.text import LENGTH
+from prune.tune import labelled
 
 Criterion = Literal["magnitude", "bn-scale", "taylor"]
 CRITERIA: tuple[Criterion, ...] = ("magnitude", "bn-scale", "taylor")
@@ -112,15 +112,18 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
 
     Args:
         axes: of the whole program.
-        batches: normalised inputs (B, ...) and labels (B,); of text tokens and those after them, (B, L).
+        batches: normalised inputs (B, ...) and labels (B,); of text tokens and those after them, (B, L); of
+            masks the class of each pixel, (B, H, W).
+
+    Raises:
+        DataError: the outputs do not fit the labels.
     """
     module = ProgramModule(axes.program)
     parameters: Mapping[str, torch.nn.Parameter] = dict(module.named_parameters())
     scores = np.zeros(axes.classes)
     for inputs, targets in batches:
         module.zero_grad()
-        logits = prediction(module(inputs))  # (B, K), or of text (B, L, K)
-        torch.autograd.backward(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
+        torch.autograd.backward(F.cross_entropy(*labelled(module, inputs, targets)))
         for name, field in _weight_fields(axes):
             parameter = parameters[name]
             if parameter.grad is not None:

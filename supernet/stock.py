@@ -133,7 +133,7 @@ def _renumbered(net: Supernet, subnet: Subnet, extracted: Program) -> dict[str, 
     for index, layer in enumerate(net.elastic.layers):
         stack, _, number = layer.name.rpartition(".")
         if not number.isdigit():
-            if subnet.dropped:
+            if index in subnet.dropped:
                 raise NotStock("its layers are not numbered")
             continue
         place = counts.setdefault(stack, int(number))

@@ -44,11 +44,12 @@ def supernet_build(
 ) -> None:
     """Make a supernet: rank channels, heads and layers, and put them in that order."""
     from prune.files import OutputFolder
-    from prune.load import ModelSource
-    from prune.selection import parse_kinds
-    from prune.subject import find_data, measured_on, open_model
+    from prune.load import ModelSource, load
+    from prune.selection import Selection, parse_kinds
+    from prune.subject import find_data, measured_on, program_of, selected
     from supernet.elastic import ElasticConfig
     from supernet.net import make_supernet, origin_of
+    from supernet.segmenting import for_masks
     from supernet.store import companions_of, save_supernet
     from supernet.training import TRAINING
 
@@ -61,8 +62,10 @@ def supernet_build(
     with shown.running():
         shown.stage("loading the model")
         source = ModelSource(model=model, arch=arch, trust_code=trust_code)
-        subject = open_model(measured_on(source, data))
-        found = find_data(data, subject.loaded)
+        loaded = load(measured_on(source, data))
+        found = find_data(data, loaded)
+        loaded = for_masks(loaded, found)
+        subject = selected(loaded, program_of(loaded), Selection())
         origin = origin_of(subject, None if found is None else found.name)
         net = make_supernet(subject, config, found, origin=origin, on_stage=shown.stage)
         for note in (*subject.notes, *net.notes):
