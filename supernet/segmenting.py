@@ -1,4 +1,4 @@
-"""Segmenting: an encoder of images, such as SAM's, gets a head for masks, so that data of masks can judge it."""
+"""Segmenting: an encoder of images, such as SAM's, gets a head, so that it can be trained on masks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from graph.adapter import Adapter, adapt, prediction
 from graph.errors import DataError
-from graph.program import TENSOR, Program, Ref
-from graph.residual import without_branches
+from graph.program import INPUT, TENSOR, Program, Ref
+from graph.residual import ancestors
 from models_zoo.data import DataSet
 from models_zoo.transformers import MaskHead
 from prune.load import LoadedModel
@@ -33,7 +33,7 @@ class Segmenting(Adapter):
 
 
 def for_masks(loaded: LoadedModel, data: DataSet | None) -> LoadedModel:
-    """A model that data of masks can train: a segmenter as it is, an encoder with a head that knows nothing yet.
+    """A model that masks can train: a segmenter as it is, an encoder with a head that knows nothing yet.
 
     Args:
         loaded: a segmenter returns (B, H, W, K), an encoder features (B, D, h, w) of a grid over the image.
@@ -52,9 +52,9 @@ def for_masks(loaded: LoadedModel, data: DataSet | None) -> LoadedModel:
     scale = height // out.shape[2] if out.dim() == 4 else 0
     if not scale or (out.shape[2] * scale, out.shape[3] * scale) != (height, width):
         raise DataError(
-            f"{loaded.path} returns {tuple(out.shape)} for {len(out)} images with masks of {height} x {width}",
-            hint="masks are for segmenters (B, H, W, K), and for encoders (B, D, h, w) whose grid divides the "
-            "image: of a whole SAM --arch SamVisionModel",
+            f"{loaded.path} returns {tuple(out.shape)} for {len(out)} images with masks of {height}x{width}",
+            hint="masks are for segmenters (B, H, W, K) and for encoders (B, D, h, w) whose grid divides the "
+            "image: of a whole SAM, --arch SamVisionModel",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -74,4 +74,11 @@ def encoder_of(program: Program) -> Program | None:
         return None
     features = next(n.args[0] for n in program.nodes if weight in n.refs)
     assert isinstance(features, Ref)
-    return without_branches(replace(program, output=features), ())
+    place = {n.name: i for i, n in enumerate(program.nodes)}
+    used = ancestors(program)[place[features.name]]
+    nodes = tuple(n for n in program.nodes if n.op == INPUT or used >> place[n.name] & 1)
+    names = {str(n.args[0]) for n in nodes if n.op == TENSOR}
+    tensors = {name: t for name, t in program.tensors.items() if name in names}
+    return replace(
+        program, nodes=nodes, output=features, tensors=tensors, trainable=program.trainable & tensors.keys()
+    )
