@@ -86,24 +86,41 @@ class VisionTransformer(nn.Module):
         return self.head(self.encoder(x).mean(1))  # type: ignore[no-any-return]
 
 
-class Segmenter(nn.Module):
-    """A class for each pixel: an encoder as SAM's (arXiv:2304.02643), a decoder that enlarges its grid."""
+class MaskHead(nn.Module):
+    """A class for each pixel from the features of a grid: they are enlarged, refined and told apart.
+
+    Args:
+        width: D, of the features.
+        inner: their width once they are enlarged.
+        num_classes: K.
+        scale: pixels along each side of a place of the grid.
+    """
+
+    def __init__(self, width: int, inner: int, num_classes: int, scale: int) -> None:
+        super().__init__()
+        self.decoder = nn.ConvTranspose2d(width, inner, scale, scale)
+        self.refine = nn.Conv2d(inner, inner, 3, padding=1)
+        self.head = nn.Conv2d(inner, num_classes, 1)
+
+    def forward(self, x_BDhw: Tensor) -> Tensor:
+        """Segment: (B, D, h, w) -> (B, H, W, K)."""
+        x_BDHW = F.gelu(self.refine(F.gelu(self.decoder(x_BDhw))))
+        return self.head(x_BDHW).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+
+
+class Segmenter(MaskHead):
+    """A class for each pixel: an encoder as SAM's (arXiv:2304.02643), and a head on its grid."""
 
     def __init__(self, encoder: ImageEncoder, num_classes: int, image_size: int) -> None:
-        super().__init__()
         width = encoder.norm.weight.numel()
-        self.encoder, self.scale = encoder, image_size // encoder.grid
-        self.decoder = nn.ConvTranspose2d(width, width // 2, self.scale, self.scale)
-        self.refine = nn.Conv2d(width // 2, width // 2, 3, padding=1)
-        self.head = nn.Conv2d(width // 2, num_classes, 1)
+        super().__init__(width, width // 2, num_classes, image_size // encoder.grid)
+        self.encoder = encoder
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Segment: (B, C, H, W) -> (B, H, W, K)."""
         x_BTD = self.encoder(x_BCHW)
         grid = self.encoder.grid
-        x_BDhw = x_BTD.transpose(1, 2).reshape(-1, x_BTD.shape[2], grid, grid)
-        x_BDHW = F.gelu(self.refine(F.gelu(self.decoder(x_BDhw))))
-        return self.head(x_BDHW).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        return super().forward(x_BTD.transpose(1, 2).reshape(-1, x_BTD.shape[2], grid, grid))
 
 
 class CausalLM(nn.Module):

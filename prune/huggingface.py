@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +191,10 @@ def _filled(
     name = model_class.__name__
     # How attention is computed is ours to choose: a checkpoint could name kernels to be downloaded.
     plain = {k: v for k, v in settings.items() if "attn_implementation" not in k and "experts_impl" not in k}
+    own = _part(model_class.config_class, plain)
     try:
         with _quiet(), no_larger_than(state, name):
-            config = model_class.config_class.from_dict(plain)
+            config = model_class.config_class.from_dict(own)
             model, found = _built(model_class, config, state)
     except ArchitectureError:
         raise
@@ -202,6 +203,8 @@ def _filled(
             f"hf:{folder}: transformers cannot build {name}: {first_line(err)}",
             hint="check config.json, and that your transformers is not older than the checkpoint",
         ) from err
+    if own is not plain:
+        found["unexpected_keys"] = set(found["unexpected_keys"]) - _of_others(found["unexpected_keys"], state)
     complaints = []
     for key, what in (("missing_keys", "missing"), ("unexpected_keys", "unexpected")):
         if names := sorted(found[key]):
@@ -219,6 +222,20 @@ def _filled(
         )
     module: nn.Module = model.float().eval()
     return module
+
+
+def _part(config_class: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a class is for, of a checkpoint of several parts: ``vision_config`` of a SAM."""
+    own = settings.get(getattr(config_class, "base_config_key", ""))
+    whole = settings.get("model_type") == config_class.model_type
+    return own if isinstance(own, dict) and not whole else settings
+
+
+def _of_others(unexpected: Iterable[str], state: Mapping[str, Tensor]) -> set[str]:
+    """Of weights that a part has no use for, those below modules of which it uses nothing."""
+    left = set(unexpected)
+    used = {name.partition(".")[0] for name in state if name not in left}
+    return {name for name in left if name in state and name.partition(".")[0] not in used}
 
 
 def _built(model_class: Any, config: Any, state: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:

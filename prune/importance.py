@@ -112,10 +112,11 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
 
     Args:
         axes: of the whole program.
-        batches: normalised inputs (B, ...) and labels (B,); of text tokens and those after them, (B, L).
+        batches: normalised inputs (B, ...) and labels (B,); of text tokens and those after them, (B, L); of
+            masks the class of each pixel, (B, H, W).
 
     Raises:
-        DataError: what the network returns does not go with the labels.
+        DataError: the outputs do not fit the labels.
     """
     module = ProgramModule(axes.program)
     parameters: Mapping[str, torch.nn.Parameter] = dict(module.named_parameters())

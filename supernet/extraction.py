@@ -20,10 +20,12 @@ from prune.pruned import save_program
 from prune.verify import check
 from supernet.elastic import Subnet
 from supernet.net import Supernet
+from supernet.segmenting import encoder_of
 from supernet.stock import NotStock, stock_model
 from supernet.tuning import Tuned
 
 ONNX_FILE = "model.onnx"
+ENCODER = "encoder"  # folder of a segmenter's encoder alone
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Extracted:
     Attributes:
         folder: where.
         stock: whether it is a checkpoint of transformers, to be named ``hf:DIR``.
+        encoder: folder of its encoder alone as such a checkpoint, where that got a head of ours; else None.
         reason: why it is none, where one was wanted; empty else.
         macs: of the subnetwork, recounted.
         params: likewise.
@@ -53,6 +56,7 @@ class Extracted:
     seconds: float
     max_error: float | None
     tuned: Tuned | None = None
+    encoder: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
@@ -102,16 +106,19 @@ def write_subnet(
     tuned = None if tune is None else tune(program)
     if tuned is not None:
         program = tuned.program
-    reason, model = "", None
+    reason, model, alone = "", None, None
     if settings is not None:
         try:
             model = stock_model(net, subnet, program, settings)
         except NotStock as err:
             reason = str(err)
+    if model is not None and encoder_of(program) is not None:
+        alone = folder / ENCODER
+        reason = f"its head for masks is ours; its encoder alone is one: hf:{alone}"
     counted, whole = costs(program), net.elastic.cost(net.elastic.largest)
     result = Extracted(
         str(folder),
-        model is not None,
+        model is not None and alone is None,
         reason,
         counted.macs,
         counted.params,
@@ -120,14 +127,17 @@ def write_subnet(
         seconds,
         error,
         tuned,
+        None if alone is None else str(alone),
     )
     with OutputFolder(folder, force) as out:
+        checkpoint = out.staging if alone is None else out.staging / ENCODER
+        checkpoint.mkdir(exist_ok=True)
         if model is not None:
-            save_stock(model, out.staging, settings)
-        else:
+            save_stock(model, checkpoint, settings)
+        if not result.stock:
             save_program(program, out.staging, {"pruned": "true"})
         for name, path in (companions or {}).items():
-            shutil.copyfile(path, out.staging / name)
+            shutil.copyfile(path, checkpoint / name)
         if onnx:
             example: Sequence[Any] = program.random_inputs(2)
             export_onnx(ProgramModule(program), example, out.staging / ONNX_FILE)

@@ -7,6 +7,7 @@ the stream goes from the end of the layer before to the beginning of the next on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, pairwise
@@ -24,12 +25,21 @@ _STEPS = 4  # operators at most between a layer's last sum and its end: a norm, 
 def find_layers(program: Program) -> tuple[Branch, ...]:
     """The layers of a program that can be bypassed one by one, in the order in which they run.
 
-    Branches whose weights lie below one numbered module (``encoder.layer.3``) are one layer; where nothing is
-    numbered, each branch is one. ``add`` of a layer is its end and ``stream`` its beginning.
+    Branches whose weights lie below one numbered module (``encoder.layer.3``) are one layer. Where there are
+    several of one stack, such layers alone count; else each branch is one. ``add`` of a layer is its end and
+    ``stream`` its beginning.
     """
     branches = [replace(b, tensors=b.tensors & program.trainable) for b in residual_branches(program)]
     runs = [list(run) for _, run in groupby(_outer(branches), _home)]
-    return _Finder(program).layers(runs)
+    found = _Finder(program).layers(runs)
+    stacks = Counter(_stack(layer) for layer in found)
+    return tuple(b for b in found if (stack := _stack(b)) is not None and stacks[stack] > 1) or found
+
+
+def _stack(layer: Branch) -> str | None:
+    """The module that numbers a layer; None where none does."""
+    stack, _, number = layer.name.rpartition(".")
+    return stack if number.isdigit() else None
 
 
 def bypassing(layers: Iterable[Branch], others: Mapping[str, Override]) -> Mapping[str, Override]:

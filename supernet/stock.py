@@ -22,6 +22,7 @@ from prune.huggingface import built_from
 from prune.verify import difference, tensors_in
 from supernet.elastic import Subnet
 from supernet.net import Supernet
+from supernet.segmenting import encoder_of
 
 _LIMIT = 1e-4  # of the largest output, in float32
 # Of what configurations of transformers count: the names that they give it.
@@ -44,12 +45,13 @@ def stock_model(net: Supernet, subnet: Subnet, extracted: Program, settings: Map
     Args:
         net: the supernet.
         subnet: the choice.
-        extracted: its program.
+        extracted: its program; of a segmenter the encoder alone counts.
         settings: the configuration of the whole.
 
     Raises:
         NotStock: there is none.
     """
+    extracted = encoder_of(extracted) or extracted
     name = str(net.origin.get("arch", "")).removeprefix("transformers:")
     changed = _changed(net, subnet, settings)
     state = _renumbered(net, subnet, extracted)
@@ -133,7 +135,7 @@ def _renumbered(net: Supernet, subnet: Subnet, extracted: Program) -> dict[str, 
     for index, layer in enumerate(net.elastic.layers):
         stack, _, number = layer.name.rpartition(".")
         if not number.isdigit():
-            if subnet.dropped:
+            if index in subnet.dropped:
                 raise NotStock("its layers are not numbered")
             continue
         place = counts.setdefault(stack, int(number))

@@ -66,11 +66,13 @@ def supernet_build(
 ) -> None:
     """Make a supernet: rank channels, heads and layers, and put them in that order."""
     from prune.files import OutputFolder, read_json
-    from prune.selection import parse_kinds
-    from prune.subject import find_data, measured_on, open_model
+    from prune.load import load
+    from prune.selection import Selection, parse_kinds
+    from prune.subject import find_data, measured_on, program_of, selected
     from supernet.elastic import ElasticConfig
     from supernet.expressible import made_expressible
     from supernet.net import make_supernet, origin_of
+    from supernet.segmenting import for_masks
     from supernet.store import SOURCE_CONFIG, companions_of, save_supernet
     from supernet.training import TRAINING
 
@@ -89,8 +91,10 @@ def supernet_build(
     shown = new_screen(as_json=as_json)
     with shown.running():
         shown.stage("loading the model")
-        subject = open_model(measured_on(source, data))
-        found = find_data(data, subject.loaded)
+        loaded = load(measured_on(source, data))
+        found = find_data(data, loaded)
+        loaded = for_masks(loaded, found)
+        subject = selected(loaded, program_of(loaded), Selection())
         origin = origin_of(subject, None if found is None else found.name)
         net = make_supernet(subject, config, found, origin=origin, on_stage=shown.stage)
         companions = companions_of(model)
