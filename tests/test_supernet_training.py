@@ -211,6 +211,10 @@ def test_latency_is_a_limit_like_others(net: Supernet) -> None:
     limits = Limits(net, [parse_demand("--latency", "2ms")], lambda s: 3.0 - len(s.dropped))
     subnet = limits.fitted(net.elastic.largest)
     assert len(subnet.dropped) == 1 and limits.kept(subnet)
+    assert len(limits.plain().dropped) == 1
+    with pytest.raises(TargetError, match="the smallest subnetwork has 2ms latency") as caught:
+        Limits(net, [parse_demand("--latency", "10us")], limits.latency)
+    assert "ask for at least --latency 2ms" in caught.value.hint
 
 
 def test_budgets_of_devices(tmp_path: Path) -> None:
