@@ -53,9 +53,10 @@ from prune.surgery import prune_program  # noqa: E402
 from prune.trials import Problem  # noqa: E402
 from prune.tune import Evaluation, evaluate  # noqa: E402
 from rl import policy  # noqa: E402
+from rl.baselines import BASELINES, PER_COST  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
-from rl.search import BASELINES, PER_COST, SearchConfig, search  # noqa: E402
 from rl.search import METHODS as SEARCHES  # noqa: E402
+from rl.search import SearchConfig, search  # noqa: E402
 
 METHODS = ("agmc", "gnn-rl+policy", "gnn-rl", "amc", "evolution", "random")
 CHANGES: Mapping[str, Mapping[str, Any]] = {
@@ -225,7 +226,7 @@ def fingerprint(options: argparse.Namespace) -> str:
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     names = ("target", "episodes", "images", "calibration", "test_images", "fit", "data", "arch")
     digest.update(json.dumps([str(getattr(options, n)) for n in names]).encode())
-    for path in (options.model, Path(options.policy)):
+    for path in (options.model, Path(options.policy or "")):
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()[:16]
 
@@ -233,8 +234,11 @@ def fingerprint(options: argparse.Namespace) -> str:
 def stored(path: Path, header: Mapping[str, Any], fresh: bool) -> dict[str, dict[str, Any]]:
     """The runs that an earlier benchmark of the same code left; starts the file anew otherwise."""
     if not fresh and path.exists():
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]  # what a killed run left of a line goes
+        lines = [json.loads(line) for line in whole.splitlines()]
         if lines and lines[0] == header:
+            path.write_text(whole)
             return {line["key"]: line["found"] for line in lines[1:]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(header) + "\n")
@@ -256,7 +260,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-images", type=int, default=2000, help="for the winner of each run")
     parser.add_argument("--reward", default="error", choices=("error", "loss"), help="what is told")
     parser.add_argument("--no-fit", dest="fit", action="store_false", help="leave the column fitted out")
-    parser.add_argument("--policy", default=policy.DEFAULT, help="file, for methods with +policy")
+    parser.add_argument("--policy", help="file, for methods with +policy")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an interrupted run")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/search.json"))
     return parser.parse_args()

@@ -51,8 +51,8 @@ def compress(
     weights: str | Path | None = None,
     pretrained: bool = False,
     planner: str | None = None,
-    agent: str = "agmc",
-    policy: str = "default",
+    agent: str | None = None,
+    policy: str | Path | None = None,
     episodes: int = 100,
     reward: str = "error",
     images: int = IMAGES,
@@ -111,8 +111,9 @@ def compress(
         weights: file with the weights of a network that is named.
         pretrained: take the weights that timm or torchvision has for it.
         planner: ``search``, or without one ``uniform`` or ``global``.
-        agent: who searches.
-        policy: trained policy to start from.
+        agent: who searches; left out, the agent of ``policy``, else ``agmc``.
+        policy: trained policy to start from: a file, ``default`` or ``none``; left out, the one
+            that comes along for the agent, where there is one.
         episodes: plans to score beside the baselines.
         reward: ``error`` or ``loss``.
         images: search images that score each plan.

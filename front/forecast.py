@@ -12,12 +12,13 @@ from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from prune.budget import Budget, exact_quantities
 from prune.config import Listener
-from prune.preparation import SEARCH, asked_blocks, check_planner, method_of
+from prune.pareto import folder_name
+from prune.preparation import SEARCH, asked_blocks, check_planner, judges_states, method_of
 from prune.report import count, size
+from prune.states import state_starts
 from prune.subject import check_batch, find_data, open_model
 from prune.unfinished import is_unfinished
 from prune.widths import WidthSpace
-from rl.search import BASELINES
 
 FILES = (
     "model.onnx", "model.pt2", "model.safetensors", "graph.json", "plan.json", "report.json", "report.html",
@@ -129,6 +130,7 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     """
     config = request.config
     check_planner(config)
+    request.search.saved()  # a policy that is not sound is told as the run would
     listener.stage("loading the model")
     loading, subject = timed(lambda: open_model(config.source, config.selection))
     space = subject.space(round_to=config.multiple)
@@ -140,8 +142,11 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     for budget in budgets:
         if budget.bounds and config.blocks.text is None:  # without some blocks less is reachable
             budget.check_reachable()
+    free = config.states.text is None and judges_states(config, subject, data, request.points)
+    starts = len(state_starts(space)) if free else 0
     listener.stage("timing the pieces")
-    pieces = [Piece("load and capture", 1, loading), *pieces_of(request, subject, budgets[-1], data, method)]
+    timings = pieces_of(request, subject, budgets[-1], data, method, starts)
+    pieces = [Piece("load and capture", 1, loading), *timings]
     waits = ["latencies of the models"]
     waits += ["timing of operators, minutes the first time"] if config.limits_latency else []
     waits += ["judging blocks; with fewer of them all is quicker, and less can be reached"] * bool(
@@ -150,13 +155,13 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     waits += ["judging and compensating states"] if config.states.is_given else []
     waits += ["what the agent learns between plans"] if method == SEARCH and config.demands else []
     files: tuple[str, ...] = CURVE_FILES if request.points else FILES
-    files += tuple(f"{point.share:g}/ with all files of a run" for point in request.points)
+    files += tuple(f"{folder_name(point)}/ with all files of a run" for point in request.points)
     checkpoint = isinstance(subject.loaded.module, MambaLM) and not request.points
     return Forecast(
         model=subject.loaded.arch,
         data=data.name if data is not None else None,
         groups=space.bundles,
-        work=_work(request, data, method, space),
+        work=_work(request, data, method, space, starts),
         reach=_reach(space, budgets),
         pieces=tuple(pieces),
         open=tuple(waits),
@@ -185,7 +190,9 @@ def _reach(space: WidthSpace, budgets: list[Budget]) -> tuple[Reach, ...]:
     return tuple(found)
 
 
-def _work(request: Request, data: DataSet | None, method: str, space: WidthSpace) -> dict[str, str]:
+def _work(
+    request: Request, data: DataSet | None, method: str, space: WidthSpace, starts: int
+) -> dict[str, str]:
     config, search = request.config, request.search
     limits = [*(p.text for p in request.points), *(str(d) for d in config.demands)]
     limits += [f"--states {config.states.text}"] if config.states.text is not None else []
@@ -200,8 +207,11 @@ def _work(request: Request, data: DataSet | None, method: str, space: WidthSpace
         f"search, {len(data.test)} to test",
     }
     if method == SEARCH and config.demands or request.points and method == SEARCH:
-        agent = f"{search.agent}, {search.episodes} plans beside {len(BASELINES)} baselines"
-        work["search"] = f"{agent}, each on {request.images} records, by {request.workers} workers"
+        plans = f"{search.proposals} plan{'s' * (search.proposals != 1)}"
+        plans += f" beside {search.baseline_plans + starts} of the baselines"
+        plans += " and the best of the wider point" if request.points else ""
+        each = f"each on {request.images} records, by {request.workers} workers"
+        work["search"] = f"{search.agent}, {plans}, {each}"
     else:
         work["plan"] = (
             method

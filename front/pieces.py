@@ -32,8 +32,9 @@ from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.tune import evaluate, fit
 from prune.verify import verify
+from rl.baselines import BASELINES
 from rl.reward import Evaluator
-from rl.search import BASELINES, FINALISTS
+from rl.search import FINALISTS
 from rl.sensitivity import SHARES
 
 _RECORDS = 512  # that an evaluation is timed on
@@ -71,7 +72,7 @@ def timed(call: Callable[[], _T]) -> tuple[float, _T]:
 
 
 def pieces_of(
-    request: Request, subject: Subject, budget: Budget, data: DataSet | None, method: str
+    request: Request, subject: Subject, budget: Budget, data: DataSet | None, method: str, starts: int
 ) -> Iterator[Piece]:
     """Time each piece of the work once.
 
@@ -81,6 +82,7 @@ def pieces_of(
         budget: the limits that can be counted; those of the narrowest point of a curve.
         data: what it is measured and tuned on, if anything.
         method: who makes the plan.
+        starts: plans that each search begins with beside the baselines.
     """
     config, axes, space = request.config, subject.axes, budget.space
     points = len(request.points) or 1
@@ -93,7 +95,7 @@ def pieces_of(
     pruned = prune_program(axes, plan)
     searches = method == SEARCH and bool(request.points or config.demands)
     if data is not None:
-        yield from _on_data(request, subject, plan, pruned, data, space.bundles if searches else 0)
+        yield from _on_data(request, subject, plan, pruned, data, space.bundles if searches else 0, starts)
     if config.verify:
         seconds, _ = timed(lambda: verify(axes, plan.keep_mask(axes), pruned))
         yield Piece("prove", points, seconds)
@@ -111,6 +113,7 @@ def _on_data(
     pruned: Program,
     data: DataSet,
     searched: int,
+    starts: int,
 ) -> Iterator[Piece]:
     """Those that need data; ``searched`` bundles are searched for, none where the plan is made otherwise."""
     config, axes = request.config, subject.axes
@@ -125,7 +128,9 @@ def _on_data(
         with Evaluator(axes, data, images=request.images) as evaluator:
             seconds, _ = timed(lambda: evaluator(keep))
         workers = int(request.workers) if request.workers.isdecimal() else 1
-        yield Piece("score a plan", request.trials * points, seconds, workers)
+        neighbours = points - 1
+        trials = points * (request.search.trials + starts) + neighbours
+        yield Piece("score a plan", trials, seconds, workers)
         cuts, wanted = len(SHARES) * searched, request.search.sensitivity
         if wanted or (wanted is None and cuts <= request.search.trials // 2):
             yield Piece("score a group cut alone", cuts, seconds, workers)

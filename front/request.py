@@ -19,6 +19,7 @@ from prune.states import StateConfig
 from prune.trials import Planner
 from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
+from rl.policy import agent_of
 from rl.reward import IMAGES
 from rl.workers import Note, cores
 
@@ -41,8 +42,8 @@ class Options:
     blocks: Limit = None
     pareto: str | None = None
     planner: str | None = None
-    agent: str = "agmc"
-    policy: str = "default"
+    agent: str | None = None
+    policy: str | Path | None = None
     episodes: int = 100
     reward: str = "error"
     images: int = IMAGES
@@ -144,7 +145,7 @@ def request(
         force: replace files of an earlier run.
         temporary: the output goes away with whoever asked for it.
         resume: go on with the unfinished run in ``output``.
-        identity: what the run is, for whoever resumes it; see ``CompressConfig.options``.
+        identity: what the run is, for whoever resumes it; see ``CompressConfig.options``. The agent is added.
 
     Raises:
         PruneError: an option that is unknown, malformed or does not go with another one.
@@ -163,12 +164,14 @@ def request(
         "batch_size": options.batch_size,
     }
     told = {"seed": options.seed} | {name: value for name, value in training.items() if value is not None}
+    policy = None if options.policy is None else str(options.policy)
+    agent = agent_of(options.agent, policy)
     searching = search.SearchConfig(
-        agent=options.agent,
+        agent=agent,
         episodes=options.episodes,
         seed=options.seed,
         reward=options.reward,  # type: ignore[arg-type]
-        policy=options.policy,
+        policy=policy,
         sensitivity=options.sensitivity,
     )
     config = CompressConfig(
@@ -195,7 +198,7 @@ def request(
         force=force,
         temporary=temporary,
         resume=resume,
-        options=identity or {},
+        options={**identity, "agent": agent} if identity else {},
         verify=options.verify,
     )
     workers = str(cores() if options.workers is None else options.workers)

@@ -1,7 +1,18 @@
 """AGMC's encoder and decoder: a graph convolution over the operations, and an LSTM that walks the bundles.
 
-AGMC (Yu et al. 2020, arXiv:2011.12641) embeds the computational graph, whose edges are operations, by a graph
-convolution, and lets an LSTM emit one embedding per layer. No size depends on the number of layers.
+AGMC (Yu et al. 2020, arXiv:2011.12641) embeds the computational graph, whose nodes are feature maps and whose
+edges are operations, by a graph convolution, and lets an LSTM emit one embedding per layer. No size depends
+on the number of layers. Deviations from the reference code, and why:
+
+- nodes have real features (``graph.topology``) and messages depend on the operation; there features are
+  random and the twelve types of edges are not used;
+- a convolution is one edge; there it goes by a node for each of its filters, so that the graph grows with
+  widths;
+- the network's embedding is the state that the LSTM starts from, and a step reads the mean embedding of the
+  values that make a bundle's channels;
+- decisions are fed back to the decoder instead of encoding the graph anew at each step: one pass serves a
+  batch;
+- the convolution is ``OperationConv`` with tanh in place of GCNConv with ReLU.
 """
 
 from __future__ import annotations
@@ -25,9 +36,8 @@ class EncoderDecoder(nn.Module):
     size 30, mean pooling, linear, tanh).
 
     Decoder: an LSTM that starts from the network's embedding and reads, bundle by bundle, the mean embedding
-    of the values that make its channels and the ratio chosen last. Deviations from the paper: nodes have
-    real features and messages depend on the operation (``OperationConv``); the decisions are fed back to the
-    decoder instead of encoding the graph anew at each step, so one pass serves a whole batch.
+    of the values that make its channels, the ratio chosen last, and what the prior has for the last and for
+    this.
 
     Args:
         width: size of each embedding.

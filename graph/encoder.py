@@ -1,8 +1,21 @@
 """The multi-stage graph encoder: from a topology and the ratios chosen so far to embeddings.
 
 Stage 0 embeds the values of the program once; their mean over a motif, joined with what has been decided
-about it, enters stage 1; and so on up to one vector for the whole network (GNN-RL, arXiv:2102.03214,
-section 3.2). No size depends on the number of layers: the same weights embed any network.
+about it, enters stage 1; and so on up to one vector for the whole network (GNN-RL, arXiv:2102.03214, section
+3.2). No size depends on the number of layers: the same weights embed any network.
+
+Deviations from the reference code, and why:
+
+- a node of stage 0 is a value (a feature map) and not a filter, and a convolution is an edge and no motif
+  graph of its own with a node for each input channel: the graph's size then follows the number of operations
+  and not of channels, and what a filter's graph would tell (its size, its weights) are features;
+- an edge carries what operation it is; there it is the embedding of the convolution's motif;
+- node features are real (``graph.topology``); there they are random, drawn anew at each step;
+- messages in three stages in place of two, and a pooling over sections. Where modules have names, blocks and
+  sections are read off these; else repeated neighbours are contracted, which gives one level of blocks, and
+  sections are runs of equal spatial size;
+- decisions enter at stage 1, so that stage 0 is embedded once for a whole batch of them;
+- no dropout, which would disturb PPO's ratio of new to old probabilities.
 """
 
 from __future__ import annotations
@@ -25,8 +38,9 @@ class OperationConv(MessagePassing):  # type: ignore[misc]
 
     x'_i = tanh(U x_i + sum over j in N(i) of W (x_j * E e_ji) / sqrt(d_i d_j))
 
-    Source: GNN-RL's second stage (message = Linear(x_j * e), summed with degree normalisation). Deviation:
-    the node itself goes through a matrix of its own, so that depth does not wash it out.
+    Source: the second stage in GNN-RL's reference code (message = Linear(x_j * e), summed, normalised by
+    degree, tanh). Deviation: the node itself goes through a matrix of its own in place of a self-loop, so
+    that depth does not wash it out.
 
     Shapes: x (..., nodes, inputs), edge_index (2, edges), edge_attr (edges, operations)
     -> (..., nodes, outputs).

@@ -209,7 +209,10 @@ def _search(run: Part) -> str:
             f" The best {Number(mended, 'whole')} were mended, as the result is, and the one was taken that "
             f"then lost least on the whole search split: {Number(found.number('mended_loss'), 'plain')}."
         )
-    shown = f'<p class="note">{text(told, 400)}</p>{charts(search(run))}{tabled(tables.plans(run))}'
+    if agent := found.text("agent"):
+        told = f"Searched by {agent}. {told}"
+    notes = "".join(f'<p class="note">Note: {text(note, 400)}.</p>' for note in found.texts("notes"))
+    shown = f'<p class="note">{text(told, 600)}</p>{notes}{charts(search(run))}{tabled(tables.plans(run))}'
     return section("The search", shown + folded(tables.trials(run)))
 
 

@@ -78,7 +78,7 @@ def pareto(
         ready = prepare(config, listener, out.staging, out.journal, points)
         starts: dict[str, Sequence[float]] = {}
         for point in points:
-            name = _folder_name(point)
+            name = folder_name(point)
             listener.stage(f"point {name}")
             (out.staging / name).mkdir()
             report, result = complete(
@@ -102,7 +102,8 @@ def pareto(
     return curve
 
 
-def _folder_name(point: Demand) -> str:
+def folder_name(point: Demand) -> str:
+    """Of the results of a point: 0.40, or as many digits as it takes."""
     share = point.share or 0.0
     return f"{share:.2f}" if abs(round(share, 2) - share) < 1e-9 else f"{share:g}"
 

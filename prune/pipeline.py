@@ -156,9 +156,12 @@ def complete(
         method = STATES if ready.states is not None else BLOCKS
         found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and data is not None:
-        first = {**(state_starts(space, ready.states) if ready.states is not None else {}), **(starts or {})}
+        free = ready.states is not None and not ready.states.kept
+        first = {**(state_starts(space) if free else {}), **(starts or {})}
         problem = Problem(subject.axes, space, budget, scores, data, listener.trial, first, journal)
         found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
+        for note in found.notes:
+            listener.note(note)
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
     mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None

@@ -169,8 +169,7 @@ def prepare(
     space = subject.space(round_to=config.multiple)
     scores = _scores(subject.axes, config.importance, data)
     states = None
-    limited = bool(config.demands or points)
-    if config.states.is_given or (limited and data is not None and _has_own_states(subject)):
+    if judges_states(config, subject, data, points):
         listener.stage("judging the states")
         states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
         scores = states.scores
@@ -210,6 +209,14 @@ def asked_blocks(config: CompressConfig, whole: Subject) -> Blocks | None:
     blocks = Blocks.of(whole.loaded, whole.program)
     config.blocks.kept(len(blocks.branches))
     return blocks
+
+
+def judges_states(
+    config: CompressConfig, subject: Subject, data: DataSet | None, points: Sequence[Demand]
+) -> bool:
+    """Whether the states of a model are ranked on text: asked for, or since limits may take them."""
+    limited = bool(config.demands or points)
+    return config.states.is_given or (limited and data is not None and _has_own_states(subject))
 
 
 def _has_own_states(subject: Subject) -> bool:

@@ -107,6 +107,7 @@ def search_section(found: SearchResult) -> dict[str, Any]:
     first = max(found.best, key=lambda name: found.best[name].rank, default=None)
     uniform = found.best.get("uniform")
     return {
+        "agent": found.agent,
         "winner": found.plan.method,
         "mended": None if found.mended_loss is None else len(found.finalists),
         "mended_loss": found.mended_loss,
@@ -125,6 +126,7 @@ def search_section(found: SearchResult) -> dict[str, Any]:
             for name, t in found.best.items()
         },
         "trials": [t.to_json() for t in found.trials],
+        "notes": list(found.notes),
     }
 
 

@@ -260,16 +260,16 @@ def _counts(config: StateConfig, layers: Sequence[StateLayer], judged: StateScor
     return tuple(int(1 + (layer_of[best] == i).sum()) for i in range(len(sizes)))
 
 
-def state_starts(space: WidthSpace, choice: StateChoice) -> dict[str, list[float]]:
+def state_starts(space: WidthSpace) -> dict[str, list[float]]:
     """Keep ratios, for a search to begin with, of plans that take the states first and then the channels.
 
     States are by far the cheapest part of a Mamba to lose, and equal shares know nothing of it.
 
     Returns:
-        By name the ratio of each bundle; none where the number of states is no choice, or the only one.
+        By name the ratio of each bundle; none where the number of states is the only choice.
     """
     states = [all(space.axes.groups[g].kind == "state" for g in b.groups) for b in space.axes.bundles]
-    if choice.kept or all(states):
+    if all(states):
         return {}
     return {name: [share if own else 1.0 for own in states] for name, share in _STARTS.items()}
 

@@ -63,6 +63,8 @@ class SearchResult:
         finalists: the best plan of each method and the best plans of all, to be looked at more closely.
         mended_loss: of the plan on the search split, where the finalists were compared once they were mended.
         sensitivity: what each group cut alone costs, as JSON data; None where that was not scored.
+        agent: who searched; None where nothing was searched for.
+        notes: what the user should know.
     """
 
     plan: Plan
@@ -74,6 +76,8 @@ class SearchResult:
     finalists: tuple[Plan, ...] = ()
     mended_loss: float | None = None
     sensitivity: Mapping[str, Any] | None = None
+    agent: str | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, with every digit."""
@@ -91,6 +95,7 @@ class SearchResult:
                     "trials": tuple(_trial(t) for t in data["trials"]),
                     "best": {name: _trial(t) for name, t in data["best"].items()},
                     "finalists": tuple(Plan.from_json(p) for p in data["finalists"]),
+                    "notes": tuple(data["notes"]),
                 }
             )
         )

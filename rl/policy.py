@@ -7,6 +7,7 @@ is, what the agent saw and was trained on; it loads only where all that still me
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ from graph.topology import LAYER_FEATURES, NODE_FEATURES, OPERATIONS
 from prune.files import write_file
 from prune.metadata import is_plain
 from prune.regular import regular_size
-from rl.agents.agent import AGENTS, Agent
+from rl.agents.agent import AGENTS, Agent, AgentName
 from rl.env import LAYER, STATE
 
 DEFAULT, NONE = "default", "none"
+AGENT: AgentName = "agmc"  # searches where neither an agent nor a policy is named
+TRAINED: AgentName = "gnn-rl"  # whose policy it is where nobody says: one of it comes along
 SHIPPED = Path(__file__).parent / "policies"
 FORMAT, VERSION = "prune-policy", 1
 _KEY = "prune-policy"
@@ -105,6 +108,14 @@ class Policy:
             ("weights", f"{numbers:,} in {len(self.weights)} tensors"),
             ("command", self.origin.command),
         ]
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is, as JSON data: the fields of its origin beside the file, the agent and the sizes."""
+        sizes = {
+            "parameters": sum(t.numel() for t in self.weights.values()),
+            "tensors": len(self.weights),
+        }
+        return {"file": str(self.path), "agent": self.agent, **asdict(self.origin), **sizes}
 
 
 def vocabulary() -> dict[str, list[str]]:
@@ -194,42 +205,59 @@ def _parsed(path: Path, header: Any, weights: dict[str, Tensor]) -> Policy:
     broken = [n for n, t in weights.items() if not torch.isfinite(t).all()]
     if broken:
         raise ValueError(f"tensor {broken[0]} holds what is not a finite number")
-    origin = header["origin"]
-    return Policy(
-        header["agent"],
-        weights,
-        Origin(
-            tuple(str(n) for n in origin["trained_on"]),
-            tuple(float(t) for t in origin["targets"]),
-            int(origin["episodes"]),
-            int(origin["seed"]),
-            str(origin["command"]),
-            str(origin["reward"]),
-            float(origin["gain"]),
-        ),
-        path,
+    said = header["origin"]
+    origin = Origin(
+        tuple(str(n) for n in said["trained_on"]),
+        tuple(float(t) for t in said["targets"]),
+        int(said["episodes"]),
+        int(said["seed"]),
+        str(said["command"]),
+        str(said["reward"]),
+        float(said["gain"]),
     )
+    if not all(map(math.isfinite, (*origin.targets, origin.gain))):
+        raise ValueError("a figure of its origin is not finite")
+    return Policy(header["agent"], weights, origin, path)
 
 
-def find(name: str, agent: str) -> Policy | None:
-    """The policy that an option names, for an agent; None for fresh weights.
+def find(name: str | None, agent: str | None = None) -> Policy | None:
+    """The policy that an option names; None for fresh weights.
 
     Args:
-        name: a file, ``default`` or ``none``.
-        agent: name of the agent.
+        name: a file; ``default``, the one that comes along for the agent; ``none``; or None, where nothing is
+            said: the one that comes along, if there is one.
+        agent: whose it has to be; None takes that of the file, and ``TRAINED`` for ``default``.
 
     Raises:
-        PolicyError: the file is not sound, or of another agent.
+        PolicyError: the file is not sound, or of another agent; none comes along that was asked for.
     """
     if name == NONE:
         return None
-    path = SHIPPED / f"{agent}.safetensors" if name == DEFAULT else Path(name)
-    if name == DEFAULT and not path.exists():
-        return None
-    found = load(path)
-    if found.agent != agent:
-        raise _other_agent(path, found.agent, agent)
+    shipped = SHIPPED / f"{agent or TRAINED}.safetensors"
+    if name in (None, DEFAULT) and not shipped.exists():
+        if name is None:
+            return None
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        raise PolicyError(
+            f"no policy of {agent} comes with prune, only of {known}",
+            hint=f"train one: prune policy train --agent {agent}, and name its file",
+        )
+    found = load(shipped if name in (None, DEFAULT) else Path(str(name)))
+    if agent not in (None, found.agent):
+        raise _other_agent(found.path, found.agent, str(agent))
     return found
+
+
+def agent_of(agent: str | None, named: str | None) -> str:
+    """Who searches: whom the user names, else the agent of the policy that is named, else ``AGENT``.
+
+    Raises:
+        PolicyError: the policy is not sound.
+    """
+    if agent is not None:
+        return agent
+    found = find(named) if named is not None else None
+    return AGENT if found is None else found.agent
 
 
 def _other_agent(path: Path, found: str, wanted: str) -> PolicyError:

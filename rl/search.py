@@ -6,27 +6,26 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graph import topology
 from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
-from prune.baselines import global_ratios
 from prune.identity import digest, must_be_the_same
-from prune.importance import magnitude, sampled, taylor
 from prune.plan import Plan, make_plan
-from prune.trials import Planner, Problem, SearchResult
+from prune.trials import Planner, Problem, SearchResult, Trial
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.baselines import BASELINES, plans_of, score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
+from rl.policy import Policy
 from rl.population import evolve, random_plans
 from rl.reward import IMAGES, Evaluator
 from rl.sensitivity import sensitivity
@@ -34,13 +33,8 @@ from rl.workers import Note, check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
-PER_COST = "global-per-cost"
-BASELINES = ("uniform", "global-magnitude", "global-sum", PER_COST, "global-taylor")
-_POWERS = (0.25, 0.5, 0.75)  # of the price
 REFINED = "refinement"
 FINALISTS = 8  # best plans of all that are looked at more closely, beside the best of each method
-_TAYLOR_IMAGES = 512
-_TAYLOR_WINDOWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +42,14 @@ class SearchConfig:
     """How to search.
 
     Attributes:
-        agent: who proposes plans, one of ``METHODS``.
+        agent: who proposes plans, one of ``METHODS``; see ``rl.policy.agent_of``.
         episodes: plans to score beside the baselines, the refinement's included; 0 leaves the baselines,
             and the plan of a policy that is named.
         seed: of everything random.
         reward: what makes a plan good: few errors (``error``) or a small cross entropy (``loss``).
-        policy: file of a trained policy to start from; ``default`` is the one that comes with the package,
-            where there is one for the agent and its plan is no worse than the best baseline; ``none`` starts
-            with fresh weights.
+        policy: file of a trained policy to start from; ``default`` is the one that comes with the package
+            for the agent; ``none`` starts with fresh weights. When left out, the one that comes along, where
+            there is one and its plan is no worse than the best baseline.
         refine: share of the episodes that mutate the best plans after the agent.
         baselines: those of ``BASELINES`` that are scored first; the agent starts from the best of them.
         sensitivity: whether each group is also scored cut alone (``rl.sensitivity``); when left out, where
@@ -65,11 +59,11 @@ class SearchConfig:
         UsageError: a value out of range.
     """
 
-    agent: str = "agmc"
+    agent: str = policy.AGENT
     episodes: int = 100
     seed: int = 0
     reward: Reward = "error"
-    policy: str = policy.DEFAULT
+    policy: str | None = None
     refine: float = 0.5
     baselines: tuple[str, ...] = BASELINES
     sensitivity: bool | None = None
@@ -83,15 +77,36 @@ class SearchConfig:
             raise UsageError("the number of episodes must not be negative")
         if not 0 <= self.refine <= 1:
             raise UsageError("the share of episodes that refine must lie between 0 and 1")
-        if self.agent not in AGENTS and self.policy not in (policy.DEFAULT, policy.NONE):
+        if self.agent not in AGENTS and self.names_policy:
             raise UsageError(f"--agent {self.agent} takes no policy", hint="one of " + ", ".join(AGENTS))
+
+    @property
+    def names_policy(self) -> bool:
+        """Whether the user asks for a policy."""
+        return self.policy not in (None, policy.NONE)
+
+    @property
+    def baseline_plans(self) -> int:
+        """How many plans the baselines make."""
+        return plans_of(self.baselines)
+
+    @property
+    def proposals(self) -> int:
+        """How many plans will be scored beside those of the baselines."""
+        return self.episodes or int(self.names_policy)
 
     @property
     def trials(self) -> int:
         """How many plans will be scored."""
-        zero_shot = not self.episodes and self.policy not in (policy.DEFAULT, policy.NONE)
-        baselines = sum(len(_POWERS) if name == PER_COST else 1 for name in self.baselines)
-        return baselines + self.episodes + zero_shot
+        return self.baseline_plans + self.proposals
+
+    def saved(self) -> Policy | None:
+        """The policy that the agent starts from; None for fresh weights.
+
+        Raises:
+            PolicyError: as ``policy.find``.
+        """
+        return policy.find(self.policy, self.agent) if self.agent in AGENTS else None
 
 
 def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
@@ -131,8 +146,7 @@ def planner(
         UsageError: ``workers`` is neither.
     """
     check_workers(workers)
-    if config.agent in AGENTS:
-        policy.find(config.policy, config.agent)  # a broken file is told before anything is loaded
+    config.saved()  # a broken file is told before anything is loaded
 
     known: list[Evaluator] = []  # searches of one program and one data set share their scores
 
@@ -142,10 +156,9 @@ def planner(
             options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
             known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
         known[0].journal = problem.journal
-        if config.agent in AGENTS:
-            saved = policy.find(config.policy, config.agent)
-            found = "" if saved is None else digest(saved.weights.values())
-            must_be_the_same(problem.journal, "policy", config.policy, found)
+        saved = config.saved()
+        found = "" if saved is None else digest(saved.weights.values())
+        must_be_the_same(problem.journal, "policy", config.policy or policy.DEFAULT, found)
         before = known[0].evaluations
         result = search(problem, topology.build(problem.axes), known[0], config)
         result = replace(result, evaluations=known[0].evaluations - before)
@@ -181,13 +194,14 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
     book = Book(problem, evaluator, config.reward)
     score_baselines(problem, book, config.baselines)
     random = np.random.default_rng(config.seed)
+    notes: tuple[str, ...] = ()
     if config.agent == "random":
         random_plans(book, config.episodes, random)
     elif config.agent == "evolution":
         evolve(book, config.episodes, random, "evolution")
     else:
         with contained():
-            done = _run_agent(problem, graph, book, config)
+            done, notes = _run_agent(problem, graph, book, config)
         evolve(book, config.episodes - done, random, REFINED)
     trial, levels = book.winner()
     return SearchResult(
@@ -198,6 +212,8 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         evaluator.images,
         book.seconds,
         _finalists(problem, book),
+        agent=config.agent,
+        notes=notes,
     )
 
 
@@ -209,30 +225,6 @@ def _finalists(problem: Problem, book: Book) -> tuple[Plan, ...]:
         make_plan(problem.space, levels, problem.scores, method)
         for method, levels in reversed(distinct.values())
     )
-
-
-def score_baselines(problem: Problem, book: Book, names: Sequence[str] = BASELINES) -> None:
-    """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
-    found = baseline_ratios(problem)
-    starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
-    for name, wishes in {**{name: found[name] for name in names}, **starts}.items():
-        book.score([book.project(wish) for wish in wishes], name)
-
-
-def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
-    """The wishes of each baseline; which channels stay, ``problem.scores`` says for all of them."""
-    space, budget = problem.space, problem.budget
-    by_magnitude = magnitude(problem.axes)
-    batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
-    return {
-        "uniform": [np.ones(space.bundles)],
-        "global-magnitude": [global_ratios(space, by_magnitude, budget)],
-        "global-sum": [global_ratios(space, by_magnitude, budget, relative=False)],
-        PER_COST: [
-            global_ratios(space, by_magnitude, budget, relative=False, by_price=power) for power in _POWERS
-        ],
-        "global-taylor": [global_ratios(space, taylor(problem.axes, batches), budget)],
-    }
 
 
 def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
@@ -248,21 +240,40 @@ def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:
     )
 
 
-def _run_agent(problem: Problem, graph: Topology, book: Book, config: SearchConfig) -> int:
-    """Let the agent walk; how many plans it scored."""
-    saved = policy.find(config.policy, config.agent)
-    if not config.episodes and config.policy in (policy.DEFAULT, policy.NONE):
-        return 0
+def _run_agent(
+    problem: Problem, graph: Topology, book: Book, config: SearchConfig
+) -> tuple[int, tuple[str, ...]]:
+    """Let the agent walk; how many plans it scored, and what the user should know."""
+    if not config.proposals:
+        return 0, ()
+    saved = config.saved()
     agent = Agent(config.agent, [task_of(problem, graph, book, config.agent)], seed=config.seed)  # type: ignore[arg-type]
     before = len(book.trials)
+    notes: tuple[str, ...] = ()
     if saved is not None:
+        best, _ = book.winner()
         saved.load_into(agent)
-        worth = book.score([agent.plan()], config.agent)[0]
-        if config.policy == policy.DEFAULT and worth < agent.tasks[0].reference:  # nobody asked for it
-            agent = Agent(config.agent, agent.tasks, seed=config.seed)  # type: ignore[arg-type]
+        book.score([agent.plan()], config.agent)
+        if book.trials[-1].worth < best.worth:
+            notes = (_worse(book.trials[-1], best, config),)
+            if not config.names_policy:
+                agent = Agent(config.agent, agent.tasks, seed=config.seed)  # type: ignore[arg-type]
     left = config.episodes - (len(book.trials) - before)
     rounds = int(left * (1 - config.refine)) // agent.walks * agent.walks
     agent.learn(max(0, rounds))
     if rounds and len(book.trials) - before < config.episodes:
         book.score([agent.plan()], config.agent)
-    return min(config.episodes, len(book.trials) - before)
+    return min(config.episodes, len(book.trials) - before), notes
+
+
+def _worse(first: Trial, best: Trial, config: SearchConfig) -> str:
+    """What the user should know of a policy whose plan is worse than the best before it."""
+    mine, other = (
+        f"{t.accuracy:.2%}" if config.reward == "error" else f"a loss of {t.loss:.4f}" for t in (first, best)
+    )
+    told = (
+        f"the policy's first plan has {mine} on the search split, the best baseline ({best.method}) {other}"
+    )
+    if not config.names_policy:
+        return f"{told}, so the search starts from the baseline and the agent with fresh weights"
+    return f"{told}; the agent goes on from the policy, since it was named" if config.episodes else told

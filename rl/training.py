@@ -30,11 +30,12 @@ from prune.trials import Problem, Trial
 from prune.tune import SCRATCH, EpochResult
 from rl import policy
 from rl.agents.agent import AGENTS, WALKS, Agent, contained
+from rl.baselines import score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Origin
 from rl.reward import Evaluator
-from rl.search import score_baselines, task_of
+from rl.search import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class TrainingConfig:
     on: tuple[str, ...]
     data: str | None
     output: Path
-    agent: str = "gnn-rl"
+    agent: str = policy.TRAINED
     episodes: int = 600
     targets: tuple[float, ...] = (0.5, 0.3)
     epochs: int = 10

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch_geometric.data import Data
 
 from graph import topology
 from graph.axes import infer
 from graph.capture import capture
 from graph.decoder import EncoderDecoder
 from graph.encoder import DECISIONS, MultiStageEncoder
-from graph.topology import LAYER_FEATURES, Topology, repeats
+from graph.topology import LAYER_FEATURES, STAGES, Topology, repeats
 from models_zoo import registry
 
 
@@ -25,36 +24,22 @@ def graph_of(name: str) -> Topology:
     return topology.build(infer(capture(registry.build(name), [torch.randn(2, *entry.input_shape)])))
 
 
-def renumbered(found: Topology) -> Topology:
-    """The same network with the nodes of its first stage in another order."""
-    first = found.stages[0]
-    order = torch.randperm(len(first.x), generator=torch.Generator().manual_seed(1))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    moved = Data(
-        x=first.x[order],
-        edge_index=place[first.edge_index],
-        edge_attr=first.edge_attr,
-        assign=first.assign[order],
-        num_nodes=len(order),
-    )
-    return replace(found, stages=(moved, *found.stages[1:]))
-
-
-def motifs_renumbered(found: Topology) -> tuple[Topology, torch.Tensor]:
-    """The same network with its motifs in another order, and where each of them went."""
-    first, second, *rest = found.stages
-    count = int(second.num_nodes or 0)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(2))
-    place = torch.empty_like(order)
-    place[order] = torch.arange(count)
-    first, second = first.clone(), second.clone()
-    first.assign = place[first.assign]
-    second.edge_index, second.assign = place[second.edge_index], second.assign[order]
-    moved = replace(
-        found, stages=(first, second, *rest), motifs=found.motifs[:, order], layers=found.layers[order]
-    )
-    return moved, order
+def renumbered(found: Topology, stage: int) -> tuple[Topology, torch.Tensor]:
+    """The same network with the nodes of one stage in another order, and which node each of them was."""
+    stages = [s.clone() for s in found.stages]
+    moved = stages[stage]
+    order = torch.randperm(int(moved.num_nodes or 0), generator=torch.Generator().manual_seed(stage + 1))
+    place = order.argsort()
+    assert not torch.equal(place, torch.arange(len(place)))
+    moved.edge_index, moved.assign = place[moved.edge_index], moved.assign[order]
+    if stage == 0:
+        moved.x = moved.x[order]
+    else:
+        stages[stage - 1].assign = place[stages[stage - 1].assign]
+    other = replace(found, stages=tuple(stages))
+    if stage == 1:
+        other = replace(other, motifs=found.motifs[:, order], layers=found.layers[order])
+    return other, order
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
@@ -67,13 +52,13 @@ def test_the_multi_stage_encoder_ignores_the_numbering(name: str) -> None:
     decisions = torch.rand(2, count, len(DECISIONS))
     motifs, blocks, network = encoder(found, decisions)
     assert motifs.shape == blocks.shape == (2, count, 8) and network.shape == (2, 8)
-    for again in zip((motifs, blocks, network), encoder(renumbered(found), decisions), strict=True):
-        torch.testing.assert_close(*again)
-    moved, order = motifs_renumbered(found)
-    motifs_moved, blocks_moved, network_moved = encoder(moved, decisions[:, order])
-    torch.testing.assert_close(motifs_moved, motifs[:, order])
-    torch.testing.assert_close(blocks_moved, blocks[:, order])
-    torch.testing.assert_close(network_moved, network)
+    for stage in range(STAGES):
+        moved, order = renumbered(found, stage)
+        if stage != 1:  # decisions and results are about the motifs
+            order = torch.arange(count)
+        again = encoder(moved, decisions[:, order])
+        for one, other in zip(again, (motifs[:, order], blocks[:, order], network), strict=True):
+            torch.testing.assert_close(one, other)
     other = encoder(found, decisions.flip(0))[0]
     assert not torch.allclose(other, motifs)  # decisions matter
 
@@ -87,8 +72,8 @@ def test_the_encoder_decoder_ignores_the_numbering(name: str) -> None:
     kept, prior, at = torch.rand(3, n), torch.rand(3, n), torch.tensor([0, n // 2, n])
     embedded = network(found, kept, prior, at)
     assert embedded.shape == (3, 8)
-    torch.testing.assert_close(network(renumbered(found), kept, prior, at), embedded)
-    torch.testing.assert_close(network(motifs_renumbered(found)[0], kept, prior, at), embedded)
+    for stage in range(STAGES):
+        torch.testing.assert_close(network(renumbered(found, stage)[0], kept, prior, at), embedded)
 
 
 def test_the_decoder_reads_what_was_decided_and_nothing_that_follows() -> None:

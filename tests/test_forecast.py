@@ -13,11 +13,16 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import cli
+import prune
 from front.commands import terminal
+from graph.errors import PolicyError
 from models_zoo.digits import load as digits
 from prune.files import read_json
 from prune.stored import read_stored
 from prune.tables import sensitivity
+from prune.unfinished import HOME, RUN_FILE
+from rl.agents.agent import Agent
+from rl.policy import SHIPPED
 from rl.search import SearchConfig
 
 NETWORK = """
@@ -70,6 +75,7 @@ def test_a_dry_run_tells_and_writes_nothing(here: Path) -> None:
     assert found["work"]["seed"] == "3" and found["groups"] == 2 and found["output"] == "runs/make-0.5"
     times = {p["name"]: p["times"] for p in found["pieces"]}
     assert times["score a plan"] == SearchConfig(episodes=12).trials and times["step of fine-tuning"] == 2 * 9
+    assert found["work"]["search"].startswith("agmc, 12 plans beside 7 of the baselines, each on 256 records")
     assert times["score a group cut alone"] == 6 and times["prove"] == 1
     assert all(p["seconds"] > 0 for p in found["pieces"] if p["name"] != "look at the whole network")
     assert found["seconds"] == pytest.approx(sum(p["total"] for p in found["pieces"]))
@@ -80,8 +86,91 @@ def test_a_dry_run_fails_where_the_run_would(here: Path) -> None:
     code, _, both = run("compress", *COMMON, "--flops", "0.001", "--dry-run")
     assert code == 2 and "cannot be reached" in both and "hint:" in both
     code, _, both = run("compress", *COMMON[:3], "--pareto", "0.7,0.5", "--dry-run")
-    assert code == 0 and "0.7/ with all files of a run" in both and "no data" not in both
+    assert code == 0 and "0.70/ with all files of a run" in both and "no data" not in both
     assert "nothing was written (--dry-run)" in both and not (here / "runs").exists()
+
+
+def test_the_agent_is_that_of_the_policy(here: Path) -> None:
+    file = SHIPPED / "gnn-rl.safetensors"
+    quick = ("--flops", 0.5, "--images", 16, "--episodes", 0, "--workers", 1, "--no-verify")
+    words = (*COMMON[:5], *quick, "--policy", file)
+    code, out, both = run("compress", *words, "--dry-run", "--json")
+    assert code == 0, both
+    assert json.loads(out)["work"]["search"].startswith("gnn-rl, 1 plan beside 7 of the baselines")
+    for extra in ((), ("--dry-run",)):
+        code, _, both = run("compress", *words, "--agent", "agmc", *extra)
+        assert code == 2 and "holds a policy of gnn-rl, not of agmc" in both and "--agent gnn-rl" in both
+    (here / "prune.toml").write_text('[compress]\nagent = "agmc"\n')
+    code, _, both = run("compress", *words)
+    assert code == 2 and "not of agmc" in both
+    (here / "prune.toml").unlink()
+
+    code, _, both = run("compress", *words, "-o", "cut", "--epochs", 1, "--lr", 1e30)
+    assert code == 2 and "the loss became" in both
+    assert read_json(here / "cut" / HOME / RUN_FILE, "run")["options"]["agent"] == "gnn-rl"
+    code, _, both = run("compress", "--resume", "cut", "--trust-code", "--agent", "agmc")
+    assert code == 2 and "not of agmc" in both
+    code, out, both = run("compress", "--resume", "cut", "--trust-code", "--agent", "gnn-rl", "--no-tune")
+    assert code == 0 and "search by gnn-rl" in both, both
+    report = read_json(here / "cut" / "report.json", "report")
+    assert report["search"]["agent"] == "gnn-rl" and "--agent gnn-rl" in " ".join(report["command"])
+    assert [t["method"] for t in report["search"]["trials"]][7:] == ["gnn-rl"]
+    assert "Searched by gnn-rl." in (here / "cut" / "report.html").read_text()
+
+
+def test_the_agent_is_that_of_the_policy_in_python_too(here: Path) -> None:
+    import small
+
+    options: dict[str, Any] = {
+        "flops": 0.5, "episodes": 0, "images": 16, "tune": False, "reconstruct": False, "verify": False,
+        "progress": False,
+    }  # fmt: skip
+    file = SHIPPED / "gnn-rl.safetensors"
+    for named in (file, "default"):
+        search = prune.compress(small.make(), digits(), policy=named, **options).report.search
+        assert search["agent"] == "gnn-rl" and [t["method"] for t in search["trials"]][7:] == ["gnn-rl"]
+    with pytest.raises(PolicyError, match="holds a policy of gnn-rl, not of agmc"):
+        prune.compress(small.make(), digits(), policy=str(file), agent="agmc", **options)
+    assert prune.compress(small.make(), digits(), **options).report.search["agent"] == "agmc"
+
+
+TRAINED = """
+import torch
+import small
+
+def make():
+    net = small.make()
+    net.load_state_dict(torch.load("trained.pt", weights_only=True))
+    return net
+"""
+
+
+def test_a_policy_that_is_worse_than_the_baselines_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import small
+
+    net = small.make()
+    x, y = next(iter(digits(seed=0).train.batches(1024)))
+    descent = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60):
+        descent.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        descent.step()
+    torch.save(net.state_dict(), "trained.pt")
+    (here / "trained.py").write_text(TRAINED)
+    # What a policy proposes here is nobody's choice, so it is made to propose one channel everywhere.
+    monkeypatch.setattr(Agent, "plan", lambda agent, task=0: agent.tasks[task].space.narrowest.copy())
+    options = ("--flops", 0.5, "--episodes", 2, "--workers", 1, "--no-tune", "--no-verify")
+    code, _, both = run("compress", "trained:make", *COMMON[1:5], *options, "--agent", "gnn-rl", "-o", "out")
+    assert code == 0, both
+    found = read_json(here / "out" / "report.json", "report")["search"]
+    [note] = found["notes"]
+    first, best = found["trials"][7]["accuracy"], max(t["accuracy"] for t in found["trials"][:7])
+    assert first < best and f"first plan has {first:.2%} on the search split" in note
+    assert f") {best:.2%}, so the search starts from the baseline" in note and f"note: {note}" in both
+    page = (here / "out" / "report.html").read_text()
+    assert f"first plan has {first:.2%} on the search split" in page
 
 
 def test_a_run_with_event_files_and_sensitivity(here: Path) -> None:

@@ -27,12 +27,12 @@ from prune.budget import Budget
 from prune.importance import magnitude
 from prune.load import save_model
 from prune.train import build_for
-from prune.trials import Problem
+from prune.trials import Problem, SearchResult
 from prune.widths import Levels, WidthSpace
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.env import Task
-from rl.policy import Origin
+from rl.policy import Origin, agent_of
 from rl.reward import Evaluator, Score
 from rl.search import SearchConfig, planner, search
 from rl.training import TrainingConfig, train_policy
@@ -130,6 +130,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "origin": lambda h: h.update(origin=3),
     "targets": lambda h: h["origin"].update(targets=["x"]),
     "seed": lambda h: h["origin"].pop("seed"),
+    "gain": lambda h: h["origin"].update(gain=float("nan")),
 }
 
 
@@ -213,11 +214,76 @@ def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_
     space, data = WidthSpace(found), load_embedded("digits")
     asked = Problem(found, space, half_of(space), magnitude(found), data, lambda _: None)
     runs = []
-    for start, episodes in ((policy.NONE, 4), (policy.DEFAULT, 5)):
+    for start, episodes in ((policy.NONE, 4), (None, 5)):
         config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
         evaluator = _Baselines(found, data, images=2)
-        runs.append([t.ratios for t in search(asked, graph_of("resnet20"), evaluator, config).trials])
-    assert runs[0][7:] == runs[1][8:] and len(runs[1]) == 7 + 5
+        runs.append(search(asked, graph_of("resnet20"), evaluator, config))
+    fresh, left = ([t.ratios for t in run.trials] for run in runs)
+    assert fresh[7:] == left[8:] and len(left) == 7 + 5
+    told = "the policy's first plan has 0.00% on the search split, the best baseline (uniform) 100.00%"
+    assert runs[0].notes == ()
+    assert runs[1].notes == (
+        f"{told}, so the search starts from the baseline and the agent with fresh weights",
+    )
+    # One that is named stays, and that it is worse is told.
+    for episodes, then in ((0, ""), (5, "; the agent goes on from the policy, since it was named")):
+        config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=policy.DEFAULT, refine=0.0)
+        evaluator = _Baselines(found, data, images=2)
+        named = search(asked, graph_of("resnet20"), evaluator, config)
+        assert named.notes == (told + then,) and named.trials[7].ratios == left[7]
+        assert len(named.trials) == config.trials == 7 + max(1, episodes)
+    assert SearchResult.from_json(json.loads(json.dumps(named.to_json()))).notes == named.notes
+
+
+def test_the_agent_is_that_of_the_policy_where_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    written(path, "amc")
+    assert agent_of(None, str(path)) == "amc" and agent_of("gnn-rl", str(path)) == "gnn-rl"
+    assert agent_of(None, None) == agent_of(None, policy.NONE) == policy.AGENT
+    assert agent_of(None, policy.DEFAULT) == policy.TRAINED
+
+
+def test_the_policy_that_comes_along_is_named_default() -> None:
+    found = policy.find(policy.DEFAULT)
+    assert found is not None and found.agent == "gnn-rl" and policy.find(None, "agmc") is None
+    for refused in (lambda: policy.find(policy.DEFAULT, "agmc"), SearchConfig(policy=policy.DEFAULT).saved):
+        with pytest.raises(PolicyError, match="no policy of agmc comes with prune, only of gnn-rl") as caught:
+            refused()
+        assert "train --agent agmc" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="takes no policy"):
+        SearchConfig(agent="random", policy=policy.DEFAULT)
+    shown = CliRunner().invoke(app, ["policy", "show", "default", "--json"])
+    said = json.loads(shown.stdout)
+    assert shown.exit_code == 0 and said["file"] == str(found.path) and said["agent"] == "gnn-rl"
+    for words, told in (
+        (["default", "--agent", "agmc"], "no policy of agmc comes with prune"),
+        ([str(found.path), "--agent", "amc"], "gnn-rl, not of amc"),
+        (["none"], "stands for no policy"),
+    ):
+        done = CliRunner().invoke(app, ["policy", "show", *words])
+        assert done.exit_code == 2 and told in " ".join(done.output.split()), done.output
+
+
+def test_a_policy_is_told_in_numbers_to_programs_and_in_words_to_people(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    weights = written(path)
+    said = json.loads(CliRunner().invoke(app, ["policy", "show", str(path), "--json"]).stdout)
+    assert said == {
+        "file": str(path), "agent": "gnn-rl", "trained_on": ["resnet20 (digits)"], "targets": [0.5],
+        "episodes": 8, "seed": 0, "command": "prune policy train", "reward": "loss", "gain": 0.1,
+        "parameters": sum(t.numel() for t in weights.values()), "tensors": len(weights),
+    }  # fmt: skip
+    assert "10.0% on average" in CliRunner().invoke(app, ["policy", "show", str(path)]).output
+
+
+def test_what_training_prints_is_what_is_shown(tmp_path: Path) -> None:
+    network, path = _network(tmp_path, "resnet20"), tmp_path / "p.safetensors"
+    quick = ("--episodes", "1", "--targets", "0.5", "--images", "4", "--agent", "amc", "--json")
+    done = CliRunner().invoke(app, ["policy", "train", "--on", str(network), *quick, "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    shown = CliRunner().invoke(app, ["policy", "show", str(path), "--json"])
+    assert json.loads(done.stdout) == json.loads(shown.stdout)
+    assert json.loads(done.stdout)["episodes"] == 1
 
 
 def _network(folder: Path, name: str) -> Path:

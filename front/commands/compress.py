@@ -95,13 +95,20 @@ def compress(
         ),
     ] = None,
     agent: Annotated[
-        str,
-        typer.Option("--agent", help="Who searches: agmc, gnn-rl, amc; evolution or random learn nothing."),
-    ] = "agmc",
+        str | None,
+        typer.Option(
+            "--agent",
+            help="Who searches: agmc, gnn-rl, amc; evolution or random learn nothing.",
+            show_default="that of --policy, else agmc",
+        ),
+    ] = None,
     policy: Annotated[
-        str,
-        typer.Option(help="Trained policy to start from: FILE, default (comes with prune) or none."),
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="Trained policy to start from: FILE, default (comes with prune) or none.",
+            show_default="what comes with prune for the agent, unless its plan is worse than the baselines",
+        ),
+    ] = None,
     episodes: Annotated[
         int,
         typer.Option(min=0, help="Plans to score beside the baselines; 0: these and a named policy's plan."),

@@ -61,22 +61,33 @@ def policy_train(
             config, Events(screen.stage, screen.note, screen.trial, screen.epoch, screen.step)
         )
     if as_json:
-        return print_json({"file": str(output), **dict(found.rows())})
+        return print_json(found.to_json())
     _show_policy(found.rows())
     console.print(f"written to {bold(output)}")
 
 
 def policy_show(
-    file: Annotated[Path, typer.Argument(help="File of `prune policy train`.", show_default=False)],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="File of `prune policy train`, or default: the one that comes along.", show_default=False
+        ),
+    ],
+    agent: Annotated[
+        str | None,
+        typer.Option(help="Whose it has to be.", show_default="that of the file; of default gnn-rl"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a policy is and what it was trained on."""
-    from rl.policy import load
+    from rl.policy import find
 
-    rows = load(file).rows()
+    found = find(file, agent)
+    if found is None:
+        raise UsageError(f"{file} stands for no policy", hint="a file of `prune policy train`, or default")
     if as_json:
-        return print_json({"file": str(file), **dict(rows)})
-    _show_policy(rows)
+        return print_json(found.to_json())
+    _show_policy(found.rows())
 
 
 def _show_policy(rows: list[tuple[str, str]]) -> None:

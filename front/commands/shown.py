@@ -59,7 +59,8 @@ def show_report(report: Any) -> None:
 
 
 def _show_search(report: Any) -> None:
-    best = Table("plans before fine-tuning", "accuracy", "loss", "plans scored", title="search")
+    title = f"search by {report.search['agent']}"
+    best = Table("plans before fine-tuning", "accuracy", "loss", "plans scored", title=title)
     for column in best.columns[1:]:
         column.justify = "right"
     for name, entry in report.search["best"].items():

@@ -1,11 +1,19 @@
 """AGMC: DDPG on the embeddings of a graph encoder and an LSTM decoder (Yu et al. 2020, arXiv:2011.12641).
 
-Size 30 of the embeddings, hidden layers of 300, learning rates 1e-4 and 1e-3, tau 0.01, batch 64, discount 1
-and the truncated normal noise of 0.5 x 0.95^k are the reference code's. Replayed observations hold the
-decisions and the position, not the embedding: it is computed anew in each update, so the encoder and the
-decoder learn end to end, the critic's through its loss and the actor's through the critic. Deviations: those
-of ``graph.decoder`` (real node features, operations on the edges, decisions fed back), a handful of figures
-of the state beside the embedding, and an exact limit of MACs where the reference code corrects once.
+As the reference code has it: embeddings of size 30, hidden layers of 300, learning rates 1e-4 (actor) and
+1e-3 (critic), tau 0.01, batch 64, discount 1, noise from a truncated normal that decays by 0.95 each episode.
+Replayed observations hold the decisions and the position, not the embedding: it is computed anew in each
+update, so the encoder and the decoder learn end to end, the critic's through its loss and the actor's through
+the critic. The learner is AMC's (``rl.agents.ddpg``). Deviations, and why:
+
+- those of ``graph.decoder``: real node features, operations on the edges, decisions fed back;
+- the noise begins at 0.2 without a warm-up; the reference code has 0.5 after 25 episodes. Action 0 is a good
+  plan here, and many actions that are each half a unit off make a bad one;
+- eight figures of the state stand beside the embedding: the graph alone does not say what the limits leave;
+- the limits are kept exactly, by bounded actions and a projection; the reference code corrects once, in
+  proportion, which does not guarantee the target;
+- the reward is the share of the best baseline's error (or loss) that a plan saves, one scale for all
+  networks; the reference code has -(100 - accuracy).
 """
 
 from __future__ import annotations

@@ -5,11 +5,19 @@ the network: ``index`` of the step, ``filters`` n, ``channels`` c, ``height`` h 
 ``stride``, ``kernel`` k, ``MACs``, ``reduced`` (share of all MACs that the decisions so far took away),
 ``rest`` (share in the bundles that follow) and ``last ratio``.
 
-Deviations, and why: the action is a correction to the best baseline, as for all agents here, so that the
-comparison is about what the agent sees; the ratio is that of a bundle of coupled channels, not of a layer's
-inputs, since the paper's own treatment of shortcuts does not exist; weights are not reconstructed by least
-squares while searching; the reward is the share of the best baseline's error that a plan saves, which is
-AMC's -error up to a constant factor and offset.
+The learner (section 3.2) is in ``rl.agents.ddpg``; the bounded action (algorithm 1) is in ``rl.env``, and the
+same for all agents, so that a comparison is about what an agent sees. Deviations, and why:
+
+- the state is the paper's; the reference code has ten figures (a layer's type and weight size are among
+  them);
+- the action is a correction to the best baseline and no ratio in [0.2, 1]; the least ratio that it can ask
+  for is 0.1, and widths are multiples of 8 only with ``--round-to 8``;
+- the ratio is that of a bundle of coupled channels and not of one layer's inputs: layers that a shortcut
+  joins must keep the same channels;
+- channels are ranked as ``--importance`` says, not by L1 alone; weights are reconstructed by least squares at
+  the end and not in each episode, which keeps a score cheap;
+- the reward is the share of the best baseline's error that a plan saves: the paper's -error up to a factor
+  and an offset (the reference code: accuracy / 100).
 """
 
 from __future__ import annotations

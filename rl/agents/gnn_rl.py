@@ -1,17 +1,25 @@
 """GNN-RL: PPO on the embeddings of a multi-stage graph (Yu et al. 2022, arXiv:2102.03214).
 
-The network is a hierarchy (values, motifs, blocks, sections); each stage is embedded by graph convolutions
-and pooled into the nodes of the next (section 3). Clip 0.2, 10 epochs per update and value coefficient 0.5
-are the reference code's. Deviations, and why:
+The network is a hierarchy (values, motifs, blocks, sections; ``graph.topology``); each stage is embedded by
+graph convolutions and pooled into the nodes of the next (section 3; ``graph.encoder``). Clip 0.2, 10 epochs
+per update and value coefficient 0.5 are the reference code's. Deviations, and why:
 
+- the graph and the encoder: see ``graph.encoder``;
 - the agent walks the bundles and decides one at a time, so that no size depends on their number; the paper's
   actor has one output per layer;
-- the discount is 1: the one reward comes at the end of a walk of fixed length; the paper takes up to five
-  passes over all layers and discounts by 0.99;
+- the discount is 1: the one reward comes at the end of a walk of fixed length; the reference code takes up to
+  five passes over all layers, each a factor on the ratios, until the target is met, and discounts by 0.99;
+- the limits are kept by bounded actions and a projection, so that every walk is within them;
+- an update follows every four walks (``rl.agents.agent``; the reference code: every 100 steps), which are
+  whole episodes whatever the network's depth, scored together;
+- the reward is the share of the best baseline's error (or loss) that a plan saves, one scale for all networks
+  (the reference code: accuracy - 100);
 - the standard deviation of the actions follows a schedule and is not learned, which takes the place of the
-  entropy bonus; it begins at 0.2 (the reference code: 0.5 throughout), since action 0 is a good plan here;
+  entropy bonus of 0.01; it begins at 0.2 (the reference code: 0.5 throughout), since action 0 is a good plan
+  here;
 - actor and critic share the encoder, since episodes are few and the encoder is what costs time;
-- the learning rate is 1e-3 (the paper: 3e-4), again since episodes are few.
+- the learning rate is 1e-3 (the reference code: 3e-4), again since episodes are few;
+- one hidden layer of 64 (the reference code: 50 to 200 to one output per layer), since there is one output.
 """
 
 from __future__ import annotations
