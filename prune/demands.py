@@ -75,7 +75,8 @@ class Demand:
         amount /= kind.per_unit
         if kind.name == "latency":
             return f"{_rounded_up(amount):g}ms"
-        fitting = [unit for unit, size in kind.units.items() if size <= amount]
+        decimal = {unit: size for unit, size in kind.units.items() if "I" not in unit}  # no MiB
+        fitting = [unit for unit, size in decimal.items() if size <= amount]
         unit = max(fitting or [next(iter(kind.units))], key=lambda name: kind.units[name])
         return f"{_rounded_up(amount / kind.units[unit]):g}{unit}"
 
