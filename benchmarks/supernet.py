@@ -59,10 +59,11 @@ from prune.subject import Subject, open_model  # noqa: E402
 from prune.targets import labelled  # noqa: E402
 from prune.train import build_for  # noqa: E402
 from prune.tune import SCRATCH_TRANSFORMER, Evaluation, TuneConfig, evaluate, fit  # noqa: E402
+from supernet.agents import SearchConfig  # noqa: E402
 from supernet.elastic import ElasticConfig, Subnet  # noqa: E402
 from supernet.latency import onnx_latencies  # noqa: E402
+from supernet.limits import Limits  # noqa: E402
 from supernet.net import Supernet, make_supernet  # noqa: E402
-from supernet.scoring import Limits, SearchConfig  # noqa: E402
 from supernet.search import search  # noqa: E402
 from supernet.training import SANDWICH, SandwichConfig, train_supernet  # noqa: E402
 

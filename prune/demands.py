@@ -69,6 +69,17 @@ class Demand:
     def __str__(self) -> str:
         return f"{self.option} {self.text}"
 
+    def in_units(self, amount: float) -> str:
+        """An amount, counted as ``amount`` is, as the option takes it: rounded up to three digits."""
+        kind = OPTIONS[self.option]
+        amount /= kind.per_unit
+        if kind.name == "latency":
+            return f"{_rounded_up(amount):g}ms"
+        decimal = {unit: size for unit, size in kind.units.items() if "I" not in unit}  # no MiB
+        fitting = [unit for unit, size in decimal.items() if size <= amount]
+        unit = max(fitting or [next(iter(kind.units))], key=lambda name: kind.units[name])
+        return f"{_rounded_up(amount / kind.units[unit]):g}{unit}"
+
 
 def parse_demand(option: str, value: str | float) -> Demand:
     """Read a share such as ``0.5`` or ``50%``, or a figure such as ``120M``, ``8MB`` or ``5ms``.
@@ -109,7 +120,9 @@ def parse_demands(given: Mapping[str, str | float | None]) -> tuple[Demand, ...]
     """
     demands = [parse_demand(option, value) for option, value in given.items() if value is not None]
     if not demands:
-        raise TargetError(f"give a target: at least one of {', '.join(OPTIONS)}", hint="such as --flops 0.5")
+        raise TargetError(
+            f"give a target: at least one of {', '.join(given or OPTIONS)}", hint="such as --flops 0.5"
+        )
     seen: dict[str, Demand] = {}
     for demand in demands:
         if (other := seen.setdefault(demand.name, demand)) is not demand:
@@ -118,6 +131,11 @@ def parse_demands(given: Mapping[str, str | float | None]) -> tuple[Demand, ...]
                 hint=f"give either {other.option} or {demand.option}",
             )
     return tuple(demands)
+
+
+def _rounded_up(number: float) -> float:
+    step = 10.0 ** (math.floor(math.log10(number)) - 2) if number > 0 else 1.0
+    return round(math.ceil(round(number / step, 6)) * step, 9)
 
 
 def number_and_unit(text: str) -> tuple[float | None, str]:

@@ -7,12 +7,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from graph.errors import UsageError
+from graph.errors import TargetError, UsageError
 from prune.demands import OPTIONS, Demand, parse_demands
 from prune.regular import regular_size
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST = 1 << 20  # bytes of the file
+_LIMITS = tuple(o.removeprefix("--") for o, kind in OPTIONS.items() if kind.name != "memory")
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,18 @@ def read_devices(path: Path) -> tuple[Device, ...]:
         if not isinstance(limits, dict) or not limits:
             raise UsageError(f"{path}: {name} is no table of limits", hint=hint)
         for key, value in limits.items():
-            if f"--{key}" not in OPTIONS:
-                known = ", ".join(o.removeprefix("--") for o in OPTIONS)
-                raise UsageError(f"{path}: {name} has no limit {key!r}", hint=f"one of {known}")
+            if key not in _LIMITS:
+                raise UsageError(
+                    f"{path}: {name} has a limit {key!r}, which supernets do not know",
+                    hint=f"one of {', '.join(_LIMITS)}",
+                )
             if isinstance(value, bool) or not isinstance(value, (int, float, str)):
                 raise UsageError(f"{path}: {name}.{key} is {value!r}", hint=hint)
         given = {f"--{k}": v if isinstance(v, (str, float)) else str(v) for k, v in limits.items()}
-        devices.append(Device(name, parse_demands(given)))
+        try:
+            devices.append(Device(name, parse_demands(given)))
+        except TargetError as err:
+            raise TargetError(f"{path}: {name}: {err}", hint=err.hint) from err
     if not devices:
         raise UsageError(f"{path} names no devices", hint=hint)
     return tuple(devices)

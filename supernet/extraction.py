@@ -44,6 +44,7 @@ class Extracted:
         seconds: that cutting it out took; writing and checking take longer.
         max_error: of the proof in float64; None where it did not run.
         tuned: what its training was worth; None where it was not trained.
+        search: as JSON data how good it is, and what the search for it cost, see ``supernet.found``.
     """
 
     folder: str
@@ -57,6 +58,7 @@ class Extracted:
     max_error: float | None
     tuned: Tuned | None = None
     encoder: str | None = None
+    search: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""
@@ -70,6 +72,7 @@ def write_subnet(
     folder: Path,
     settings: Mapping[str, Any] | None,
     *,
+    about: Mapping[str, Any] | None = None,
     companions: Mapping[str, Path] | None = None,
     tune: Callable[[Program], Tuned] | None = None,
     verify: bool = True,
@@ -83,6 +86,7 @@ def write_subnet(
         subnet: the choice.
         folder: where to.
         settings: configuration of the checkpoint of transformers that the supernet was made from, if any.
+        about: as JSON data what a search told of it.
         companions: further files by the name that they get in the folder.
         tune: trains it once it is proved.
         verify: prove in float64 that it computes what the whole computes without the rest.
@@ -128,6 +132,7 @@ def write_subnet(
         error,
         tuned,
         None if alone is None else str(alone),
+        about,
     )
     with OutputFolder(folder, force) as out:
         checkpoint = out.staging if alone is None else out.staging / ENCODER

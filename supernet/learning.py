@@ -15,34 +15,25 @@ from numpy.typing import NDArray
 
 from graph import topology
 from graph.channels import Axes
-from graph.errors import UsageError
 from prune.budget import Budget
 from prune.trials import Problem
 from prune.widths import WidthSpace
 from rl.reward import Evaluator, Score
 from rl.search import SearchConfig as PlanSearch
 from rl.search import search as search_plans
+from supernet.agents import SearchConfig
 from supernet.elastic import Elastic, Subnet
-from supernet.scoring import Book, Limits, SearchConfig
+from supernet.limits import Limits
+from supernet.scoring import Book
 
 
-def learn(book: Book, limits: Limits, config: SearchConfig, pareto: bool) -> None:
-    """Let an agent propose until enough subnetworks are scored.
+def learn(book: Book, limits: Limits, config: SearchConfig) -> None:
+    """Let an agent propose until enough subnetworks are scored; ``supernet.agents`` says what it cannot do.
 
     Raises:
-        UsageError: what it cannot do: a front, latencies, one width for several layers.
         TargetError: no widths keep the limits with all layers.
     """
     elastic = book.net.elastic
-    if pareto or not limits.demands or any(d.name == "latency" for d in limits.demands):
-        raise UsageError(
-            f"--agent {config.agent} needs limits of FLOPs or parameters", hint="--agent tpe or nsga2"
-        )
-    if elastic.config.uniform:
-        raise UsageError(
-            f"--agent {config.agent} chooses widths layer by layer, the supernet has one for all",
-            hint="--agent tpe, or build the supernet with --no-uniform",
-        )
     axes = _offered(elastic)
     space = WidthSpace(axes)
     scores = np.zeros(axes.classes)

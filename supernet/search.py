@@ -15,37 +15,51 @@ import torch
 
 from graph.errors import UsageError
 from models_zoo.data import DataSet
+from supernet.agents import LEARNING, SearchConfig, check_agent, check_elastic
 from supernet.elastic import Subnet
 from supernet.learning import learn
+from supernet.limits import Limits
 from supernet.net import Supernet
-from supernet.scoring import LEARNING, Book, Found, Limits, SearchConfig, Trial, chosen
+from supernet.scoring import Book, Found, Trial, choice_of, chosen, front_of
+from supernet.timing import timed
 
 PLAIN = "uniform"
 
 
 def search(
     net: Supernet,
-    data: DataSet,
+    data: DataSet | None,
     limits: Limits,
     config: SearchConfig,
     *,
     pareto: bool = False,
     on_trial: Callable[[Trial], None] = lambda _: None,
+    on_stage: Callable[[str], None] = lambda _: None,
 ) -> Found:
     """Search a supernet.
 
     Args:
         net: the supernet.
-        data: its search split judges.
+        data: its search split judges; None for a plain choice, which is not scored.
         limits: that each subnetwork keeps.
         config: who searches, and how long.
         pareto: look for a front of accuracy against multiply-adds rather than for one subnetwork.
         on_trial: is told of each scored one.
+        on_stage: is told what is done after that.
 
     Raises:
-        UsageError: an agent of Optuna's without the package.
+        UsageError: what the agent cannot do, or a front without data.
+        TargetError: even the smallest subnetwork takes longer than it may when it is timed.
     """
     start = time.perf_counter()
+    if data is None:
+        if pareto:
+            raise UsageError("a front needs scores, and so data", hint="give --data, or a limit")
+        timing = timed(net, limits, lambda within: choice_of(net.elastic, within.plain(), PLAIN), on_stage)
+        seconds = time.perf_counter() - start
+        return Found(timing.best, (), (), 0, None, seconds, "", timing.whole_ms, timing.too_slow)
+    check_agent(config.agent, limits.demands, pareto=pareto)
+    check_elastic(config.agent, net.elastic)
     book = Book(net, data, config.records, on_trial)
     plain = list(dict.fromkeys(limits.fitted(s) for s in _plain(net, pareto)))
     for subnet in plain[: config.trials]:
@@ -53,13 +67,22 @@ def search(
     if config.agent == "random":
         _random(book, limits, config)
     elif config.agent in LEARNING:
-        learn(book, limits, config, pareto)
+        learn(book, limits, config)
     else:
         _optuna(book, limits, config, plain, pareto)
-    trials, front = tuple(book.known.values()), book.front()
-    best = front[-1] if pareto else chosen(trials)
-    seconds = time.perf_counter() - start
-    return Found(best, front, trials, book.evaluated(net.elastic.largest), seconds, config.agent)
+
+    def best(within: Limits) -> Trial:
+        trials = [t for t in book.known.values() if within.kept(t.subnet)]
+        if not trials:
+            return book.score(within.plain(), PLAIN)
+        return front_of(trials)[-1] if pareto else chosen(trials)
+
+    timing = timed(net, limits, best, on_stage)
+    trials = tuple(t for t in book.known.values() if timing.limits.kept(t.subnet))
+    return Found(
+        timing.best, front_of(trials), trials, len(book.known), book.evaluated(net.elastic.largest),
+        time.perf_counter() - start, config.agent, timing.whole_ms, timing.too_slow,
+    )  # fmt: skip
 
 
 def _plain(net: Supernet, pareto: bool) -> Iterator[Subnet]:
@@ -83,7 +106,9 @@ def _random(book: Book, limits: Limits, config: SearchConfig) -> None:
 
 def _optuna(book: Book, limits: Limits, config: SearchConfig, plain: Sequence[Subnet], pareto: bool) -> None:
     """Let Optuna propose: a whole number for each axis, yes or no for each layer."""
-    optuna = _library()
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     elastic = book.net.elastic
     several = pareto or config.agent == "nsga2"
     sampler: Any = (
@@ -108,15 +133,3 @@ def _optuna(book: Book, limits: Limits, config: SearchConfig, plain: Sequence[Su
         study.enqueue_trial(told | {f"drop {i}": i in subnet.dropped for i in range(len(elastic.layers))})
     while len(book.known) < config.trials and len(study.trials) < 4 * config.trials + len(plain):
         study.optimize(objective, n_trials=1)
-
-
-def _library() -> Any:
-    try:
-        import optuna
-    except ImportError as err:
-        raise UsageError(
-            "--agent tpe and --agent nsga2 need the package optuna",
-            hint="python -m pip install 'prune-networks[supernet]', or --agent random",
-        ) from err
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna

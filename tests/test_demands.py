@@ -68,8 +68,24 @@ def test_units_belong_to_their_quantity() -> None:
 def test_demands_go_together_but_not_twice() -> None:
     both = parse_demands({"--flops": "0.5", "--macs": None, "--params": 0.3, "--latency": "3ms"})
     assert [d.name for d in both] == ["macs", "params", "latency"]
+    with pytest.raises(TargetError, match="at least one of --flops, --latency$"):
+        parse_demands({"--flops": None, "--latency": None})
     with pytest.raises(TargetError, match="at least one of --flops, --macs, --params, --memory, --latency"):
-        parse_demands({"--flops": None})
+        parse_demands({})
     with pytest.raises(TargetError, match="limit the same quantity") as caught:
         parse_demands({"--flops": "0.5", "--macs": "0.4"})
     assert "either --flops or --macs" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("option", "amount", "told"),
+    [
+        ("--flops", 60e6, "120M"), ("--params", 12_341.0, "12.4K"), ("--params", 500.0, "0.5K"),
+        ("--memory", 8e6, "8MB"), ("--latency", 0.06321, "0.0633ms"), ("--latency", 12.0, "12ms"),
+    ],
+)  # fmt: skip
+def test_amounts_are_told_as_the_option_takes_them(option: str, amount: float, told: str) -> None:
+    demand = parse_demand(option, 0.5)
+    assert demand.in_units(amount) == told
+    again = parse_demand(option, told).amount
+    assert again is not None and amount <= again <= 1.01 * amount

@@ -178,6 +178,13 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
     cases: list[tuple[list[object], str, str]] = [
         (["search", folder], "give a target", "--flops 0.5"),
         (["search", folder, "--flops", 0.01], "the smallest subnetwork has", "ask for at least --flops"),
+        (["search", folder], "--flops, --params, --latency, or --pareto", ""),
+        (["search", folder, "--params", "1k"], "the smallest subnetwork has ", "K, or build"),
+        (["search", tmp_path, "--latency", 0.5, "--agent", "gnn-rl"], "cannot do --latency 0.5", "tpe"),
+        (["search", tmp_path, "--pareto", "--agent", "amc"], "cannot do --pareto", "nsga2"),
+        (["search", tmp_path, "--flops", 0.5, "--plot", "x.pdf"], "neither .png nor .svg", "choose"),
+        (["search", folder, "--pareto", "--data", "none"], "--pareto shows scores", "--data"),
+        (["extract", folder, "-o", tmp_path / "o", "--found", "f", "--latency", 0.5], "was not timed", ""),
         (["search", folder, "--flops", 0.5, "--agent", "x"], "--agent x: unknown", "tpe"),
         (["search", folder, "--flops", 0.5, "--data", "glyphs"], "has images of shape", "name data"),
         (["search", tmp_path, "--flops", 0.5], "is no supernet", "prune supernet build"),
@@ -185,7 +192,7 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
         (["extract", folder, "-o", tmp_path / "o", "--epochs", 1], "which subnetwork?", "--flops 0.5"),
         (["extract", folder, "-o", tmp_path / "o", "--epochs", 1, "--flops", 0.01], "the smallest", "0."),
         (["extract", folder, "-o", tmp_path / "full", "--flops", 0.5], "is not empty", "--force"),
-        (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--budgets", "b"], "three ways", "one"),
+        (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--budgets", "b"], "two ways", "one"),
         (["train", folder, "--lr", -1], "lr must be a positive number", "default"),
         (["train", folder, "--teacher", "nobody"], "--teacher nobody: unknown", "original"),
         (["extract", folder, "-o", tmp_path / "o", "--flops", 0.5, "--epochs", 1, "--lr", 0], "lr must", ""),
@@ -201,6 +208,84 @@ def test_bad_input_is_answered(folder: Path, tmp_path: Path) -> None:
         assert done.exit_code == 2, (args, done.output)
         assert "error: " in done.output and error in done.output and hint in done.output, done.output
         assert "Traceback" not in done.output
+
+
+def test_devices_are_refused_before_the_first_is_written(folder: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "devices.toml", tmp_path / "out"
+    few = ("--agent", "random", "--trials", 4, "--records", 32)
+    path.write_text("[phone]\nflops = 0.5\n[watch]\nflops = 0.01\n")
+    done = prune("extract", folder, "--budgets", path, "-o", out, *few)
+    assert done.exit_code == 2 and "watch: --flops 0.01: the smallest" in done.output, done.output
+    assert not out.exists() or not list(out.iterdir())
+    path.write_text("[phone]\nflops = 0.5\n[watch]\nflops = 0.4\n")
+    done = prune("extract", folder, "--budgets", path, "-o", out, *few)
+    assert done.exit_code == 0, done.output
+    assert "watch: the best of 4 that were scored in" in done.output and "accuracy" in done.output
+    told = json.loads((out / "watch" / "subnet.json").read_text())["result"]["search"]
+    assert told["scored"] == 4 and 0 < told["accuracy"] <= 1 and told["whole"]["records"] == 32
+
+
+def test_without_data_the_plain_choice_is_taken(folder: Path, tmp_path: Path) -> None:
+    done = prune("search", folder, "--flops", 0.5, "--data", "none", "-o", tmp_path / "found.json")
+    assert done.exit_code == 0 and "not scored" in done.output, done.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["scored"] == 0 and found["best"]["macs_ratio"] <= 0.5 and found["best"]["dropped"] == []
+    (tmp_path / "devices.toml").write_text("[phone]\nflops = 0.3\n[tablet]\nflops = 0.5\n")
+    done = prune("extract", folder, "--budgets", tmp_path / "devices.toml", "-o", tmp_path / "out",
+                 "--data", "none", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    assert results["tablet"]["macs"] == found["best"]["macs"] > results["phone"]["macs"]
+    assert results["phone"]["search"]["told"] == "not scored"
+    load_pruned(tmp_path / "out" / "phone")
+    done = prune("extract", folder, "--found", tmp_path / "found.json", "-o", tmp_path / "one")
+    assert done.exit_code == 0 and "not scored" in done.output, done.output
+    done = prune("extract", folder, "--flops", 0.5, "--data", "none", "--epochs", 1, "-o", tmp_path / "two")
+    assert done.exit_code == 2 and "training needs data" in done.output, done.output
+
+
+def test_a_limit_of_latency_is_measured(folder: Path, tmp_path: Path) -> None:
+    """However fast this machine is: what is told was timed, in turns with the whole."""
+    found = tmp_path / "found.json"
+    done = prune("search", folder, "--latency", "900ms", "--agent", "random", "--trials", 4, "--records", 32,
+                 "-o", found)  # fmt: skip
+    assert done.exit_code == 0 and "one that the others foretell" in done.output, done.output
+    told = json.loads(found.read_text())
+    assert 0 < told["best"]["latency_ms"] <= 900 and told["whole_latency_ms"] > 0
+    assert f"{told['best']['latency_ms']:.3f} ms" in done.output
+
+
+def test_the_best_of_a_search_within_limits(folder: Path, tmp_path: Path) -> None:
+    found = tmp_path / "front.json"
+    done = prune(
+        "search", folder, "--pareto", "--agent", "random", "--trials", 12, "--records", 32, "-o", found
+    )
+    assert done.exit_code == 0, done.output
+    trials = json.loads(found.read_text())["trials"]
+    words = ("extract", folder, "--found", found, "--flops")
+    done = prune(*words, 0.4, "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)["subnet"]
+    best = max(t["accuracy"] for t in trials if t["macs_ratio"] <= 0.4)
+    assert result["macs_ratio"] <= 0.4 and result["search"]["scored"] == 12
+    assert best - (best * (1 - best) / 32) ** 0.5 <= result["search"]["accuracy"] <= best
+    found.write_text(json.dumps(json.loads(found.read_text()) | {"trials": []}))
+    done = prune(*words, 0.4, "-o", tmp_path / "none")
+    assert done.exit_code == 2 and "none of the 0 subnetworks" in done.output, done.output
+
+
+def test_without_optuna_the_search_is_at_random(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from supernet import agents
+
+    monkeypatch.setattr(agents, "_has_optuna", lambda: False)
+    words = ("search", folder, "--flops", 0.5, "--trials", 4, "--records", 32, "-o", tmp_path / "found.json")
+    done = prune(*words)
+    assert done.exit_code == 0 and "searched at random" in done.output, done.output
+    done = prune(*words, "--agent", "tpe")
+    assert done.exit_code == 2 and "needs the package optuna" in done.output
+    assert "loading" not in done.output
 
 
 def test_damage_is_noticed(folder: Path, tmp_path: Path) -> None:

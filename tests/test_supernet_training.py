@@ -15,6 +15,7 @@ from graph.errors import OutputError, ResumeError, TargetError, UsageError
 from models_zoo.data import DataSet, TensorSplit
 from models_zoo.digits import load as digits
 from models_zoo.registry import build
+from profilers.latency import Latency
 from prune.demands import parse_demand
 from prune.inputs import InputRequest
 from prune.journal import Journal
@@ -22,10 +23,12 @@ from prune.load import ModelSource
 from prune.subject import open_model
 from prune.targets import labelled
 from prune.tune import Evaluation, TuneConfig
+from supernet.agents import SearchConfig
 from supernet.devices import read_devices
-from supernet.elastic import Cost, ElasticConfig
+from supernet.elastic import Elastic, ElasticConfig
+from supernet.limits import Limits
 from supernet.net import ElasticModule, Supernet, make_supernet
-from supernet.scoring import Limits, SearchConfig, Trial, chosen
+from supernet.scoring import Trial, chosen, trial_of
 from supernet.search import search
 from supernet.store import load_supernet, save_supernet
 from supernet.training import SANDWICH, Sandwich, SandwichConfig, ends, kept, teacher_of, train_supernet
@@ -171,7 +174,7 @@ def test_a_search_keeps_its_limits(net: Supernet, data: DataSet, agent: str) -> 
 def test_what_chance_may_have_put_behind_is_judged_by_loss(net: Supernet) -> None:
     def trial(accuracy: float, loss: float, records: int = 100, **more: Any) -> Trial:
         found = Evaluation(accuracy, loss, records, **more)
-        return Trial(net.elastic.largest, "random", Cost(1, 1), 1.0, 1.0, found)
+        return trial_of(net.elastic, net.elastic.largest, "random", found)
 
     first, near, far = trial(0.90, 0.5), trial(0.88, 0.3), trial(0.80, 0.1)
     assert chosen([far, first, near]) is near
@@ -209,6 +212,10 @@ def test_latency_is_a_limit_like_others(net: Supernet) -> None:
     limits = Limits(net, [parse_demand("--latency", "2ms")], lambda s: 3.0 - len(s.dropped))
     subnet = limits.fitted(net.elastic.largest)
     assert len(subnet.dropped) == 1 and limits.kept(subnet)
+    assert len(limits.plain().dropped) == 1
+    with pytest.raises(TargetError, match="the smallest subnetwork has 2ms latency") as caught:
+        Limits(net, [parse_demand("--latency", "10us")], limits.latency)
+    assert "ask for at least --latency 2ms" in caught.value.hint
 
 
 def test_budgets_of_devices(tmp_path: Path) -> None:
@@ -225,9 +232,10 @@ def test_budgets_of_devices(tmp_path: Path) -> None:
         ("flops = 0.3", "no table"),
         ("[phone]", "no table"),
         ("", "names no devices"),
-        ("[phone]\nspeed = 1", "no limit 'speed'"),
+        ("[phone]\nspeed = 1", "a limit 'speed'"),
+        ('[phone]\nmemory = "1MB"', "a limit 'memory'"),
         ("[phone]\nflops = true", "is True"),
-        ("[phone]\nflops = 1.5", "ratio must be below 1"),
+        ("[phone]\nflops = 1.5", "phone: .*ratio must be below 1"),
         ('["../up"]\nflops = 0.5', "no name of a folder"),
         ("[phone", "no TOML"),
     ],
@@ -280,3 +288,38 @@ def test_a_subnetwork_is_tuned_alone(net: Supernet, data: DataSet, tmp_path: Pat
     keeps.parent.write_text("a file")
     with pytest.raises(OutputError), kept(keeps, trained, data):
         pass
+
+
+def test_what_is_slower_than_foretold_gives_way(net: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Foretold a millisecond for each layer; the clock says that all but the least takes twice as long."""
+    import supernet.timing as timing
+
+    asked: list[int] = []
+
+    def clock(calls: dict[str, int]) -> dict[str, Latency]:
+        asked.append(calls["best"])
+        slow = {name: float(layers * (2 if name == "best" else 1)) for name, layers in calls.items()}
+        return {name: Latency(ms, ms, ms, 1) for name, ms in slow.items()}
+
+    def layers(programs: dict[str, Any], folder: Path) -> dict[str, int]:
+        return {n: sum(t.endswith("up.weight") for t in p.tensors) for n, p in programs.items()}
+
+    monkeypatch.setattr(timing, "compare", clock)
+    monkeypatch.setattr(timing, "onnx_calls", layers)
+    for most, expected in (("4ms", [3, 2]), ("6ms", [3])):
+        limits = Limits(net, [parse_demand("--latency", most)], lambda s: 3.0 - len(s.dropped))
+        asked.clear()
+        found = search(net, None, limits, SearchConfig(agent="random"))
+        assert asked == expected and found.too_slow == len(expected) - 1
+        assert found.best.latency_ms == 2.0 * expected[-1] and found.whole_ms == 3.0
+    limits = Limits(net, [parse_demand("--latency", "3ms")], lambda s: 3.0 - len(s.dropped))
+    with pytest.raises(TargetError, match="the fastest one foretold takes 4ms"):
+        search(net, None, limits, SearchConfig(agent="random"))
+
+
+def test_uniform_widths_are_not_for_agents_that_walk_layers(net: Supernet, data: DataSet) -> None:
+    tied = Elastic(net.axes, net.elastic.layers, net.elastic.salience, ElasticConfig(uniform=True))
+    uniform = replace(net, elastic=tied)
+    limits = Limits(uniform, [parse_demand("--flops", 0.6)])
+    with pytest.raises(UsageError, match="one for all"):
+        search(uniform, data, limits, SearchConfig(agent="amc"))

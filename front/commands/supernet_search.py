@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,21 +18,19 @@ from front.commands.options import (
     SupernetDataOption,
     SupernetForceOption,
 )
+from front.commands.supernet_limits import Searches, config_of, demands_of
 from front.commands.supernet_tables import show_extracted, show_found
 from front.commands.terminal import new_screen, print_json
-from graph.errors import UsageError
+from graph.errors import DataError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from graph.program import Program
     from models_zoo.data import DataSet
-    from prune.demands import Demand
     from prune.journal import Journal
     from prune.tune import TuneConfig
-    from supernet.elastic import Subnet
     from supernet.extraction import Extracted
+    from supernet.limits import Limits
     from supernet.net import Supernet
-    from supernet.scoring import Found, SearchConfig, Trial
-    from supernet.store import Stored
     from supernet.tuning import Tuned
 
 FlopsOption = Annotated[str | None, typer.Option(help="At most this share of the FLOPs, or a number.")]
@@ -41,8 +39,12 @@ LatencyOption = Annotated[
     str | None, typer.Option(help="At most this share of the latency in onnxruntime, or 5ms.")
 ]
 AgentOption = Annotated[
-    str, typer.Option("--agent", help="tpe, nsga2 or random; of widths alone gnn-rl, agmc or amc.")
-]
+    str | None,
+    typer.Option(
+        "--agent", help="tpe, nsga2 or random; of widths alone gnn-rl, agmc or amc.",
+        show_default="tpe; random without optuna",
+    ),
+]  # fmt: skip
 TrialsOption = Annotated[int, typer.Option(min=1, help="Subnetworks to score.")]
 RecordsOption = Annotated[
     int | None,
@@ -58,7 +60,7 @@ def supernet_search(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="A front of accuracy against FLOPs, not one subnetwork.")
     ] = False,
-    agent: AgentOption = "tpe",
+    agent: AgentOption = None,
     trials: TrialsOption = 60,
     records: RecordsOption = None,
     data: SupernetDataOption = None,
@@ -71,27 +73,41 @@ def supernet_search(
 ) -> None:
     """Search for the best subnetworks within limits; nothing is trained."""
     from prune.files import write_json
-    from prune.subject import must_find_data
-    from supernet.pictures import plot_search
-    from supernet.scoring import SearchConfig
+    from supernet.agents import check_elastic
+    from supernet.pictures import check_picture, plot_search
     from supernet.store import FOUND_FILE, load_supernet
 
-    limited = any(o is not None for o in (flops, params, latency))
-    demands = _demands(flops, params, latency) if limited or not pareto else ()
-    config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
+    demands = demands_of(flops, params, latency, needed=False)
+    if not demands and not pareto:
+        raise TargetError(
+            "give a target: at least one of --flops, --params, --latency, or --pareto",
+            hint="such as --flops 0.5",
+        )
+    if plot is not None:
+        check_picture(plot)
+    config = config_of(agent, trials, seed, records, [demands], pareto=pareto)
     shown = new_screen(as_json=as_json)
     with shown.running():
         shown.stage("loading the supernet")
         stored = load_supernet(folder)
-        found_data = must_find_data(data or stored.data, stored.loaded())
-        result = _searched(stored, found_data, demands, config, pareto, shown)
+        check_elastic(config.agent, stored.net.elastic)
+        searches = Searches(stored, data, config, agent is not None, shown)
+        if searches.data is None and (pareto or plot is not None):
+            raise DataError(
+                f"{'--pareto' if pareto else '--plot'} shows scores, and without data there are none",
+                hint="give --data, or a limit alone",
+            )
+        result = searches.run(searches.limits(demands), pareto=pareto)
         path = output or folder / FOUND_FILE
-        write_json(path, {"limits": [str(d) for d in demands], "data": found_data.name, **result.to_json()})
+        name = None if searches.data is None else searches.data.name
+        write_json(path, {"limits": [str(d) for d in demands], "data": name, **result.to_json()})
         if plot is not None:
             plot_search(result, plot)
     if as_json:
         return print_json(result.to_json())
-    show_found(result, stored.net, found_data.unit, path, pareto=pareto)
+    show_found(
+        result, stored.net, "images" if searches.data is None else searches.data.unit, path, pareto=pareto
+    )
 
 
 def supernet_extract(
@@ -103,13 +119,15 @@ def supernet_extract(
     found: Annotated[
         Path | None,
         typer.Option(
-            "--found", help="What a search wrote: its best subnetwork.", show_default="DIR/found.json"
+            "--found",
+            help="What a search wrote: its best subnetwork, or the best of it within limits.",
+            show_default="DIR/found.json",
         ),
     ] = None,
     budgets: Annotated[
         Path | None, typer.Option(help="TOML file with a table of limits for each class of devices.")
     ] = None,
-    agent: AgentOption = "tpe",
+    agent: AgentOption = None,
     trials: TrialsOption = 60,
     records: RecordsOption = None,
     data: SupernetDataOption = None,
@@ -127,22 +145,23 @@ def supernet_extract(
 
     from prune.files import OutputFolder
     from prune.journal import Journal
-    from prune.subject import must_find_data
+    from supernet.agents import check_elastic
     from supernet.devices import read_devices
     from supernet.extraction import write_subnet
-    from supernet.scoring import SearchConfig
+    from supernet.found import Picked, picked, read_found
     from supernet.store import FOUND_FILE, load_supernet, preprocessing_of
     from supernet.training import SANDWICH, kept
     from supernet.tuning import TUNING
 
-    limited = any(o is not None for o in (flops, params, latency))
-    if sum((limited, budgets is not None, found is not None)) > 1:
-        raise UsageError(
-            "limits, --budgets and --found say the same thing in three ways", hint="give one of them"
-        )
-    asked = {"": _demands(flops, params, latency)} if limited else {}
+    alone = demands_of(flops, params, latency, needed=False)
+    if alone and budgets is not None:
+        raise UsageError("limits and --budgets say the same thing in two ways", hint="give one of them")
+    asked = {"": alone} if alone else {}
     asked |= {} if budgets is None else {d.name: d.demands for d in read_devices(budgets)}
-    config = SearchConfig(agent=agent, trials=trials, seed=seed, records=records)
+    late = [d for demands in asked.values() for d in demands if d.name == "latency"]
+    if found is not None and late:
+        raise UsageError(f"{late[0]}: what {found} lists was not timed", hint="leave out --found")
+    config = config_of(agent, trials, seed, records, () if found else tuple(asked.values()))
     tune = replace(SANDWICH, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     keeps = output / TUNING
     if force:  # starts over
@@ -154,25 +173,35 @@ def supernet_extract(
     with shown.running():
         shown.stage("loading the supernet")
         stored = load_supernet(folder)
-        records_of = cache(lambda: must_find_data(data or stored.data, stored.loaded()))  # where it takes any
-        best = None if asked else _best_of(stored, found or folder / FOUND_FILE)
+        net = stored.net
+        searches = Searches(stored, data, config, agent is not None, shown)
+        source = found or folder / FOUND_FILE
+        chosen: dict[str, Picked] = {}
+        if not asked:
+            chosen[""] = read_found(source, net.elastic)
+        elif found is None:
+            check_elastic(config.agent, net.elastic)
         if epochs:
             can_go_on(f"the same command{' without --force' * force} goes on from there", keeps.is_dir)
         else:
             can_go_on("what was written stays", lambda: bool(results))
-        with kept(keeps, stored.net, records_of()) if epochs else nullcontext(Journal()) as journal:
-            for name, limits in asked.items() or [("", ())]:
-                part = journal.part(name or "subnet")
-                subnet = best
-                if subnet is None:  # a search by measured latencies may end otherwise when it is done again
-                    choose = partial(_chosen, stored, records_of(), limits, config, shown)
-                    chosen = part.recall(f"within {' '.join(map(str, limits))}", choose)
-                    subnet = stored.net.elastic.parse(chosen)
+        with kept(keeps, net, searches.must) if epochs else nullcontext(Journal()) as journal:
+            for name, limits in searches.all_limits(asked).items():  # all, before the first is written
+                if found is not None:
+                    chosen[name] = read_found(source, net.elastic, limits)
+                    continue
+                choose = partial(_chosen, searches, limits, name)
+                # A search by measured latencies may end otherwise when it is done again.
+                answer = _part(journal, name).recall(f"within {' '.join(map(str, limits.demands))}", choose)
+                chosen[name] = picked(net.elastic, answer)
+            for name, subnet in chosen.items():
                 shown.stage(" ".join(filter(None, ("cutting out", name))))
+                part = _part(journal, name)
                 results[name] = write_subnet(
-                    stored.net, subnet, output / name if name else output, stored.settings,
-                    tune=partial(_tuned, stored.net, records_of(), tune, part, shown) if epochs else None,
-                    companions=preprocessing_of(folder), verify=verify, onnx=onnx, force=force or epochs > 0,
+                    net, subnet.subnet, output / name if name else output, stored.settings,
+                    tune=partial(_tuned, net, searches.must, tune, part, shown) if epochs else None,
+                    about=subnet.about, companions=preprocessing_of(folder), verify=verify, onnx=onnx,
+                    force=force or epochs > 0,
                 )  # fmt: skip
         if epochs:
             shutil.rmtree(keeps)
@@ -181,35 +210,13 @@ def supernet_extract(
     show_extracted(results.values())
 
 
-def _demands(flops: str | None, params: str | None, latency: str | None) -> tuple[Demand, ...]:
-    from prune.demands import parse_demands
-
-    return parse_demands({"--flops": flops, "--params": params, "--latency": latency})
+def _part(journal: Journal, name: str) -> Journal:
+    return journal.part(name or "subnet")
 
 
-def _searched(
-    stored: Stored, data: DataSet, demands: tuple[Demand, ...], config: SearchConfig, pareto: bool, shown: Any
-) -> Found:
-    from supernet.latency import LatencyModel
-    from supernet.scoring import Limits
-    from supernet.search import search as run
-
-    latency = None
-    if any(d.name == "latency" for d in demands):
-        latency = LatencyModel(stored.net, shown.stage)
-        shown.note(f"latencies are foretold; {len(latency.measured)} were measured, "
-                   f"the worst is {latency.error:.0%} off")  # fmt: skip
-    limits = Limits(stored.net, demands, latency)
-    shown.stage("searching" + "".join(f" {d}" for d in demands))
-    done: list[Trial] = []
-
-    def told(trial: Trial) -> None:
-        done.append(trial)
-        best = max(done, key=lambda t: t.rank)
-        shown.last_epoch = f"best {best.found.told()}"
-        shown.step(len(done), config.trials)
-
-    return run(stored.net, data, limits, config, pareto=pareto, on_trial=told)
+def _chosen(searches: Searches, limits: Limits, name: str) -> dict[str, Any]:
+    """What a search found, as JSON data, without all that it scored."""
+    return searches.run(limits, name).to_json() | {"trials": [], "front": []}
 
 
 def _tuned(
@@ -221,23 +228,3 @@ def _tuned(
     return tune_subnet(
         net, program, data, config, journal, on_epoch=shown.epoch, on_step=shown.step, note=shown.note
     )
-
-
-def _chosen(
-    stored: Stored, data: DataSet, demands: tuple[Demand, ...], config: SearchConfig, shown: Any
-) -> dict[str, Any]:
-    """The best subnetwork within limits, as JSON data."""
-    return _searched(stored, data, demands, config, False, shown).best.subnet.to_json()
-
-
-def _best_of(stored: Stored, path: Path) -> Subnet:
-    """The best subnetwork that a search wrote down."""
-    from prune.files import read_json
-
-    if not path.exists():
-        raise UsageError(
-            f"which subnetwork? {path} does not exist",
-            hint="give a limit (--flops 0.5) or --budgets FILE, or search first: prune supernet search",
-        )
-    best = read_json(path, "result of a search").get("best")
-    return stored.net.elastic.parse(best if isinstance(best, dict) else {})

@@ -45,35 +45,56 @@ def show_built(net: Supernet, folder: Path) -> None:
 
 def show_found(found: Found, net: Supernet, unit: str, path: Path, *, pareto: bool) -> None:
     """The best subnetwork of a search, or its front, beside the whole."""
-    table = Table("subnetwork", "MACs", "parameters", "layers", f"on search {unit}", "found by")
+    timed = found.whole_ms is not None
+    table = Table("subnetwork", "MACs", "parameters", "layers", f"on search {unit}", *["latency"] * timed,
+                  "found by")  # fmt: skip
     layers = len(net.elastic.layers)
-    table.add_row("whole", "100.0%", "100.0%", str(layers), found.whole.told(), "")
-    for trial in found.front if pareto else [found.best]:
+    whole = "not scored" if found.whole is None else found.whole.told()
+    table.add_row("whole", "100.0%", "100.0%", str(layers), whole, *[_ms(found.whole_ms)] * timed, "")
+    shown = [*found.front[:-1], found.best] if pareto else [found.best]  # the best is the one that is timed
+    for trial in shown:
         kept = layers - len(trial.subnet.dropped)
         table.add_row(
             "front" if pareto else "best", f"{trial.macs_ratio:.1%}", f"{trial.params_ratio:.1%}", str(kept),
-            trial.found.told(), trial.method,
+            trial.told(), *[_ms(trial.latency_ms)] * timed, trial.method,
         )  # fmt: skip
     console.print(table)
-    console.print(
-        f"{len(found.trials)} subnetworks scored in {found.seconds:.1f} s on the search split; "
-        f"written to {bold(path)}"
-    )
+    if found.too_slow:
+        console.print(f"{found.too_slow} proved slower than foretold when timed, and gave way to this one")
+    if found.scored:
+        told = f"{found.scored} subnetworks scored in {found.seconds:.1f} s on the search split"
+    else:
+        told = "no data: the plain choice, not scored"
+    console.print(f"{told}; written to {bold(path)}")
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.3f} ms"
 
 
 def show_extracted(results: Iterable[Extracted]) -> None:
     """What was written."""
     results = list(results)
-    table = Table("folder", "MACs", "parameters", "cut out in", "proof", "loads with")
-    for result in results:
+    searched = [r.search or {} for r in results]
+    timed = any(s.get("latency_ms") for s in searched)
+    table = Table("folder", "MACs", "parameters", "on the search split", *["latency, whole"] * timed,
+                  "cut out in", "proof", "loads with")  # fmt: skip
+    for result, search in zip(results, searched, strict=True):
         proof = "not run" if result.max_error is None else f"{result.max_error:.1e}"
         loads = "transformers" if result.stock else "prune"
+        took = f"{_ms(search.get('latency_ms'))}, {_ms(search.get('whole_latency_ms'))}".strip(", ")
         table.add_row(
             escape(result.folder), f"{result.macs_ratio:.1%}", f"{result.params_ratio:.1%}",
-            f"{result.seconds * 1000:.1f} ms", proof, loads,
+            str(search.get("told", "not scored")), *[took] * timed, f"{result.seconds * 1000:.1f} ms", proof,
+            loads,
         )  # fmt: skip
     console.print(table)
-    for result in results:
+    for result, search in zip(results, searched, strict=True):
+        if search.get("scored"):
+            console.print(
+                f"{escape(result.folder)}: the best of {search['scored']} that were scored in "
+                f"{search['seconds']:.1f} s, found by {escape(str(search['method']))}"
+            )
         if result.tuned is not None:
             told = f"{result.tuned.before.told()}; tuned: {result.tuned.after.told()}"
             console.print(f"{escape(result.folder)} on the test split: {told}")
