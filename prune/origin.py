@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prune.data import is_code
 from prune.files import read_json
 
 SUPERNET_FILE, SUBNET_FILE = "supernet.json", "subnet.json"
@@ -13,8 +12,6 @@ SUPERNET_FILE, SUBNET_FILE = "supernet.json", "subnet.json"
 def named_data(folder: Path) -> str | None:
     """The data that a supernet, or a subnetwork, was trained on, where its folder says so.
 
-    A function is not taken from a file: calling it would run code that the user did not name.
-
     Raises:
         ModelFileError: the file that says so is broken.
     """
@@ -22,5 +19,5 @@ def named_data(folder: Path) -> str | None:
         if (folder / name).is_file():
             origin = read_json(folder / name, "what a supernet is made of").get("origin")
             data = origin.get("data") if isinstance(origin, dict) else None
-            return data if isinstance(data, str) and not is_code(data) else None
+            return data if isinstance(data, str) else None
     return None

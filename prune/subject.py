@@ -12,7 +12,7 @@ from graph.cost import Costs, costs
 from graph.errors import CaptureError, DataError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
-from prune.data import load_data
+from prune.data import is_code, load_data
 from prune.inputs import ModelInputs, one_input, times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
 from prune.selection import Selection, select
@@ -102,10 +102,15 @@ def find_data(name: str | DataSet | None, loaded: LoadedModel) -> DataSet | None
     """The data set for a model: the one given or named, or that of the model file; None for none.
 
     Raises:
-        DataError: it is missing, its records are of another kind or shape than the model takes, or it is text
-            and the model sees what it is to foretell.
+        DataError: it is missing, its records are of another kind or shape than the model takes, it is text
+            and the model sees what it is to foretell, or it is a function that a file names, not the user.
     """
     spec = name.name if isinstance(name, DataSet) else name or loaded.data
+    if not name and spec is not None and is_code(spec):
+        raise DataError(
+            f"{loaded.path} names {spec} as its data: a function, which is run only where you name it",
+            hint=f"if you trust it: --data {spec}",
+        )
     if spec is None or (spec == NO_DATA and not isinstance(name, DataSet)):
         return None
     given = loaded.inputs.items

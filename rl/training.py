@@ -21,7 +21,7 @@ from graph.suggest import suggestion
 from models_zoo import registry
 from models_zoo.data import DataSet
 from prune.budget import Budget
-from prune.data import load_data
+from prune.data import is_code, load_data
 from prune.files import check_output_file
 from prune.importance import magnitude
 from prune.load import ModelSource
@@ -204,7 +204,8 @@ def _network(name: str, config: TrainingConfig, told: Events) -> tuple[Subject, 
     if Path(name).exists():
         told.stage(f"loading {name}")
         subject = open_model(ModelSource(model=name))
-        data = must_find_data(config.data if subject.loaded.data is None else None, subject.loaded)
+        own = subject.loaded.data
+        data = must_find_data(config.data if own is None or is_code(own) else None, subject.loaded)
         check_batch(subject.program, data, name)
         return subject, data
     try:

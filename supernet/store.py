@@ -66,7 +66,7 @@ class Stored:
         """The whole network as a model that was loaded."""
         program = self.net.program
         module = ProgramModule(program).eval()
-        return LoadedModel(module, "program", {}, inputs_of(program), None, {}, str(self.folder), "", 0)
+        return LoadedModel(module, "program", {}, inputs_of(program), self.data, {}, str(self.folder), "", 0)
 
 
 def save_supernet(

@@ -82,7 +82,7 @@ class Searches:
         """What judges; None where nothing is known to."""
         from prune.subject import find_data
 
-        found = find_data(self.wish or self.stored.data, self.stored.loaded())
+        found = find_data(self.wish, self.stored.loaded())
         if found is None:
             self.shown.note("no data: nothing is scored, the plain choice is taken: "
                             "as many layers as fit, each as wide as fits")  # fmt: skip
@@ -97,7 +97,7 @@ class Searches:
 
         if self.wish == NO_DATA:
             raise DataError("training needs data", hint="--epochs 0, or name data")
-        return must_find_data(self.wish or self.stored.data, self.stored.loaded())
+        return must_find_data(self.wish, self.stored.loaded())
 
     @cached_property
     def _latency(self) -> LatencyModel:

@@ -158,7 +158,7 @@ def supernet_train(
     with shown.running():
         shown.stage("loading the supernet")
         stored = load_supernet(folder)
-        found = must_find_data(data or stored.data, stored.loaded())
+        found = must_find_data(data, stored.loaded())
         shown.stage("training the supernet")
         can_go_on(
             f"the same command{' without --force' * force} goes on from the last checkpoint",
