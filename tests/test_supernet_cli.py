@@ -158,7 +158,7 @@ def test_a_function_is_not_taken_from_a_file(folder: Path, tmp_path: Path) -> No
     about["origin"]["data"] = "antigravity:fly"
     path.write_text(json.dumps(about))
     done = CliRunner().invoke(cli.app, ["eval", str(tmp_path / "net")])
-    assert done.exit_code == 2 and "does not say which data" in done.output, done.output
+    assert done.exit_code == 2 and "only where you name it" in done.output, done.output
     path.write_text("[]")
     done = CliRunner().invoke(cli.app, ["eval", str(tmp_path / "net")])
     assert done.exit_code == 2 and "Traceback" not in done.output, done.output
