@@ -84,20 +84,21 @@ class Unfinished:
             path: of the folder, for the message.
 
         Raises:
-            ResumeError: an option or the version of a package differs.
+            ResumeError: the version of a package differs, which is told first since options may go with it,
+                or an option does.
         """
+        for name, version in self.versions.items():
+            if now.versions.get(name) != version:
+                raise ResumeError(
+                    f"the run in {path} was started by {name} {version}, this is {now.versions.get(name)}",
+                    hint="go on with that version; --force starts over",
+                )
         for name in dict.fromkeys((*self.options, *now.options)):
             before, wanted = self.options.get(name), now.options.get(name)
             if before != wanted and name not in late:
                 raise ResumeError(
                     f"the run in {path} was started {_told(name, before)}, not {_told(name, wanted)}",
                     hint="resume it as it was started; --force starts over, and so does another folder",
-                )
-        for name, version in self.versions.items():
-            if now.versions.get(name) != version:
-                raise ResumeError(
-                    f"the run in {path} was started by {name} {version}, this is {now.versions.get(name)}",
-                    hint="go on with that version; --force starts over",
                 )
 
 
