@@ -118,6 +118,8 @@ class Subject:
         self.evaluator = Evaluator(self.model.axes, self.data)
         self.mender = Mender(self.model.axes, self.data)
         self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
+        self.folder = tempfile.TemporaryDirectory()  # its file goes when the subject does
+        self.call = onnx_calls({"original": self.model.program}, Path(self.folder.name))["original"]
         whole = ProgramModule(self.model.program)
         self.original = evaluate(whole, self.data.test).accuracy
         self.about = {"original": self.original, "data": self.data.name, "test_images": len(self.data.test)}
@@ -170,8 +172,7 @@ class Subject:
     def latency(self, cut: Program) -> dict[str, float]:
         """How long a smaller network takes beside the original."""
         with tempfile.TemporaryDirectory() as folder:
-            calls = onnx_calls({"original": self.model.program, "cut": cut}, Path(folder))
-            return asdict(paired_ratio(calls["original"], calls["cut"]))
+            return asdict(paired_ratio(self.call, onnx_calls({"cut": cut}, Path(folder))["cut"]))
 
     @property
     def teacher(self) -> ProgramModule | None:
