@@ -11,6 +11,7 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from prune.demands import Demand
 from supernet.elastic import Elastic
+from supernet.limits import latency_in
 
 SearchAgent = Literal["tpe", "nsga2", "random", "gnn-rl", "agmc", "amc"]
 AGENTS: tuple[SearchAgent, ...] = get_args(SearchAgent)
@@ -60,8 +61,7 @@ def check_agent(agent: str, demands: Sequence[Demand], *, pareto: bool = False) 
             f"--agent {agent} needs the package optuna",
             hint="python -m pip install 'prune-networks[supernet]', or --agent random",
         )
-    late = next((str(d) for d in demands if d.name == "latency"), None)
-    wrong = "--pareto" if pareto else late
+    wrong = "--pareto" if pareto else latency_in(demands)
     if agent in LEARNING and (wrong or not demands):
         told = f" and cannot do {wrong}" if wrong else ""
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from graph.errors import TargetError
 from prune.demands import Demand
@@ -14,6 +14,11 @@ _WORDS = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
 # What a subnetwork uses beyond multiply-adds and parameters, in milliseconds
 Latency = Callable[[Subnet], float]
+
+
+def latency_in(demands: Iterable[Demand]) -> Demand | None:
+    """The limit of the latency, where there is one."""
+    return next((d for d in demands if d.name == "latency"), None)
 
 
 class Limits:
@@ -39,7 +44,7 @@ class Limits:
             if least > most:
                 whole = self.used(demand, net.elastic.largest)
                 if demand.share is None:
-                    has, ask = demand.in_units(least), demand.in_units(least)
+                    has = ask = demand.in_units(least)
                 else:
                     has, ask = f"{least / whole:.1%} of the whole's", f"{-(-least * 1000 // whole) / 1000:g}"
                 raise TargetError(
@@ -73,7 +78,7 @@ class Limits:
     @property
     def late(self) -> Demand | None:
         """The limit of the latency, where there is one."""
-        return next((d for d in self.demands if d.name == "latency"), None)
+        return latency_in(self.demands)
 
     def narrowed(self, latency: float) -> Limits:
         """The same with another limit of the latency, in foretold milliseconds."""

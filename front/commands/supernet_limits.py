@@ -113,9 +113,9 @@ class Searches:
 
     def limits(self, demands: Sequence[Demand]) -> Limits:
         """What the demands mean for this supernet."""
-        from supernet.limits import Limits
+        from supernet.limits import Limits, latency_in
 
-        late = any(d.name == "latency" for d in demands)
+        late = latency_in(demands) is not None
         return Limits(self.stored.net, demands, self._latency if late else None)
 
     def all_limits(self, asked: Mapping[str, Sequence[Demand]]) -> dict[str, Limits]:
