@@ -16,9 +16,9 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
 CIFAR-10 beside a lossless part; "larger test" is then the tuned network on that one's test images.
 
-Methods: ``default`` is what ``prune compress`` does (AGMC from the best baseline, then a refinement, then the
-best plans fitted); ``gnn-rl`` and ``amc`` do the same with that agent, ``evolution`` with the refinement
-alone; ``random`` scores as many random plans and takes the best of these. ``uniform``, ``global-magnitude``
+Methods: ``default`` is what ``prune compress`` does (GNN-RL from the policy that comes along, then a
+refinement, then the best plans fitted); ``agmc`` and ``amc`` do the same with that agent from the best baseline,
+``evolution`` with the refinement alone; ``random`` scores as many random plans and takes the best of these. ``uniform``, ``global-magnitude``
 (L2), ``global-l1``, ``global-sum`` (not divided by a group's mean), ``global-per-cost`` (that divided by the
 root of the price), ``global-taylor`` and ``global-bn-scale`` need no search. Those of ``tp-`` are
 Torch-Pruning's (extra ``bench``).
@@ -74,11 +74,12 @@ from prune.surgery import prune_program  # noqa: E402
 from prune.train import build_for  # noqa: E402
 from prune.trials import Problem  # noqa: E402
 from prune.tune import SCRATCH, TuneConfig, evaluate, fit  # noqa: E402
+from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
 from supernet.latency import onnx_calls  # noqa: E402
 
-SEARCHES = ("default", "gnn-rl", "amc", "evolution", "random")
+SEARCHES = ("default", "agmc", "amc", "evolution", "random")
 PLANNED = (
     "uniform", "global-magnitude", "global-l1", "global-sum", "global-per-cost", "global-taylor",
     "global-bn-scale",
@@ -115,7 +116,7 @@ class Subject:
         batches = self.data.train.batches(128, shuffle=True, limit=min(CALIBRATION, len(self.data.train)))
         self.calibration = [x for x, _ in batches]
         self.fitted_on = calibration(self.model.program, self.data.train)
-        self.evaluator = Evaluator(self.model.axes, self.data)
+        self.evaluator = Evaluator(self.model.axes, self.data, precision=PRECISION)
         self.mender = Mender(self.model.axes, self.data)
         self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
         self.folder = tempfile.TemporaryDirectory()  # its file goes when the subject does

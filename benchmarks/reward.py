@@ -7,8 +7,10 @@ The usual loop scores a plan so: copy the module, cut the channels out of the co
 statistics on 2,048 training images, score 1,000 search images, all in batches of 128 with torch's defaults.
 Batches cost the same, so one of each kind is timed and multiplied. Both loops run in turn with ours, with one
 thread each; seconds are those of the processor, the least of the repeats, so that a busy machine changes them
-little. ``--ranks`` scores that many different plans of half of the MACs with fewer and more images and
-correlates them with the accuracy on all search images, statistics from 512 training images.
+little. Ours is timed in float32 and in bfloat16, which ``prune compress`` takes where the processor has
+instructions for it. ``--ranks`` scores that many different plans of half of the MACs with fewer and more
+images, and in bfloat16, and correlates them with the accuracy on all search images, statistics from 512
+training images.
 
 Weights are DIR/NAME-cifar10.safetensors where there is such a file, else random; images are the data set's
 where they fit the network, else noise. Results are stored after each network.
@@ -18,11 +20,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,7 @@ from prune.recalibrate import recalibrated  # noqa: E402
 from prune.slicing import Slicer  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.widths import WidthSpace  # noqa: E402
+from rl.precision import is_native, lowered  # noqa: E402
 from rl.reward import IMAGES  # noqa: E402
 from rl.scorer import Scorer, chunks  # noqa: E402
 from rl.workers import Processes  # noqa: E402
@@ -156,39 +160,45 @@ def speed(name: str, module: nn.Module, axes: Axes, data: DataSet, repeats: int)
         "usual": Loop(surgery, data),
         "torch_pruning": Loop(lambda: peer(module, data.input_shape), data),
     }
-    scorer = Scorer(axes, chunks(axes, data, IMAGES))
+    exact = Scorer(axes, chunks(axes, data, IMAGES))
+    scorers = {"ours": exact, "ours_bfloat16": lowered(exact)}
     keeps = [p.keep_mask(axes) for p in plans]
-    scorer(keeps[0])
-    rows: dict[str, list[dict[str, float]]] = {key: [] for key in (*loops, "ours")}
+    for scorer in scorers.values():
+        scorer(keeps[0])
+    rows: dict[str, list[dict[str, float]]] = {key: [] for key in (*loops, *scorers)}
     for i in range(repeats):
         for key, loop in loops.items():
             try:
                 rows[key].append(loop.seconds())
             except Exception as err:  # noqa: BLE001 - whatever the peer raises is the finding
                 print(f"{name}: {key} fails: {type(err).__name__}: {str(err).splitlines()[0][:80]}")
-        rows["ours"].append({"all": cpu_seconds(lambda i=i: scorer(keeps[1 + i]))})
+        for key, scorer in scorers.items():
+            rows[key].append({"all": cpu_seconds(functools.partial(scorer, keeps[1 + i]))})
     best = {key: min(found, key=lambda r: r["all"]) if found else None for key, found in rows.items()}
-    return {"cpu_s": best, "wall_s": _wall(scorer, keeps)} | {
+    return {"native_bfloat16": is_native(), "cpu_s": best, "wall_s": _wall(scorers, keeps)} | {
         f"times_{key}": row["all"] / best["ours"]["all"]  # type: ignore[index]
         for key, row in best.items()
-        if row is not None and key != "ours"
+        if row is not None and key not in scorers
     }
 
 
-def _wall(scorer: Scorer, keeps: list[NDArray[np.bool_]]) -> dict[str, float]:
+def _wall(scorers: Mapping[str, Scorer], keeps: list[NDArray[np.bool_]]) -> dict[str, dict[str, float]]:
     """Wall seconds per plan with one and two workers, in turn."""
-    pool = Processes(scorer, 2, print, patience=0.0)
-    try:
-        pool.map(keeps[:2])  # starts them
+    best: dict[str, dict[str, float]] = {}
+    for name, scorer in scorers.items():
         found: dict[str, list[float]] = {"1": [], "2": []}
-        for _ in range(2):
-            for key, score in (("1", lambda: [scorer(k) for k in keeps]), ("2", lambda: pool.map(keeps))):
+        pool = Processes(scorer, 2, print, patience=0.0)
+        try:
+            pool.map(keeps[:2])  # starts them
+            ways = {"1": lambda s=scorer: [s(k) for k in keeps], "2": lambda p=pool: p.map(keeps)}
+            for key in ("1", "2") * 2:
                 start = time.perf_counter()
-                score()
+                ways[key]()
                 found[key].append((time.perf_counter() - start) / len(keeps))
-    finally:
-        pool.close()
-    return {key: min(times) for key, times in found.items()}
+        finally:
+            pool.close()
+        best[name] = {key: min(times) for key, times in found.items()}
+    return best
 
 
 def _half(space: WidthSpace) -> Budget:
@@ -222,9 +232,10 @@ def ranks(axes: Axes, data: DataSet, count: int) -> list[dict[str, Any]]:
     calibration, _ = next(iter(data.train.batches(512, shuffle=True, limit=512)))
     images, labels = next(iter(data.search.batches(SEARCH, limit=SEARCH)))
     cut = Slicer(axes)
-    scorers = {n: Scorer(axes, chunks(axes, data, n)) for n in COUNTS}
+    scorers = {(n, "float32"): Scorer(axes, chunks(axes, data, n)) for n in COUNTS}
+    scorers |= {(IMAGES, "bfloat16"): lowered(scorers[IMAGES, "float32"])}
     truth: list[float] = []
-    found: dict[int, list[tuple[float, float]]] = {n: [] for n in COUNTS}
+    found: dict[tuple[int, str], list[tuple[float, float]]] = {key: [] for key in scorers}
     for i, wish in enumerate(wishes):
         keep = _plan(space, by_loss if i % 4 else by_weights, wish).keep_mask(axes)
         program = cut(keep)
@@ -232,17 +243,18 @@ def ranks(axes: Axes, data: DataSet, count: int) -> list[dict[str, Any]]:
         with torch.no_grad():
             logits = torch.cat([_logits(program, x) for x in images.split(BATCH)])
         truth.append(float((logits.argmax(1) == labels).double().mean()))
-        for n, scorer in scorers.items():
+        for key, scorer in scorers.items():
             score = scorer(keep)
-            found[n].append((score.accuracy, score.loss))
+            found[key].append((score.accuracy, score.loss))
     wanted = np.array(truth)
     top = wanted >= np.median(wanted)
     rows = []
-    for n, pairs in found.items():
+    for (n, precision), pairs in found.items():
         accuracy, loss = np.array(pairs).T
         rows.append(
             {
                 "images": n,
+                "precision": precision,
                 "spearman": float(spearmanr(accuracy, wanted)[0]),
                 "kendall": float(kendalltau(accuracy, wanted)[0]),
                 "kendall_of_the_better_half": float(kendalltau(accuracy[top], wanted[top])[0]),
@@ -262,15 +274,16 @@ def _logits(program: Any, images: Tensor) -> Tensor:
 def show(results: dict[str, Any]) -> None:
     """Print the tables."""
     table = Table(
-        "network", "usual loop", "Torch-Pruning", "ours", "x usual", "x Torch-Pruning", "wall, 1 worker",
-        "wall, 2 workers", title="seconds per plan",
+        "network", "usual loop", "Torch-Pruning", "ours", "x usual", "x Torch-Pruning", "bfloat16",
+        "wall, 1 worker", "2 workers", "bfloat16, 1 worker", "2 workers", title="seconds per plan",
     )  # fmt: skip
     for name, found in results.items():
         times = {k: "fails" if v is None else f"{v['all']:.2f}" for k, v in found["speed"]["cpu_s"].items()}
         table.add_row(
             name, times["usual"], times["torch_pruning"], times["ours"],
             f"{found['speed']['times_usual']:.1f}", f"{found['speed'].get('times_torch_pruning', 0):.1f}",
-            *(f"{s:.2f}" for s in found["speed"]["wall_s"].values()),
+            times["ours_bfloat16"],
+            *(f"{s:.2f}" for walls in found["speed"]["wall_s"].values() for s in walls.values()),
         )  # fmt: skip
     console = Console(width=130)
     console.print(table)

@@ -28,6 +28,7 @@ from prune.subject import NO_DATA, must_find_data, open_model
 from prune.tune import Evaluation
 from prune.tune import evaluate as measure
 from prune.unfinished import PYTHON
+from rl.precision import PRECISION
 from rl.reward import IMAGES
 
 
@@ -56,6 +57,7 @@ def compress(
     episodes: int = 100,
     reward: str = "error",
     images: int = IMAGES,
+    precision: str = PRECISION,
     workers: str | int = 1,
     importance: str = "magnitude",
     state_criterion: str | None = None,
@@ -111,12 +113,13 @@ def compress(
         weights: file with the weights of a network that is named.
         pretrained: take the weights that timm or torchvision has for it.
         planner: ``search``, or without one ``uniform`` or ``global``.
-        agent: who searches; left out, the agent of ``policy``, else ``agmc``.
+        agent: who searches; left out, the agent of ``policy``, else ``gnn-rl``.
         policy: trained policy to start from: a file, ``default`` or ``none``; left out, the one
             that comes along for the agent, where there is one.
         episodes: plans to score beside the baselines.
         reward: ``error`` or ``loss``.
         images: search images that score each plan.
+        precision: of these scores: ``auto``, ``float32`` or ``bfloat16``.
         workers: processes that score plans.
         importance: ranks the channels of a group.
         state_criterion: ranks states.
@@ -173,6 +176,7 @@ def compress(
         episodes=episodes,
         reward=reward,
         images=images,
+        precision=precision,
         workers=workers,
         importance=importance,
         state_criterion=state_criterion,

@@ -20,6 +20,7 @@ from prune.trials import Planner
 from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
 from rl.policy import agent_of
+from rl.precision import PRECISION
 from rl.reward import IMAGES
 from rl.workers import Note, cores
 
@@ -47,6 +48,7 @@ class Options:
     episodes: int = 100
     reward: str = "error"
     images: int = IMAGES
+    precision: str = PRECISION
     workers: str | int | None = None
     importance: str = "magnitude"
     state_criterion: str | None = None
@@ -93,6 +95,7 @@ class Request:
         points: of a curve; empty for a single target.
         search: for the agent.
         images: of the search split that score each plan.
+        precision: of these scores.
         workers: who scores them.
     """
 
@@ -100,6 +103,7 @@ class Request:
     points: tuple[Demand, ...]
     search: search.SearchConfig
     images: int
+    precision: str
     workers: str
 
     @property
@@ -109,7 +113,9 @@ class Request:
 
     def planner(self, note: Note) -> AbstractContextManager[Planner]:
         """Who searches; the workers end with the block, ``note`` is told of lost ones."""
-        return search.planner(self.search, images=self.images, workers=self.workers, note=note)
+        return search.planner(
+            self.search, images=self.images, precision=self.precision, workers=self.workers, note=note
+        )
 
 
 def limits(options: Options) -> tuple[Demand, ...]:
@@ -194,7 +200,7 @@ def request(
         tune_text=replace(FINE_TUNE_TEXT, **told),
         reconstruct=options.reconstruct,
         seed=options.seed,
-        search=search.command_words(searching, images=options.images),
+        search=search.command_words(searching, images=options.images, precision=options.precision),
         force=force,
         temporary=temporary,
         resume=resume,
@@ -202,7 +208,14 @@ def request(
         verify=options.verify,
     )
     workers = str(cores() if options.workers is None else options.workers)
-    return Request(config=config, points=points, search=searching, images=options.images, workers=workers)
+    return Request(
+        config=config,
+        points=points,
+        search=searching,
+        images=options.images,
+        precision=options.precision,
+        workers=workers,
+    )
 
 
 def _told(value: str | float) -> str:

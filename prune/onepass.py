@@ -83,7 +83,8 @@ def _batch_norm(owned: bool) -> Override:
         shift = -mean * scale if bias is None else bias - mean * scale
         times = wide.shape[1] // x.shape[1]
         target = wide if writable else torch.empty_like(wide)
-        torch.addcmul(shift.repeat(times), wide, scale.repeat(times), out=target)
+        scale, shift = (t.to(wide.dtype).repeat(times) for t in (scale, shift))
+        torch.addcmul(shift, wide, scale, out=target)
         return target.view(pixels.shape).movedim(-1, 1)
 
     return run
@@ -98,16 +99,18 @@ def _pixels(positions: int, channels: int) -> int:
 
 
 def _moments(wide: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, of a matrix (rows, pixels of a row x C)."""
+    """Mean and variance of each channel, of a matrix (rows, pixels of a row x C); of bfloat16 in float32."""
     blocks = torch.split(wide, max(1, _BLOCK // wide.shape[1]))
-    ones = wide.new_ones(1, len(blocks[0]))
-    sums, squares = wide.new_zeros(1, wide.shape[1]), wide.new_zeros(1, wide.shape[1])
+    dtype = torch.promote_types(wide.dtype, torch.float32)
+    ones = wide.new_ones(1, len(blocks[0]), dtype=dtype)
+    sums, squares = wide.new_zeros(2, 1, wide.shape[1], dtype=dtype)
     for block in blocks:
+        block = block.to(dtype)
         sums += ones[:, : len(block)] @ block
         squares += ones[:, : len(block)] @ block.square()
     positions = wide.numel() // channels
     mean, square = (total.view(-1, channels).sum(0) / positions for total in (sums, squares))
     var = square - mean.square()
     if bool((cancels := var <= _CANCELS * mean.square()).any()):
-        var[cancels] = wide.view(-1, channels)[:, cancels].var(0, correction=0)
+        var[cancels] = wide.view(-1, channels)[:, cancels].to(dtype).var(0, correction=0)
     return mean, var

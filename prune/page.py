@@ -195,8 +195,10 @@ def _search(run: Part) -> str:
         winner = found.text("winner") or "unknown"
         return section("The search", f"<p>Nothing was searched for: the plan is “{text(winner)}”.</p>")
     ran, records = (Number(found.number(n), "whole") for n in ("evaluations", "images"))
+    precision = found.text("precision")
+    numbers = f" ({text(precision)})" if precision else ""
     told = (
-        f"{ran} plans were run on {records} records of the search split in "
+        f"{ran} plans were run on {records} records of the search split{numbers} in "
         f"{Number(found.number('seconds'), 'seconds')}, before any fine-tuning. A line stands for a method "
         "that made one plan."
     )

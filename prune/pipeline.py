@@ -262,7 +262,7 @@ def complete(
 
 def _planned(plan: Plan) -> SearchResult:
     """The outcome where nothing was searched for."""
-    return SearchResult(plan, (), {}, 0, 0, 0.0)
+    return SearchResult(plan, (), {}, 0, 0, None, 0.0)
 
 
 def write_results(folder: Path, program: Program, plan: Plan, loaded: LoadedModel) -> None:

@@ -114,6 +114,7 @@ def search_section(found: SearchResult) -> dict[str, Any]:
         "best_method": first,
         "gain_over_uniform": found.best[first].accuracy - uniform.accuracy if first and uniform else None,
         "images": found.images,
+        "precision": found.precision,
         "evaluations": found.evaluations,
         "seconds": found.seconds,
         "best": {

@@ -59,6 +59,7 @@ class SearchResult:
         best: the best trial of each method.
         evaluations: how many plans were run; repeated ones are remembered.
         images: how many search images each was scored on.
+        precision: the numbers it was scored in, ``float32`` or ``bfloat16``; None where nothing was scored.
         seconds: wall time.
         finalists: the best plan of each method and the best plans of all, to be looked at more closely.
         mended_loss: of the plan on the search split, where the finalists were compared once they were mended.
@@ -72,6 +73,7 @@ class SearchResult:
     best: Mapping[str, Trial]
     evaluations: int
     images: int
+    precision: str | None
     seconds: float
     finalists: tuple[Plan, ...] = ()
     mended_loss: float | None = None

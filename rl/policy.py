@@ -29,7 +29,7 @@ from rl.agents.agent import AGENTS, Agent, AgentName
 from rl.env import LAYER, STATE
 
 DEFAULT, NONE = "default", "none"
-AGENT: AgentName = "agmc"  # searches where neither an agent nor a policy is named
+AGENT: AgentName = "gnn-rl"  # searches where neither an agent nor a policy is named
 TRAINED: AgentName = "gnn-rl"  # whose policy it is where nobody says: one of it comes along
 SHIPPED = Path(__file__).parent / "policies"
 FORMAT, VERSION = "prune-policy", 1

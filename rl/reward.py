@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Self
 
@@ -13,6 +13,7 @@ from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.identity import digest, of_model
 from prune.journal import Journal
+from rl.precision import lowered, settled
 from rl.scorer import Keep, Score, Scorer, chunks
 from rl.workers import Note, Workers, find_workers
 
@@ -29,10 +30,12 @@ class Evaluator:
         data: its search split is scored on.
         images: how many images of it are used; always the same ones.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
+        precision: one of ``rl.precision.PRECISIONS``; the same one in a run that is resumed elsewhere.
         journal: of the run, which may have been cut short; in memory alone when left out.
         note: is told of lost workers.
 
     Attributes:
+        precision: the numbers that plans are scored in, ``float32`` or ``bfloat16``.
         journal: of the part of the run that asks at present.
         evaluations: how many plans were run, remembered ones not counted.
         seconds: the time spent on them.
@@ -45,6 +48,7 @@ class Evaluator:
         *,
         images: int = IMAGES,
         workers: str = "1",
+        precision: str = "float32",
         journal: Journal | None = None,
         note: Note = lambda text: None,
     ) -> None:
@@ -53,7 +57,9 @@ class Evaluator:
         self.journal = journal or Journal()
         self.evaluations = 0
         self.seconds = 0.0
-        self._scorer = Scorer(axes, chunks(axes, data, images))
+        exact = Scorer(axes, chunks(axes, data, images))
+        self.precision = settled(precision, exact, self._recalled)
+        self._scorer = exact if self.precision == "float32" else lowered(exact)
         self._workers: Workers = find_workers(workers, self._scorer, note, self.journal.folder)
         self._memo: dict[bytes, Score] = {}
 
@@ -97,6 +103,10 @@ class Evaluator:
         # Those of another part of the run were remembered there, too, before it was cut short.
         self.evaluations += sum(entry[2] == self.journal.name for entry in known.values())
         return {key: Score(float(entry[0]), float(entry[1])) for key, entry in known.items()}
+
+    def _recalled(self, find: Callable[[], str]) -> str:
+        """What ``auto`` is in this run: resumed on a processor of another kind, it stays what it was."""
+        return str(self.journal.root.recall(f"precision {of_model(self.axes)[:32]}", find))
 
     @cached_property
     def _identity(self) -> str:

@@ -121,10 +121,9 @@ class Scorer:
         with _one_thread(), torch.inference_mode():
             for chunk in self.chunks:
                 out = run(program, program.tensors, [chunk.images], overrides=self._overrides)
-                logits, labels = (
-                    prediction(out).flatten(0, -2),
-                    chunk.labels.flatten(),
-                )  # every token is a record
+                logits = prediction(out).flatten(0, -2)  # every token is a record
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                labels = chunk.labels.flatten()
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         return Score(correct / self.images, loss / self.images)

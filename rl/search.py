@@ -27,6 +27,7 @@ from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Policy
 from rl.population import evolve, random_plans
+from rl.precision import PRECISION, check_precision
 from rl.reward import IMAGES, Evaluator
 from rl.sensitivity import sensitivity
 from rl.workers import Note, check_workers
@@ -109,12 +110,15 @@ class SearchConfig:
         return policy.find(self.policy, self.agent) if self.agent in AGENTS else None
 
 
-def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
+def command_words(
+    config: SearchConfig, *, images: int = IMAGES, precision: str = PRECISION
+) -> tuple[str, ...]:
     """How ``prune compress`` is told to search like this: the options that do not have their defaults.
 
     Args:
         config: how the search goes; the seed is everybody's and not among the words.
         images: as ``planner``'s; who its workers are changes no result.
+        precision: as ``planner``'s.
     """
     default = SearchConfig()
     options = {
@@ -123,6 +127,7 @@ def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, .
         "--episodes": (config.episodes, default.episodes),
         "--reward": (config.reward, default.reward),
         "--images": (images, IMAGES),
+        "--precision": (precision, PRECISION),
     }
     words = [w for name, (value, usual) in options.items() if value != usual for w in (name, str(value))]
     flags = {True: ("--sensitivity",), False: ("--no-sensitivity",), None: ()}
@@ -131,21 +136,28 @@ def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, .
 
 @contextmanager
 def planner(
-    config: SearchConfig, *, images: int = IMAGES, workers: str = "1", note: Note = lambda text: None
+    config: SearchConfig,
+    *,
+    images: int = IMAGES,
+    precision: str = PRECISION,
+    workers: str = "1",
+    note: Note = lambda text: None,
 ) -> Iterator[Planner]:
     """A planner that searches with this configuration; its workers end with the block.
 
     Args:
         config: how long and with what seed.
         images: of the search split that each plan is scored on.
+        precision: of these scores, one of ``rl.precision.PRECISIONS``.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
         note: is told of lost workers.
 
     Raises:
         PolicyError: the policy's file is not sound, or of another agent.
-        UsageError: ``workers`` is neither.
+        UsageError: ``workers`` is neither, or ``precision`` unknown.
     """
     check_workers(workers)
+    check_precision(precision)
     config.saved()  # a broken file is told before anything is loaded
 
     known: list[Evaluator] = []  # searches of one program and one data set share their scores
@@ -153,8 +165,17 @@ def planner(
     def plan(problem: Problem) -> SearchResult:
         if not known or known[0].axes is not problem.axes or known[0].data is not problem.data:
             close()
-            options = {"images": images, "workers": workers, "note": note, "journal": problem.journal}
-            known[:] = [Evaluator(problem.axes, problem.data, **options)]  # type: ignore[arg-type]
+            known[:] = [
+                Evaluator(
+                    problem.axes,
+                    problem.data,
+                    images=images,
+                    precision=precision,
+                    workers=workers,
+                    journal=problem.journal,
+                    note=note,
+                )
+            ]
         known[0].journal = problem.journal
         saved = config.saved()
         found = "" if saved is None else digest(saved.weights.values())
@@ -210,6 +231,7 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         {name: best for name, (best, _) in book.best.items()},
         evaluator.evaluations,
         evaluator.images,
+        evaluator.precision,
         book.seconds,
         _finalists(problem, book),
         agent=config.agent,

@@ -98,8 +98,8 @@ def compress(
         str | None,
         typer.Option(
             "--agent",
-            help="Who searches: agmc, gnn-rl, amc; evolution or random learn nothing.",
-            show_default="that of --policy, else agmc",
+            help="Who searches: gnn-rl, agmc, amc; evolution or random learn nothing.",
+            show_default="that of --policy, else gnn-rl",
         ),
     ] = None,
     policy: Annotated[
@@ -117,6 +117,13 @@ def compress(
         str, typer.Option(help="What makes a plan good: few errors (error) or a small loss.")
     ] = "error",
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Numbers that plans are scored in: float32, bfloat16, or auto: bfloat16 where the processor "
+            "computes with it and the network scores as in float32. The pruned network stays as it is."
+        ),
+    ] = "auto",
     workers: Annotated[
         str | None,
         typer.Option(

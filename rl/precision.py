@@ -1,0 +1,107 @@
+"""Precision: the numbers that plans are scored in: bfloat16 where the processor computes with them.
+
+Convolutions in bfloat16 take half the time on processors that have instructions for it; their sums are
+float32, and so are batch norm's statistics here (``prune.onepass``). The 8 bits that are kept of a number are
+enough to rank plans (docs/results.md). Only scores are concerned: weights that are pruned, fitted and trained
+stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from graph.errors import PruneError, UsageError
+from graph.suggest import suggestion
+from rl.scorer import Chunk, Score, Scorer
+
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+PRECISION: Precision = "auto"
+# What torch calls instructions for bfloat16, on x86-64 and on ARM
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+_ACCURACY, _LOSS = 0.01, 0.02  # how far the whole network's score may move, the loss relatively
+
+
+def check_precision(text: str) -> None:
+    """Refuse what names no precision.
+
+    Raises:
+        UsageError: none of ``PRECISIONS``.
+    """
+    if text not in PRECISIONS:
+        raise UsageError(f"--precision {text}: unknown", hint=suggestion(text, PRECISIONS))
+
+
+def is_native() -> bool:
+    """Whether this processor has instructions for bfloat16."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in _INSTRUCTIONS)
+
+
+def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]], str]) -> str:
+    """``float32`` or ``bfloat16``, whichever plans are to be scored in.
+
+    ``auto`` takes bfloat16 on a processor that has it, for images, where the whole network scores as in
+    float32; networks that mix in numbers of their own type do not run in it.
+
+    Args:
+        precision: one of ``PRECISIONS``.
+        exact: the scorer on weights and images as they are.
+        recall: returns what ``auto`` has become in a run that is resumed, else calls its argument.
+
+    Raises:
+        UsageError: unknown, or ``bfloat16`` for a network that does not run in it.
+    """
+    check_precision(precision)
+    if precision == "auto":
+        return recall(lambda: "bfloat16" if is_native() and _agrees(exact) else "float32")
+    if precision == "bfloat16" and _score(lowered(exact)) is None:
+        raise UsageError("--precision bfloat16: the model does not run in it", hint="leave it out")
+    return precision
+
+
+def lowered(exact: Scorer) -> Scorer:
+    """The scorer on weights and images that are rounded to bfloat16."""
+    program = exact.axes.program
+    tensors = {
+        name: tensor.bfloat16() if tensor.dtype is torch.float32 else tensor
+        for name, tensor in program.tensors.items()
+    }
+    axes = replace(exact.axes, program=replace(program, tensors=tensors))
+    on = (
+        Chunk(c.images.bfloat16() if c.images.is_floating_point() else c.images, c.labels)
+        for c in exact.chunks
+    )
+    return Scorer(axes, tuple(on))
+
+
+def _agrees(exact: Scorer) -> bool:
+    """Whether the whole network has the same score in bfloat16, as far as one can tell from it."""
+    if not all(c.images.dtype is torch.float32 for c in exact.chunks):
+        return False
+    lower = _score(lowered(exact))
+    if lower is None:
+        return False
+    whole = exact(_everything(exact))
+    return abs(lower.accuracy - whole.accuracy) <= _ACCURACY + 1 / exact.images and abs(
+        lower.loss - whole.loss
+    ) <= _LOSS * (1 + whole.loss)
+
+
+def _score(scorer: Scorer) -> Score | None:
+    """Of the whole network; None where it does not run."""
+    try:
+        found = scorer(_everything(scorer))
+    except (RuntimeError, TypeError, ValueError, PruneError):
+        return None
+    return found if math.isfinite(found.loss) else None
+
+
+def _everything(scorer: Scorer) -> np.ndarray:
+    return np.ones(scorer.axes.classes, dtype=np.bool_)
