@@ -29,8 +29,9 @@ from rl.agents.agent import AGENTS, Agent, AgentName
 from rl.env import LAYER, STATE
 
 DEFAULT, NONE = "default", "none"
-AGENT: AgentName = "gnn-rl"  # searches where neither an agent nor a policy is named
-TRAINED: AgentName = "gnn-rl"  # whose policy it is where nobody says: one of it comes along
+AGENT: AgentName = (
+    "gnn-rl"  # searches where neither an agent nor a policy is named; a policy of it comes along
+)
 SHIPPED = Path(__file__).parent / "policies"
 FORMAT, VERSION = "prune-policy", 1
 _KEY = "prune-policy"
@@ -226,14 +227,14 @@ def find(name: str | None, agent: str | None = None) -> Policy | None:
     Args:
         name: a file; ``default``, the one that comes along for the agent; ``none``; or None, where nothing is
             said: the one that comes along, if there is one.
-        agent: whose it has to be; None takes that of the file, and ``TRAINED`` for ``default``.
+        agent: whose it has to be; None takes that of the file, and ``AGENT`` for ``default``.
 
     Raises:
         PolicyError: the file is not sound, or of another agent; none comes along that was asked for.
     """
     if name == NONE:
         return None
-    shipped = SHIPPED / f"{agent or TRAINED}.safetensors"
+    shipped = SHIPPED / f"{agent or AGENT}.safetensors"
     if name in (None, DEFAULT) and not shipped.exists():
         if name is None:
             return None

@@ -66,7 +66,7 @@ class TrainingConfig:
     on: tuple[str, ...]
     data: str | None
     output: Path
-    agent: str = policy.TRAINED
+    agent: str = policy.AGENT
     episodes: int = 600
     targets: tuple[float, ...] = (0.5, 0.3)
     epochs: int = 10

@@ -91,7 +91,7 @@ def test_compress_writes_every_file(folder: Path) -> None:
     assert report["verification"]["max_error"] <= 1e-9
     assert report["onnx"]["max_error"] <= 1e-4
     baselines = {"uniform", "global-magnitude", "global-sum", "global-per-cost", "global-taylor"}
-    assert set(report["search"]["best"]) == {*baselines, "agmc", "refinement"}
+    assert set(report["search"]["best"]) == {*baselines, "gnn-rl", "refinement"}
     assert report["search"]["winner"] in report["search"]["best"]
     assert len(report["search"]["trials"]) == 7 + 4
     layers = {layer["name"]: layer for layer in report["plan"]["layers"]}

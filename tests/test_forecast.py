@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_policy import written
 from test_tensorboard import scalars
 from torch import Tensor
 from typer.testing import CliRunner
@@ -22,7 +23,6 @@ from prune.stored import read_stored
 from prune.tables import sensitivity
 from prune.unfinished import HOME, RUN_FILE
 from rl.agents.agent import Agent
-from rl.policy import SHIPPED
 from rl.search import SearchConfig
 
 NETWORK = """
@@ -75,7 +75,9 @@ def test_a_dry_run_tells_and_writes_nothing(here: Path) -> None:
     assert found["work"]["seed"] == "3" and found["groups"] == 2 and found["output"] == "runs/make-0.5"
     times = {p["name"]: p["times"] for p in found["pieces"]}
     assert times["score a plan"] == SearchConfig(episodes=12).trials and times["step of fine-tuning"] == 2 * 9
-    assert found["work"]["search"].startswith("agmc, 12 plans beside 7 of the baselines, each on 256 records")
+    assert found["work"]["search"].startswith(
+        "gnn-rl, 12 plans beside 7 of the baselines, each on 256 records"
+    )
     assert times["score a group cut alone"] == 6 and times["prove"] == 1
     assert all(p["seconds"] > 0 for p in found["pieces"] if p["name"] != "look at the whole network")
     assert found["seconds"] == pytest.approx(sum(p["total"] for p in found["pieces"]))
@@ -91,15 +93,16 @@ def test_a_dry_run_fails_where_the_run_would(here: Path) -> None:
 
 
 def test_the_agent_is_that_of_the_policy(here: Path) -> None:
-    file = SHIPPED / "gnn-rl.safetensors"
+    file = here / "policy.safetensors"
+    written(file, "amc")
     quick = ("--flops", 0.5, "--images", 16, "--episodes", 0, "--workers", 1, "--no-verify")
     words = (*COMMON[:5], *quick, "--policy", file)
     code, out, both = run("compress", *words, "--dry-run", "--json")
     assert code == 0, both
-    assert json.loads(out)["work"]["search"].startswith("gnn-rl, 1 plan beside 7 of the baselines")
+    assert json.loads(out)["work"]["search"].startswith("amc, 1 plan beside 7 of the baselines")
     for extra in ((), ("--dry-run",)):
         code, _, both = run("compress", *words, "--agent", "agmc", *extra)
-        assert code == 2 and "holds a policy of gnn-rl, not of agmc" in both and "--agent gnn-rl" in both
+        assert code == 2 and "holds a policy of amc, not of agmc" in both and "--agent amc" in both
     (here / "prune.toml").write_text('[compress]\nagent = "agmc"\n')
     code, _, both = run("compress", *words)
     assert code == 2 and "not of agmc" in both
@@ -107,15 +110,15 @@ def test_the_agent_is_that_of_the_policy(here: Path) -> None:
 
     code, _, both = run("compress", *words, "-o", "cut", "--epochs", 1, "--lr", 1e30)
     assert code == 2 and "the loss became" in both
-    assert read_json(here / "cut" / HOME / RUN_FILE, "run")["options"]["agent"] == "gnn-rl"
+    assert read_json(here / "cut" / HOME / RUN_FILE, "run")["options"]["agent"] == "amc"
     code, _, both = run("compress", "--resume", "cut", "--trust-code", "--agent", "agmc")
     assert code == 2 and "not of agmc" in both
-    code, out, both = run("compress", "--resume", "cut", "--trust-code", "--agent", "gnn-rl", "--no-tune")
-    assert code == 0 and "search by gnn-rl" in both, both
+    code, out, both = run("compress", "--resume", "cut", "--trust-code", "--agent", "amc", "--no-tune")
+    assert code == 0 and "search by amc" in both, both
     report = read_json(here / "cut" / "report.json", "report")
-    assert report["search"]["agent"] == "gnn-rl" and "--agent gnn-rl" in " ".join(report["command"])
-    assert [t["method"] for t in report["search"]["trials"]][7:] == ["gnn-rl"]
-    assert "Searched by gnn-rl." in (here / "cut" / "report.html").read_text()
+    assert report["search"]["agent"] == "amc" and "--agent amc" in " ".join(report["command"])
+    assert [t["method"] for t in report["search"]["trials"]][7:] == ["amc"]
+    assert "Searched by amc." in (here / "cut" / "report.html").read_text()
 
 
 def test_the_agent_is_that_of_the_policy_in_python_too(here: Path) -> None:
@@ -125,13 +128,16 @@ def test_the_agent_is_that_of_the_policy_in_python_too(here: Path) -> None:
         "flops": 0.5, "episodes": 0, "images": 16, "tune": False, "reconstruct": False, "verify": False,
         "progress": False,
     }  # fmt: skip
-    file = SHIPPED / "gnn-rl.safetensors"
-    for named in (file, "default"):
+    file = here / "policy.safetensors"
+    written(file, "amc")
+    for named, agent in ((file, "amc"), ("default", "gnn-rl")):
         search = prune.compress(small.make(), digits(), policy=named, **options).report.search
-        assert search["agent"] == "gnn-rl" and [t["method"] for t in search["trials"]][7:] == ["gnn-rl"]
-    with pytest.raises(PolicyError, match="holds a policy of gnn-rl, not of agmc"):
+        assert search["agent"] == agent and [t["method"] for t in search["trials"]][7:] == [agent]
+    with pytest.raises(PolicyError, match="holds a policy of amc, not of agmc"):
         prune.compress(small.make(), digits(), policy=str(file), agent="agmc", **options)
-    assert prune.compress(small.make(), digits(), **options).report.search["agent"] == "agmc"
+    for agent in ("agmc", None):
+        search = prune.compress(small.make(), digits(), agent=agent, **options).report.search
+        assert search["agent"] == (agent or "gnn-rl") and len(search["trials"]) == 7  # no policy was named
 
 
 TRAINED = """
@@ -175,8 +181,9 @@ def test_a_policy_that_is_worse_than_the_baselines_is_told(
 
 def test_a_run_with_event_files_and_sensitivity(here: Path) -> None:
     code, out, both = run(
-        "compress", *COMMON, "--flops", "0.5", "-o", "half", "--workers", 1, "--tensorboard", "tb", "--json"
-    )
+        "compress", *COMMON, "--flops", "0.5", "-o", "half", "--workers", 1, "--tensorboard", "tb", "--json",
+        "--precision", "float32",
+    )  # fmt: skip
     assert code == 0, both
     report = json.loads(out)
     curves = scalars(here / "tb" / "half")

@@ -240,13 +240,14 @@ def test_the_agent_is_that_of_the_policy_where_none_is_named(tmp_path: Path) -> 
     written(path, "amc")
     assert agent_of(None, str(path)) == "amc" and agent_of("gnn-rl", str(path)) == "gnn-rl"
     assert agent_of(None, None) == agent_of(None, policy.NONE) == policy.AGENT
-    assert agent_of(None, policy.DEFAULT) == policy.TRAINED
+    assert agent_of(None, policy.DEFAULT) == policy.AGENT
 
 
 def test_the_policy_that_comes_along_is_named_default() -> None:
     found = policy.find(policy.DEFAULT)
     assert found is not None and found.agent == "gnn-rl" and policy.find(None, "agmc") is None
-    for refused in (lambda: policy.find(policy.DEFAULT, "agmc"), SearchConfig(policy=policy.DEFAULT).saved):
+    wanted = SearchConfig(agent="agmc", policy=policy.DEFAULT)
+    for refused in (lambda: policy.find(policy.DEFAULT, "agmc"), wanted.saved):
         with pytest.raises(PolicyError, match="no policy of agmc comes with prune, only of gnn-rl") as caught:
             refused()
         assert "train --agent agmc" in str(caught.value.hint)
