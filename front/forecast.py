@@ -133,7 +133,7 @@ def forecast(request: Request, listener: Listener) -> Forecast:
     request.search.saved()  # a policy that is not sound is told as the run would
     listener.stage("loading the model")
     loading, subject = timed(lambda: open_model(config.source, config.selection))
-    space = subject.space(round_to=config.multiple)
+    space = subject.space(round_to=config.multiple, align=config.aligns)
     budgets = _budgets(request, space)
     asked_blocks(config, subject)
     data = find_data(config.data, subject.loaded)

@@ -55,7 +55,8 @@ class CompressConfig:
             when left out, ``uniform`` without data.
         importance: criterion that ranks the channels of a group.
         selection: what may be pruned, and how much stays.
-        round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1.
+        round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1, and 8
+            for channels of depthwise convolutions.
         states: how many and which states of a Mamba stay.
         blocks: how many and which residual blocks stay.
         reconstruct: whether the weights that remain may be fitted to what the whole model made, see
@@ -118,3 +119,8 @@ class CompressConfig:
     def multiple(self) -> int:
         """Kept counts are multiples of this."""
         return self.round_to or (_LATENCY_ROUND_TO if self.limits_latency else 1)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether channels of depthwise convolutions are kept in whole blocks: nobody says otherwise."""
+        return self.round_to is None

@@ -166,14 +166,14 @@ def prepare(
         for demands in exact_of:
             _check_widths(config, subject, whole, demands)
         journal.dear = True  # only now: limits that are out of reach leave nothing to go on with
-    space = subject.space(round_to=config.multiple)
+    space = subject.space(round_to=config.multiple, align=config.aligns)
     scores = _scores(subject.axes, config.importance, data)
     states = None
     if judges_states(config, subject, data, points):
         listener.stage("judging the states")
         states = choose_states(config.states, subject.axes, subject.loaded, data, scores, config.seed)
         scores = states.scores
-        space = subject.space(round_to=config.multiple, fixed=states.fixed(subject.axes))
+        space = subject.space(round_to=config.multiple, align=config.aligns, fixed=states.fixed(subject.axes))
         for demands in exact_of:
             _reachable(space, demands, whole)
     clock = None
@@ -235,7 +235,7 @@ def _check_widths(config: CompressConfig, subject: Subject, whole: Subject, exac
         TargetError: limits that cannot be met, or that are met without removing anything more.
         UsageError: states are to go, and there are none.
     """
-    space = subject.space(round_to=config.multiple)
+    space = subject.space(round_to=config.multiple, align=config.aligns)
     for bound in _reachable(space, exact, whole).bounds:
         left = float(bound.quantity.value(space.widths(space.widest)))
         if left <= bound.limit:

@@ -12,6 +12,7 @@ from graph.cost import Costs, costs
 from graph.errors import CaptureError, DataError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
+from prune.alignment import MULTIPLE, depthwise_groups
 from prune.data import is_code, load_data
 from prune.inputs import ModelInputs, one_input, times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
@@ -57,9 +58,20 @@ class Subject:
         ]
         return (*self.loaded.notes, *self.program.notes, *unknown, *stuck)
 
-    def space(self, *, round_to: int = 1, fixed: Mapping[str, int] | None = None) -> WidthSpace:
-        """The widths that it can have; of groups in ``fixed`` only one."""
-        return WidthSpace(self.axes, round_to=round_to, minimum=self.minimum, fixed=fixed)
+    def space(
+        self, *, round_to: int = 1, align: bool = True, fixed: Mapping[str, int] | None = None
+    ) -> WidthSpace:
+        """The widths that it can have.
+
+        Args:
+            round_to: what all of them are multiples of.
+            align: whether channels of depthwise convolutions are multiples of 8, see ``prune.alignment``.
+            fixed: for groups by name, the one width that they have.
+        """
+        multiples = dict.fromkeys(depthwise_groups(self.axes), MULTIPLE) if align else None
+        return WidthSpace(
+            self.axes, round_to=round_to, multiples=multiples, minimum=self.minimum, fixed=fixed
+        )
 
 
 def program_of(loaded: LoadedModel) -> Program:

@@ -27,6 +27,7 @@ class WidthSpace:
     Args:
         axes: of the whole program.
         round_to: kept counts are multiples of this where a group has at least that many units.
+        multiples: for groups by index, what their counts are multiples of where they are no less.
         minimum: for groups by name, the least number of units that they keep.
         fixed: for groups by name, the number of units that they keep, which is no choice any more.
 
@@ -42,6 +43,7 @@ class WidthSpace:
         axes: Axes,
         *,
         round_to: int = 1,
+        multiples: Mapping[int, int] | None = None,
         minimum: Mapping[str, int] | None = None,
         fixed: Mapping[str, int] | None = None,
     ) -> None:
@@ -51,6 +53,11 @@ class WidthSpace:
         layouts = [np.array(b.layouts, dtype=np.int64) for b in axes.bundles]
         if round_to > 1:
             layouts = [_rounded(layout, round_to) for layout in layouts]
+        if multiples:
+            layouts = [
+                _in_blocks(layout, np.array([multiples.get(g, 1) for g in b.groups]))
+                for b, layout in zip(axes.bundles, layouts, strict=True)
+            ]
         if minimum:
             least = np.array([minimum.get(g.name, 0) for g in axes.groups], dtype=np.int64)
             layouts = [
@@ -117,6 +124,13 @@ def _rounded(layouts: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
     """The layouts whose groups all keep multiples, or all of their units; the widest one always."""
     good = ((layouts % multiple == 0) | (layouts == layouts[-1])).all(axis=1)
     result: NDArray[np.int64] = layouts[good]
+    return result
+
+
+def _in_blocks(layouts: NDArray[np.int64], multiples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The layouts whose groups keep multiples, less than one, or as much as the widest one, which stays."""
+    good = (layouts % multiples == 0) | (layouts < multiples) | (layouts == layouts[-1])
+    result: NDArray[np.int64] = layouts[good.all(axis=1)]
     return result
 
 

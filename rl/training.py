@@ -186,7 +186,8 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
 
 
 def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told: Events) -> list[Task]:
-    space, graph = subject.space(), topology.build(subject.axes)
+    # Any widths: the policy is to know more networks than those that it happens to see.
+    space, graph = subject.space(align=False), topology.build(subject.axes)
     scores = magnitude(subject.axes)
     tasks = []
     for target in config.targets:

@@ -170,7 +170,11 @@ def compress(
     kinds: KindsOption = None,
     round_to: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep multiples of this many channels.", show_default="1; with --latency 4"),
+        typer.Option(
+            min=1,
+            help="Keep multiples of this many channels.",
+            show_default="1, or 4 with --latency; 8 in depthwise layers",
+        ),
     ] = None,
     reconstruct: Annotated[
         bool,
