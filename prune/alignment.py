@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from graph.channels import Axes
-from graph.program import Ref
 
 MULTIPLE = 8
 
@@ -19,9 +18,10 @@ def depthwise_groups(axes: Axes) -> frozenset[int]:
     """Groups, as indices, whose units are channels of depthwise convolutions."""
     classes: set[int] = set()
     for node in axes.program.nodes:
-        if node.base != "conv2d" or not isinstance(weight := node.args[1], Ref):
+        if node.base != "conv2d":
             continue
-        outputs, inputs = axes.shapes[weight.name].shape[:2]
-        if outputs > 1 and inputs == 1 and 0 in (fields := axes.fields.get(weight.name, {})):
+        x, weight = node.refs[:2]
+        channels, read = axes.shapes[x].shape[-3], axes.shapes[weight].shape[1]
+        if channels > read == 1 and 0 in (fields := axes.fields.get(weight, {})):
             classes.update(np.unique(fields[0].labels).tolist())
     return frozenset(i for i, group in enumerate(axes.groups) if not classes.isdisjoint(group.units))

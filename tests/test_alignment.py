@@ -1,0 +1,101 @@
+"""Alignment: channels of depthwise convolutions stay in blocks of 8, all others as the search likes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import prune
+from graph.axes import Axes, infer
+from graph.capture import capture
+from models_zoo import registry
+from prune.alignment import MULTIPLE, depthwise_groups
+from prune.widths import WidthSpace
+
+SMALL = {"mobilenet_v1": 0.25, "mobilenet_v2": 0.25, "shufflenet_v2": 0.5}
+
+
+def axes_of(module: nn.Module, *shape: int) -> Axes:
+    torch.manual_seed(0)
+    return infer(capture(module.eval(), [torch.randn(2, *shape)]))
+
+
+def small(name: str) -> nn.Module:
+    return registry.build(name, num_classes=10, width_mult=SMALL[name], small_input=True)
+
+
+def named(axes: Axes) -> set[str]:
+    return {axes.groups[i].name for i in depthwise_groups(axes)}
+
+
+class Convolutions(nn.Module):
+    """One of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 24, 3)
+        self.grouped = nn.Conv2d(24, 32, 3, groups=4)
+        self.narrow = nn.Conv2d(32, 16, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, groups=16)
+        self.single = nn.Conv2d(16, 1, 1)  # of one channel: whole or none
+        self.after = nn.Conv2d(1, 12, 1)
+        self.last = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.depthwise(self.narrow(self.grouped(self.plain(x))))
+        return self.last(self.after(self.single(x)).mean((2, 3)))
+
+
+class Causal(nn.Module):
+    """A depthwise convolution over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.over = nn.Linear(8, 32), nn.Conv1d(32, 32, 3, groups=32)
+        self.last = nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.over(self.first(x).transpose(1, 2)).transpose(1, 2))
+
+
+def test_which_groups_are_depthwise() -> None:
+    assert named(axes_of(Convolutions(), 3, 12, 12)) == {"narrow"}
+    assert named(axes_of(Causal(), 10, 8)) == set()
+    assert named(axes_of(registry.build("resnet20"), 3, 32, 32)) == set()
+    found = named(axes_of(small("mobilenet_v2"), 3, 32, 32))
+    assert len(found) == 17 and "features.0.0" in found and "features.18.0" not in found
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_depthwise_widths_come_in_blocks(name: str) -> None:
+    axes = axes_of(small(name), 3, 32, 32)
+    depthwise = sorted(depthwise_groups(axes))
+    others = [i for i in range(len(axes.groups)) if i not in depthwise]
+    space = WidthSpace(axes, multiples=dict.fromkeys(depthwise, MULTIPLE))
+    whole = np.array([len(g.units) for g in axes.groups])
+    random = np.random.default_rng(0)
+    seen = [space.widths([random.integers(n) for n in space.level_counts]) for _ in range(200)]
+    for widths in [space.widths(space.narrowest), *seen]:
+        kept = widths[depthwise]
+        assert ((kept % MULTIPLE == 0) | (kept < MULTIPLE) | (kept == whole[depthwise])).all()
+    assert any((w[depthwise] != whole[depthwise]).any() for w in seen)
+    if others:
+        assert any((w[others] % MULTIPLE != 0).any() for w in seen)
+    assert space.lowest_macs == WidthSpace(axes).lowest_macs  # nothing has got out of reach
+
+
+@pytest.mark.parametrize(("round_to", "aligned"), [(None, True), (1, False), (4, False)])
+def test_compress_aligns_unless_told_otherwise(round_to: int | None, aligned: bool) -> None:
+    torch.manual_seed(0)
+    module = small("mobilenet_v2")
+    found = prune.compress(
+        module, flops=0.5, planner="uniform", input_shape=(3, 32, 32), round_to=round_to, verify=False,
+        progress=False,
+    ).report.to_json()  # fmt: skip
+    assert 0.49 <= found["ratios"]["macs"] <= 0.5
+    names = named(axes_of(module, 3, 32, 32))
+    kept = [now for name, (now, _) in found["plan"]["groups"].items() if name in names]
+    assert len(kept) == len(names)
+    assert all(n % MULTIPLE == 0 or n < MULTIPLE for n in kept) is aligned
