@@ -10,7 +10,12 @@ A method is an agent, ``evolution`` or ``random``, with what is changed about it
 - ``+cold``: starts from the uniform plan, not from the best of all baselines;
 - ``+unpriced``: starts without the baselines that divide by what a channel costs;
 - ``+alone``: the agent scores all of the plans, none is left to the refinement;
-- ``+loss``: goes by the loss, not by the error.
+- ``+loss``: goes by the loss, not by the error;
+- ``+fitted``: each plan is scored once its weights are fitted, as those of the best are in the end;
+- ``+taylor``, ``+bn-scale``, ``+members``: which channels of a group go is decided by these in place of the
+  magnitude; the last is the magnitude with an equal say for each layer of the group;
+- ``+proxy``: the refinement makes four children for each that it scores: the one that keeps most magnitude;
+- ``+steady``: the deviation of GNN-RL's actions does not fall.
 
 All are scored on the same images and may score equally many plans. ``random`` stands for its own plans alone,
 the others for the baselines that they start from, too. "Fitted": of each run the best plans and the best of
@@ -32,7 +37,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not benchmarks/ itself, where this file would hide a module of its name.
@@ -40,6 +45,7 @@ sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p or ".").resolve() != R
 
 import torch  # noqa: E402
 
+from benchmarks.search_changes import RANKS, Fitted, changed  # noqa: E402
 from graph import topology  # noqa: E402
 from graph.program import ProgramModule  # noqa: E402
 from prune.budget import Budget  # noqa: E402
@@ -54,6 +60,7 @@ from prune.trials import Problem  # noqa: E402
 from prune.tune import Evaluation, evaluate  # noqa: E402
 from rl import policy  # noqa: E402
 from rl.baselines import BASELINES, PER_COST  # noqa: E402
+from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import METHODS as SEARCHES  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
@@ -65,6 +72,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "unpriced": {"baselines": tuple(b for b in BASELINES if b != PER_COST)},
     "alone": {"refine": 0.0},
     "loss": {"reward": "loss"},
+    **dict.fromkeys(("fitted", "proxy", "steady", "taylor", "bn-scale", "members"), {}),
 }
 Runs = Mapping[str, dict[str, Any]]
 
@@ -87,11 +95,12 @@ class Bench:
             lambda _: None,
         )
         self.graph = topology.build(subject.axes)
-        self.evaluator = Evaluator(subject.axes, data, images=options.images)
+        self.evaluator = Evaluator(subject.axes, data, images=options.images, precision=PRECISION)
         limit = min(len(data.train), options.calibration)
         self.calibration = [x for x, _ in data.train.batches(128, shuffle=True, limit=limit)]
         self.test = data.test
         self.mender = Mender(subject.axes, data)
+        self.fitting = Fitted(subject.axes, data, self.mender, options.images)
 
     def run(self, method: str, seed: int) -> dict[str, Any]:
         """Search once; what each plan was worth, and what the best one gets on the test images."""
@@ -103,8 +112,12 @@ class Bench:
             policy=self.options.policy if "policy" in changes else policy.NONE,
         )
         config = dataclasses.replace(config, **{k: v for c in changes for k, v in CHANGES[c].items()})
+        evaluator = cast(Evaluator, self.fitting) if "fitted" in changes else self.evaluator
+        ranks = [RANKS[c](self.problem.axes, self.problem.data) for c in changes if c in RANKS]
+        problem = dataclasses.replace(self.problem, scores=[self.problem.scores, *ranks][-1])
         cpu = time.process_time()
-        found = search(self.problem, self.graph, self.evaluator, config)
+        with changed(changes):
+            found = search(problem, self.graph, evaluator, config)
         cpu = time.process_time() - cpu
         baselines = [t for t in found.trials if t.method in BASELINES and name != "random"]
         own = [t for t in found.trials if t.method not in BASELINES]
