@@ -121,6 +121,17 @@ class Report:
             for name, value in found
         ]
 
+    def slower(self) -> str | None:
+        """What the user should know where the smaller network takes longer, beyond the noise of both."""
+        a, b = self.original.onnx_ms, self.pruned.onnx_ms
+        if b["p10"] <= a["p90"]:
+            return None
+        times = b["median"] / a["median"]
+        return (
+            f"the smaller network takes {times:.2f} times as long in onnxruntime, whose kernels take channels "
+            "in blocks: --round-to 16 fills them, --latency limits what is measured"
+        )
+
     def block_lines(self) -> list[str]:
         """Which blocks went."""
         if self.blocks is None:

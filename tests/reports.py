@@ -26,6 +26,11 @@ def figures(**changed: Any) -> ModelFigures:
 
 def report(original: ModelFigures, pruned: ModelFigures, **changed: Any) -> dict[str, Any]:
     """A report as JSON data; whole sections may be given."""
+    return made(original, pruned, **changed).to_json()
+
+
+def made(original: ModelFigures, pruned: ModelFigures, **changed: Any) -> Report:
+    """A report; whole sections may be given."""
     sections: dict[str, Any] = {
         "command": ["prune", "compress", "net.pt", "--flops", "0.5"],
         "environment": {},
@@ -44,7 +49,7 @@ def report(original: ModelFigures, pruned: ModelFigures, **changed: Any) -> dict
         "seed": 0,
         "seconds": 1.0,
     }
-    return Report(original=original, pruned=pruned, **sections | changed).to_json()
+    return Report(original=original, pruned=pruned, **sections | changed)
 
 
 HALF: dict[str, Any] = {

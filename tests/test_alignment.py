@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from reports import figures, made
 from torch import nn
 
 import prune
@@ -99,3 +100,11 @@ def test_compress_aligns_unless_told_otherwise(round_to: int | None, aligned: bo
     kept = [now for name, (now, _) in found["plan"]["groups"].items() if name in names]
     assert len(kept) == len(names)
     assert all(n % MULTIPLE == 0 or n < MULTIPLE for n in kept) is aligned
+
+
+def test_a_slower_network_is_told() -> None:
+    slow = figures(onnx_ms={"median": 1.5, "p10": 1.2, "p90": 1.8})
+    told = made(figures(), slow).slower()
+    assert told is not None and "takes 1.50 times as long in onnxruntime" in told and "--round-to 16" in told
+    noisy = figures(onnx_ms={"median": 1.5, "p10": 1.05, "p90": 1.8})
+    assert made(figures(), noisy).slower() is None and made(slow, figures()).slower() is None
