@@ -255,8 +255,8 @@ def complete(
         seed=config.seed,
         seconds=time.perf_counter() - start + ready.seconds,
     )
-    if (note := report.slower()) is not None:
-        listener.note(note)
+    if (slower := report.slower()) is not None:
+        listener.note(slower)
     write_json(folder / REPORT_FILE, report.to_json())
     write_page(of_report(report.to_json()), folder / PAGE_FILE)
     return report, found

@@ -128,8 +128,8 @@ class Report:
             return None
         times = b["median"] / a["median"]
         return (
-            f"the smaller network takes {times:.2f} times as long in onnxruntime, whose kernels take channels "
-            "in blocks: --round-to 16 fills them, --latency limits what is measured"
+            f"the smaller network takes {times:.2f} times as long in onnxruntime, whose kernels take "
+            "channels in blocks: --round-to 16 fills them, --latency limits what is measured"
         )
 
     def block_lines(self) -> list[str]:
