@@ -20,7 +20,7 @@ from prune.trials import Planner
 from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
 from rl.policy import agent_of
-from rl.precision import PRECISION
+from rl.precision import PRECISION, check_precision
 from rl.reward import IMAGES
 from rl.workers import Note, cores
 
@@ -156,6 +156,7 @@ def request(
     Raises:
         PruneError: an option that is unknown, malformed or does not go with another one.
     """
+    check_precision(options.precision)
     demands = limits(options)
     points = parse_shares(options.pareto) if options.pareto is not None else ()
     states = None if options.states is None else _told(options.states)

@@ -1,4 +1,4 @@
-"""Alignment: channels of depthwise convolutions are kept in multiples of 8, since runtimes compute them so.
+"""Alignment: channels of depthwise convolutions are kept in multiples of 8, group by group: runtimes like it.
 
 A depthwise convolution reads each channel alone, and fast kernels take whole blocks of channels; onnxruntime
 leaves them, and the layout that goes with them, where a block is not full. A MobileNet with half of the MACs

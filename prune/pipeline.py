@@ -255,7 +255,7 @@ def complete(
         seed=config.seed,
         seconds=time.perf_counter() - start + ready.seconds,
     )
-    if (slower := report.slower()) is not None:
+    if (slower := report.slower(free=config.aligns and not config.limits_latency)) is not None:
         listener.note(slower)
     write_json(folder / REPORT_FILE, report.to_json())
     write_page(of_report(report.to_json()), folder / PAGE_FILE)
@@ -264,7 +264,7 @@ def complete(
 
 def _planned(plan: Plan) -> SearchResult:
     """The outcome where nothing was searched for."""
-    return SearchResult(plan, (), {}, 0, 0, None, 0.0)
+    return SearchResult(plan, (), {}, 0, 0, 0.0)
 
 
 def write_results(folder: Path, program: Program, plan: Plan, loaded: LoadedModel) -> None:

@@ -121,16 +121,20 @@ class Report:
             for name, value in found
         ]
 
-    def slower(self) -> str | None:
-        """What the user should know where the smaller network takes longer, beyond the noise of both."""
+    def slower(self, *, free: bool) -> str | None:
+        """What the user should know where the smaller network takes longer, beyond the noise of both.
+
+        Args:
+            free: whether widths could be any, so that an option helps.
+        """
         a, b = self.original.onnx_ms, self.pruned.onnx_ms
         if b["p10"] <= a["p90"]:
             return None
-        times = b["median"] / a["median"]
-        return (
-            f"the smaller network takes {times:.2f} times as long in onnxruntime, whose kernels take "
-            "channels in blocks: --round-to 16 fills them, --latency limits what is measured"
+        told = f"the smaller network takes {b['median'] / a['median']:.2f} times as long in onnxruntime"
+        advice = (
+            ", whose kernels take channels in blocks: --round-to 16 fills them, --latency limits the time"
         )
+        return told + advice * free
 
     def block_lines(self) -> list[str]:
         """Which blocks went."""

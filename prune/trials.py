@@ -59,12 +59,12 @@ class SearchResult:
         best: the best trial of each method.
         evaluations: how many plans were run; repeated ones are remembered.
         images: how many search images each was scored on.
-        precision: the numbers it was scored in, ``float32`` or ``bfloat16``; None where nothing was scored.
         seconds: wall time.
         finalists: the best plan of each method and the best plans of all, to be looked at more closely.
         mended_loss: of the plan on the search split, where the finalists were compared once they were mended.
         sensitivity: what each group cut alone costs, as JSON data; None where that was not scored.
         agent: who searched; None where nothing was searched for.
+        precision: the numbers that plans were scored in, ``float32`` or ``bfloat16``; None likewise.
         notes: what the user should know.
     """
 
@@ -73,12 +73,12 @@ class SearchResult:
     best: Mapping[str, Trial]
     evaluations: int
     images: int
-    precision: str | None
     seconds: float
     finalists: tuple[Plan, ...] = ()
     mended_loss: float | None = None
     sensitivity: Mapping[str, Any] | None = None
     agent: str | None = None
+    precision: str | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -29,9 +29,8 @@ from rl.agents.agent import AGENTS, Agent, AgentName
 from rl.env import LAYER, STATE
 
 DEFAULT, NONE = "default", "none"
-AGENT: AgentName = (
-    "gnn-rl"  # searches where neither an agent nor a policy is named; a policy of it comes along
-)
+# Searches where neither an agent nor a policy is named; a policy of it comes along.
+AGENT: AgentName = "gnn-rl"
 SHIPPED = Path(__file__).parent / "policies"
 FORMAT, VERSION = "prune-policy", 1
 _KEY = "prune-policy"

@@ -8,7 +8,6 @@ stay as they are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, get_args
@@ -18,14 +17,20 @@ import torch
 
 from graph.errors import PruneError, UsageError
 from graph.suggest import suggestion
-from rl.scorer import Chunk, Score, Scorer
+from rl.scorer import Chunk, Scorer
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 PRECISION: Precision = "auto"
 # What torch calls instructions for bfloat16, on x86-64 and on ARM
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-_ACCURACY, _LOSS = 0.01, 0.02  # how far the whole network's score may move, the loss relatively
+_ODD = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    PruneError,
+)  # raised by operators whose operands are of two types
+_ACCURACY, _LOSS = 0.01, 0.02  # how far the whole network's score may move; the loss by so much of 1 + itself
 
 
 def check_precision(text: str) -> None:
@@ -39,13 +44,18 @@ def check_precision(text: str) -> None:
 
 
 def is_native() -> bool:
-    """Whether this processor has instructions for bfloat16."""
+    """Whether this processor has instructions for bfloat16, and torch the kernels that use them (oneDNN)."""
     known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in _INSTRUCTIONS)
+    kernels = torch.backends.mkldnn
+    return bool(
+        kernels.is_available()  # type: ignore[no-untyped-call]
+        and kernels.enabled
+        and any(known.get(name, False) for name in _INSTRUCTIONS)
+    )
 
 
-def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]], str]) -> str:
-    """``float32`` or ``bfloat16``, whichever plans are to be scored in.
+def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]], str]) -> tuple[str, Scorer]:
+    """What plans are to be scored in, ``float32`` or ``bfloat16``, and the scorer that does.
 
     ``auto`` takes bfloat16 on a processor that has it, for images, where the whole network scores as in
     float32; networks that mix in numbers of their own type do not run in it.
@@ -59,11 +69,20 @@ def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]],
         UsageError: unknown, or ``bfloat16`` for a network that does not run in it.
     """
     check_precision(precision)
+    if precision == "float32" or (precision == "auto" and not _may_be_lower(exact)):
+        return "float32", exact
+    lower = lowered(exact)
     if precision == "auto":
-        return recall(lambda: "bfloat16" if is_native() and _agrees(exact) else "float32")
-    if precision == "bfloat16" and _score(lowered(exact)) is None:
-        raise UsageError("--precision bfloat16: the model does not run in it", hint="leave it out")
-    return precision
+        precision = recall(lambda: "bfloat16" if is_native() and _agree(exact, lower) else "float32")
+        return precision, lower if precision == "bfloat16" else exact
+    try:
+        lower(_everything(lower))
+    except _ODD as err:
+        why = (str(err).splitlines() or [type(err).__name__])[0]
+        raise UsageError(
+            f"--precision bfloat16: the model does not run in it: {why}", hint="leave it out"
+        ) from err
+    return precision, lower
 
 
 def lowered(exact: Scorer) -> Scorer:
@@ -81,26 +100,21 @@ def lowered(exact: Scorer) -> Scorer:
     return Scorer(axes, tuple(on))
 
 
-def _agrees(exact: Scorer) -> bool:
-    """Whether the whole network has the same score in bfloat16, as far as one can tell from it."""
-    if not all(c.images.dtype is torch.float32 for c in exact.chunks):
-        return False
-    lower = _score(lowered(exact))
-    if lower is None:
+def _may_be_lower(exact: Scorer) -> bool:
+    """Whether it is images in float32 that plans are scored on."""
+    return all(c.images.dtype is torch.float32 for c in exact.chunks)
+
+
+def _agree(exact: Scorer, lower: Scorer) -> bool:
+    """Whether the whole network has the same score in both, as far as one can tell from it."""
+    try:
+        found = lower(_everything(lower))
+    except _ODD:
         return False
     whole = exact(_everything(exact))
-    return abs(lower.accuracy - whole.accuracy) <= _ACCURACY + 1 / exact.images and abs(
-        lower.loss - whole.loss
+    return abs(found.accuracy - whole.accuracy) <= _ACCURACY + 1 / exact.images and abs(
+        found.loss - whole.loss
     ) <= _LOSS * (1 + whole.loss)
-
-
-def _score(scorer: Scorer) -> Score | None:
-    """Of the whole network; None where it does not run."""
-    try:
-        found = scorer(_everything(scorer))
-    except (RuntimeError, TypeError, ValueError, PruneError):
-        return None
-    return found if math.isfinite(found.loss) else None
 
 
 def _everything(scorer: Scorer) -> np.ndarray:

@@ -13,7 +13,7 @@ from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.identity import digest, of_model
 from prune.journal import Journal
-from rl.precision import lowered, settled
+from rl.precision import settled
 from rl.scorer import Keep, Score, Scorer, chunks
 from rl.workers import Note, Workers, find_workers
 
@@ -58,8 +58,7 @@ class Evaluator:
         self.evaluations = 0
         self.seconds = 0.0
         exact = Scorer(axes, chunks(axes, data, images))
-        self.precision = settled(precision, exact, self._recalled)
-        self._scorer = exact if self.precision == "float32" else lowered(exact)
+        self.precision, self._scorer = settled(precision, exact, self._recalled)
         self._workers: Workers = find_workers(workers, self._scorer, note, self.journal.folder)
         self._memo: dict[bytes, Score] = {}
 
@@ -110,9 +109,9 @@ class Evaluator:
 
     @cached_property
     def _identity(self) -> str:
-        """What a score depends on besides the plan: program, channels, images."""
+        """What a score depends on besides the plan: program, channels, precision, images."""
         tensors = (t for c in self._scorer.chunks for t in (c.images, c.labels))
-        return digest([of_model(self.axes), *tensors])[:32]
+        return digest([of_model(self.axes), self.precision, *tensors])[:32]
 
     def close(self) -> None:
         """End the workers; scores that are remembered can still be asked for."""

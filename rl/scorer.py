@@ -7,9 +7,10 @@ plan's score is the same number in whichever process it is found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -90,6 +91,27 @@ def chunks(axes: Axes, data: DataSet, images: int) -> tuple[Chunk, ...]:
 def _pixelwise(images: Tensor) -> Tensor:
     """Images with the channels of a pixel side by side, the order that CPU convolutions like best."""
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+
+class Scores(Protocol):
+    """What a search asks for the worth of plans: ``rl.reward.Evaluator``, or whatever else knows it.
+
+    Attributes:
+        precision: the numbers that plans are scored in.
+    """
+
+    precision: str
+
+    @property
+    def images(self) -> int:
+        """How many records a score is taken on."""
+
+    @property
+    def evaluations(self) -> int:
+        """How many plans were run."""
+
+    def many(self, keeps: Sequence[Keep]) -> list[Score]:
+        """Score plans, in their order."""
 
 
 class Scorer:

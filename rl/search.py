@@ -29,6 +29,7 @@ from rl.policy import Policy
 from rl.population import evolve, random_plans
 from rl.precision import PRECISION, check_precision
 from rl.reward import IMAGES, Evaluator
+from rl.scorer import Scores
 from rl.sensitivity import sensitivity
 from rl.workers import Note, check_workers
 
@@ -198,7 +199,7 @@ def planner(
         close()
 
 
-def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: SearchConfig) -> SearchResult:
+def search(problem: Problem, graph: Topology, evaluator: Scores, config: SearchConfig) -> SearchResult:
     """Find the best plan within a budget.
 
     Args:
@@ -231,10 +232,10 @@ def search(problem: Problem, graph: Topology, evaluator: Evaluator, config: Sear
         {name: best for name, (best, _) in book.best.items()},
         evaluator.evaluations,
         evaluator.images,
-        evaluator.precision,
         book.seconds,
         _finalists(problem, book),
         agent=config.agent,
+        precision=evaluator.precision,
         notes=notes,
     )
 

@@ -186,7 +186,7 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
 
 
 def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told: Events) -> list[Task]:
-    # Any widths: the policy is to know more networks than those that it happens to see.
+    # Any widths, as the policy that comes along was trained: blocks are an affair of one runtime.
     space, graph = subject.space(align=False), topology.build(subject.axes)
     scores = magnitude(subject.axes)
     tasks = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from graph.channels import Axes
 from prune.budget import Budget
 from prune.trials import Problem
 from prune.widths import WidthSpace
-from rl.reward import Evaluator, Score
+from rl.reward import Score
 from rl.search import SearchConfig as PlanSearch
 from rl.search import search as search_plans
 from supernet.agents import SearchConfig
@@ -44,8 +43,7 @@ def learn(book: Book, limits: Limits, config: SearchConfig) -> None:
     )
     left = max(0, config.trials - len(book.known))
     plan = PlanSearch(agent=config.agent, episodes=left, seed=config.seed, baselines=("uniform",))
-    evaluator = _Evaluator(book, axes, config.agent)
-    search_plans(problem, topology.build(axes), cast(Evaluator, evaluator), plan)
+    search_plans(problem, topology.build(axes), _Evaluator(book, axes, config.agent), plan)
 
 
 def _offered(elastic: Elastic) -> Axes:
@@ -59,9 +57,11 @@ def _offered(elastic: Elastic) -> Axes:
 class _Evaluator:
     """What the search of plans asks of an evaluator, answered by the book of subnetworks."""
 
+    precision = "float32"
+
     def __init__(self, book: Book, axes: Axes, method: str) -> None:
-        self.book, self.axes, self.data, self.method = book, axes, book.data, method
-        self.images, self.seconds = book.records, 0.0
+        self.book, self.axes, self.method = book, axes, method
+        self.images = book.records
 
     @property
     def evaluations(self) -> int:

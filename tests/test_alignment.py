@@ -87,6 +87,36 @@ def test_depthwise_widths_come_in_blocks(name: str) -> None:
     assert space.lowest_macs == WidthSpace(axes).lowest_macs  # nothing has got out of reach
 
 
+def test_least_numbers_and_blocks_go_together() -> None:
+    axes = axes_of(small("mobilenet_v1"), 3, 32, 32)
+    depthwise = sorted(depthwise_groups(axes))
+    last = axes.groups[depthwise[-1]]
+    assert len(last.units) == 256
+    space = WidthSpace(axes, multiples=dict.fromkeys(depthwise, MULTIPLE), minimum={last.name: 100})
+    assert space.widths(space.narrowest)[depthwise[-1]] == 104
+    space = WidthSpace(axes, round_to=12, multiples=dict.fromkeys(depthwise, MULTIPLE))
+    assert space.widths(space.narrowest)[depthwise[-1]] == 24  # of both
+
+
+class Joined(nn.Module):
+    """A depthwise convolution over what two others made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 20, 1), nn.Conv2d(3, 12, 1)
+        self.depthwise, self.last = nn.Conv2d(32, 32, 3, groups=32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.depthwise(torch.cat([self.one(x), self.other(x)], 1)).mean((2, 3)))
+
+
+def test_each_of_several_groups_is_aligned() -> None:
+    axes = axes_of(Joined(), 3, 8, 8)
+    assert named(axes) == {"one", "other"}
+    space = WidthSpace(axes, multiples=dict.fromkeys(depthwise_groups(axes), MULTIPLE))
+    assert space.level_counts == [10, 9]  # 1 to 7, 8, 16 and 20; 1 to 7, 8 and 12
+
+
 @pytest.mark.parametrize(("round_to", "aligned"), [(None, True), (1, False), (4, False)])
 def test_compress_aligns_unless_told_otherwise(round_to: int | None, aligned: bool) -> None:
     torch.manual_seed(0)
@@ -104,7 +134,10 @@ def test_compress_aligns_unless_told_otherwise(round_to: int | None, aligned: bo
 
 def test_a_slower_network_is_told() -> None:
     slow = figures(onnx_ms={"median": 1.5, "p10": 1.2, "p90": 1.8})
-    told = made(figures(), slow).slower()
+    told = made(figures(), slow).slower(free=True)
     assert told is not None and "takes 1.50 times as long in onnxruntime" in told and "--round-to 16" in told
+    told = made(figures(), slow).slower(free=False)
+    assert told is not None and "--round-to" not in told  # it was given
     noisy = figures(onnx_ms={"median": 1.5, "p10": 1.05, "p90": 1.8})
-    assert made(figures(), noisy).slower() is None and made(slow, figures()).slower() is None
+    for pair in ((figures(), noisy), (slow, figures())):
+        assert made(*pair).slower(free=True) is None

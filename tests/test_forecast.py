@@ -87,6 +87,8 @@ def test_a_dry_run_tells_and_writes_nothing(here: Path) -> None:
 def test_a_dry_run_fails_where_the_run_would(here: Path) -> None:
     code, _, both = run("compress", *COMMON, "--flops", "0.001", "--dry-run")
     assert code == 2 and "cannot be reached" in both and "hint:" in both
+    code, _, both = run("compress", *COMMON, "--flops", "0.5", "--precision", "half", "--dry-run")
+    assert code == 2 and "--precision half: unknown" in both
     code, _, both = run("compress", *COMMON[:3], "--pareto", "0.7,0.5", "--dry-run")
     assert code == 0 and "0.70/ with all files of a run" in both and "no data" not in both
     assert "nothing was written (--dry-run)" in both and not (here / "runs").exists()
@@ -193,6 +195,8 @@ def test_a_run_with_event_files_and_sensitivity(here: Path) -> None:
     assert [v for _, v in curves["tune/loss"]] == pytest.approx(
         [e["loss"] for e in report["tune"]["history"]]
     )
+
+    assert report["search"]["precision"] == "float32" and "--precision float32" in " ".join(report["command"])
 
     found = report["sensitivity"]
     assert [g["name"] for g in found["groups"]] == ["a", "b"] and found["groups"][0]["layers"] == ["a", "b"]

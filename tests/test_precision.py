@@ -61,7 +61,7 @@ def exact(module: nn.Module, shape: tuple[int, ...] = DIGITS.input_shape) -> Sco
 
 
 def found(scorer: Scorer, asked: str = "auto") -> str:
-    return settled(asked, scorer, lambda find: find())
+    return settled(asked, scorer, lambda find: find())[0]
 
 
 def test_plans_are_ranked_alike() -> None:
@@ -105,6 +105,8 @@ def test_which_processors_have_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert is_native() is yes
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not is_native()  # no kernels that use them
 
 
 class Typed(nn.Module):
