@@ -255,7 +255,7 @@ def test_all_limits_at_once(model: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_curve_by_another_agent_whose_points_tell_how_to_repeat_them(model: Path, tmp_path: Path) -> None:
-    options = ("--agent", "gnn-rl", "--policy", "none", "--episodes", 8, "--reward", "loss", "--images", 64)
+    options = ("--agent", "agmc", "--policy", "none", "--episodes", 8, "--reward", "loss", "--images", 64)
     code, out = run(
         "compress", model, "--pareto", "0.4,0.7", "--params", 0.9, "-o", tmp_path / "curve", *options,
         "--workers", 2, "--no-tune",

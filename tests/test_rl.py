@@ -425,9 +425,9 @@ def test_workers_serve_all_searches_of_a_planner_and_end_with_it(monkeypatch: py
 
 def test_the_options_of_a_search_are_told_where_they_are_not_the_defaults() -> None:
     assert command_words(SearchConfig()) == ()
-    config = SearchConfig(agent="gnn-rl", episodes=7, reward="loss", policy="mine.safetensors", seed=3)
+    config = SearchConfig(agent="amc", episodes=7, reward="loss", policy="mine.safetensors", seed=3)
     assert command_words(config, images=64) == (
-        *("--agent", "gnn-rl", "--policy", "mine.safetensors", "--episodes", "7"),
+        *("--agent", "amc", "--policy", "mine.safetensors", "--episodes", "7"),
         *("--reward", "loss", "--images", "64"),
     )
 
