@@ -62,7 +62,7 @@ from rl import policy  # noqa: E402
 from rl.baselines import BASELINES, PER_COST  # noqa: E402
 from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
-from rl.scorer import Scores as PlanScores  # noqa: E402
+from rl.scorer import PlanScorer  # noqa: E402
 from rl.search import METHODS as SEARCHES  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
 
@@ -113,7 +113,7 @@ class Bench:
             policy=self.options.policy if "policy" in changes else policy.NONE,
         )
         config = dataclasses.replace(config, **{k: v for c in changes for k, v in CHANGES[c].items()})
-        evaluator: PlanScores = self.fitting if "fitted" in changes else self.evaluator
+        evaluator: PlanScorer = self.fitting if "fitted" in changes else self.evaluator
         ranks = [RANKS[c](self.problem.axes, self.problem.data) for c in changes if c in RANKS]
         problem = dataclasses.replace(self.problem, scores=[self.problem.scores, *ranks][-1])
         cpu = time.process_time()

@@ -125,7 +125,7 @@ def _on_data(
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
     if searched:
         keep = plan.keep_mask(axes)
-        with Evaluator(axes, data, images=request.images, precision=request.precision) as evaluator:
+        with Evaluator(axes, data, images=request.images, precision=request.search.precision) as evaluator:
             seconds, _ = timed(lambda: evaluator(keep))
         workers = int(request.workers) if request.workers.isdecimal() else 1
         neighbours = points - 1

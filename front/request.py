@@ -20,7 +20,7 @@ from prune.trials import Planner
 from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
 from rl.policy import agent_of
-from rl.precision import PRECISION, check_precision
+from rl.precision import PRECISION
 from rl.reward import IMAGES
 from rl.workers import Note, cores
 
@@ -95,7 +95,6 @@ class Request:
         points: of a curve; empty for a single target.
         search: for the agent.
         images: of the search split that score each plan.
-        precision: of these scores.
         workers: who scores them.
     """
 
@@ -103,7 +102,6 @@ class Request:
     points: tuple[Demand, ...]
     search: search.SearchConfig
     images: int
-    precision: str
     workers: str
 
     @property
@@ -113,9 +111,7 @@ class Request:
 
     def planner(self, note: Note) -> AbstractContextManager[Planner]:
         """Who searches; the workers end with the block, ``note`` is told of lost ones."""
-        return search.planner(
-            self.search, images=self.images, precision=self.precision, workers=self.workers, note=note
-        )
+        return search.planner(self.search, images=self.images, workers=self.workers, note=note)
 
 
 def limits(options: Options) -> tuple[Demand, ...]:
@@ -156,7 +152,6 @@ def request(
     Raises:
         PruneError: an option that is unknown, malformed or does not go with another one.
     """
-    check_precision(options.precision)
     demands = limits(options)
     points = parse_shares(options.pareto) if options.pareto is not None else ()
     states = None if options.states is None else _told(options.states)
@@ -179,6 +174,7 @@ def request(
         seed=options.seed,
         reward=options.reward,  # type: ignore[arg-type]
         policy=policy,
+        precision=options.precision,
         sensitivity=options.sensitivity,
     )
     config = CompressConfig(
@@ -201,7 +197,7 @@ def request(
         tune_text=replace(FINE_TUNE_TEXT, **told),
         reconstruct=options.reconstruct,
         seed=options.seed,
-        search=search.command_words(searching, images=options.images, precision=options.precision),
+        search=search.command_words(searching, images=options.images),
         force=force,
         temporary=temporary,
         resume=resume,
@@ -209,14 +205,7 @@ def request(
         verify=options.verify,
     )
     workers = str(cores() if options.workers is None else options.workers)
-    return Request(
-        config=config,
-        points=points,
-        search=searching,
-        images=options.images,
-        precision=options.precision,
-        workers=workers,
-    )
+    return Request(config=config, points=points, search=searching, images=options.images, workers=workers)
 
 
 def _told(value: str | float) -> str:

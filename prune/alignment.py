@@ -7,8 +7,6 @@ and any widths is then slower than the whole one (docs/results.md). Below 8 chan
 
 from __future__ import annotations
 
-import numpy as np
-
 from graph.channels import Axes
 
 MULTIPLE = 8
@@ -23,5 +21,5 @@ def depthwise_groups(axes: Axes) -> frozenset[int]:
         x, weight = node.refs[:2]
         channels, read = axes.shapes[x].shape[-3], axes.shapes[weight].shape[1]
         if channels > read == 1 and 0 in (fields := axes.fields.get(weight, {})):
-            classes.update(np.unique(fields[0].labels).tolist())
+            classes.update(fields[0].labels.ravel().tolist())
     return frozenset(i for i, group in enumerate(axes.groups) if not classes.isdisjoint(group.units))

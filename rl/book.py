@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prune.plan import make_plan
 from prune.trials import Problem, Trial
 from prune.widths import Levels
-from rl.scorer import Score, Scores
+from rl.scorer import PlanScorer, Score
 
 Reward = Literal["error", "loss"]
 REWARDS: tuple[Reward, ...] = get_args(Reward)
@@ -32,7 +32,7 @@ class Book:
         ranked: every distinct plan as (trial, levels), best first.
     """
 
-    def __init__(self, problem: Problem, evaluator: Scores, reward: Reward) -> None:
+    def __init__(self, problem: Problem, evaluator: PlanScorer, reward: Reward) -> None:
         self.problem, self.evaluator, self.reward = problem, evaluator, reward
         self.trials: list[Trial] = []
         self.best: dict[str, tuple[Trial, Levels]] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,12 +25,8 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 PRECISION: Precision = "auto"
 # What torch calls instructions for bfloat16, on x86-64 and on ARM
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-_ODD = (
-    RuntimeError,
-    TypeError,
-    ValueError,
-    PruneError,
-)  # raised by operators whose operands are of two types
+# Raised by operators whose operands are of two types
+_ODD = (RuntimeError, TypeError, ValueError, PruneError)
 _ACCURACY, _LOSS = 0.01, 0.02  # how far the whole network's score may move; the loss by so much of 1 + itself
 
 
@@ -71,18 +68,18 @@ def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]],
     check_precision(precision)
     if precision == "float32" or (precision == "auto" and not _may_be_lower(exact)):
         return "float32", exact
-    lower = lowered(exact)
+    lower = cache(lambda: lowered(exact))  # a copy of all weights, made where it is needed
     if precision == "auto":
-        precision = recall(lambda: "bfloat16" if is_native() and _agree(exact, lower) else "float32")
-        return precision, lower if precision == "bfloat16" else exact
+        precision = recall(lambda: "bfloat16" if is_native() and _agree(exact, lower()) else "float32")
+        return precision, lower() if precision == "bfloat16" else exact
     try:
-        lower(_everything(lower))
+        lower()(_everything(exact))
     except _ODD as err:
         why = (str(err).splitlines() or [type(err).__name__])[0]
         raise UsageError(
             f"--precision bfloat16: the model does not run in it: {why}", hint="leave it out"
         ) from err
-    return precision, lower
+    return precision, lower()
 
 
 def lowered(exact: Scorer) -> Scorer:
@@ -112,9 +109,8 @@ def _agree(exact: Scorer, lower: Scorer) -> bool:
     except _ODD:
         return False
     whole = exact(_everything(exact))
-    return abs(found.accuracy - whole.accuracy) <= _ACCURACY + 1 / exact.images and abs(
-        found.loss - whole.loss
-    ) <= _LOSS * (1 + whole.loss)
+    same_accuracy = abs(found.accuracy - whole.accuracy) <= _ACCURACY + 1 / exact.images
+    return same_accuracy and abs(found.loss - whole.loss) <= _LOSS * (1 + whole.loss)
 
 
 def _everything(scorer: Scorer) -> np.ndarray:

@@ -105,13 +105,17 @@ class Evaluator:
 
     def _recalled(self, find: Callable[[], str]) -> str:
         """What ``auto`` is in this run: resumed on a processor of another kind, it stays what it was."""
-        return str(self.journal.root.recall(f"precision {of_model(self.axes)[:32]}", find))
+        return str(self.journal.root.recall(f"precision {self._model[:32]}", find))
+
+    @cached_property
+    def _model(self) -> str:
+        return of_model(self.axes)
 
     @cached_property
     def _identity(self) -> str:
         """What a score depends on besides the plan: program, channels, precision, images."""
         tensors = (t for c in self._scorer.chunks for t in (c.images, c.labels))
-        return digest([of_model(self.axes), self.precision, *tensors])[:32]
+        return digest([self._model, self.precision, *tensors])[:32]
 
     def close(self) -> None:
         """End the workers; scores that are remembered can still be asked for."""

@@ -93,7 +93,7 @@ def _pixelwise(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
-class Scores(Protocol):
+class PlanScorer(Protocol):
     """What a search asks for the worth of plans: ``rl.reward.Evaluator``, or whatever else knows it.
 
     Attributes:

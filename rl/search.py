@@ -29,7 +29,7 @@ from rl.policy import Policy
 from rl.population import evolve, random_plans
 from rl.precision import PRECISION, check_precision
 from rl.reward import IMAGES, Evaluator
-from rl.scorer import Scores
+from rl.scorer import PlanScorer
 from rl.sensitivity import sensitivity
 from rl.workers import Note, check_workers
 
@@ -54,6 +54,7 @@ class SearchConfig:
             there is one and its plan is no worse than the best baseline.
         refine: share of the episodes that mutate the best plans after the agent.
         baselines: those of ``BASELINES`` that are scored first; the agent starts from the best of them.
+        precision: what plans are scored in, one of ``rl.precision.PRECISIONS``; ``planner`` sees to it.
         sensitivity: whether each group is also scored cut alone (``rl.sensitivity``); when left out, where
             that takes at most half as many plans as the search.
 
@@ -68,6 +69,7 @@ class SearchConfig:
     policy: str | None = None
     refine: float = 0.5
     baselines: tuple[str, ...] = BASELINES
+    precision: str = PRECISION
     sensitivity: bool | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class SearchConfig:
             raise UsageError(f"--agent {self.agent}: unknown", hint=suggestion(self.agent, METHODS))
         if self.reward not in REWARDS:
             raise UsageError(f"--reward {self.reward}: unknown", hint=suggestion(self.reward, REWARDS))
+        check_precision(self.precision)
         if self.episodes < 0:
             raise UsageError("the number of episodes must not be negative")
         if not 0 <= self.refine <= 1:
@@ -111,15 +114,12 @@ class SearchConfig:
         return policy.find(self.policy, self.agent) if self.agent in AGENTS else None
 
 
-def command_words(
-    config: SearchConfig, *, images: int = IMAGES, precision: str = PRECISION
-) -> tuple[str, ...]:
+def command_words(config: SearchConfig, *, images: int = IMAGES) -> tuple[str, ...]:
     """How ``prune compress`` is told to search like this: the options that do not have their defaults.
 
     Args:
         config: how the search goes; the seed is everybody's and not among the words.
         images: as ``planner``'s; who its workers are changes no result.
-        precision: as ``planner``'s.
     """
     default = SearchConfig()
     options = {
@@ -128,7 +128,7 @@ def command_words(
         "--episodes": (config.episodes, default.episodes),
         "--reward": (config.reward, default.reward),
         "--images": (images, IMAGES),
-        "--precision": (precision, PRECISION),
+        "--precision": (config.precision, default.precision),
     }
     words = [w for name, (value, usual) in options.items() if value != usual for w in (name, str(value))]
     flags = {True: ("--sensitivity",), False: ("--no-sensitivity",), None: ()}
@@ -137,28 +137,21 @@ def command_words(
 
 @contextmanager
 def planner(
-    config: SearchConfig,
-    *,
-    images: int = IMAGES,
-    precision: str = PRECISION,
-    workers: str = "1",
-    note: Note = lambda text: None,
+    config: SearchConfig, *, images: int = IMAGES, workers: str = "1", note: Note = lambda text: None
 ) -> Iterator[Planner]:
     """A planner that searches with this configuration; its workers end with the block.
 
     Args:
         config: how long and with what seed.
         images: of the search split that each plan is scored on.
-        precision: of these scores, one of ``rl.precision.PRECISIONS``.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
         note: is told of lost workers.
 
     Raises:
         PolicyError: the policy's file is not sound, or of another agent.
-        UsageError: ``workers`` is neither, or ``precision`` unknown.
+        UsageError: ``workers`` is neither.
     """
     check_workers(workers)
-    check_precision(precision)
     config.saved()  # a broken file is told before anything is loaded
 
     known: list[Evaluator] = []  # searches of one program and one data set share their scores
@@ -171,7 +164,7 @@ def planner(
                     problem.axes,
                     problem.data,
                     images=images,
-                    precision=precision,
+                    precision=config.precision,
                     workers=workers,
                     journal=problem.journal,
                     note=note,
@@ -199,7 +192,7 @@ def planner(
         close()
 
 
-def search(problem: Problem, graph: Topology, evaluator: Scores, config: SearchConfig) -> SearchResult:
+def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: SearchConfig) -> SearchResult:
     """Find the best plan within a budget.
 
     Args:

@@ -170,14 +170,14 @@ def test_a_resumed_run_keeps_what_it_had(tmp_path: Path, monkeypatch: pytest.Mon
 def test_unknown_ones_are_refused_before_anything_is_loaded() -> None:
     with (
         pytest.raises(UsageError, match="--precision float16: unknown"),
-        planner(SearchConfig(), precision="float16"),
+        planner(SearchConfig(precision="float16")),
     ):
         pass
 
 
 def test_command_words() -> None:
-    assert command_words(SearchConfig(), precision="float32") == ("--precision", "float32")
-    assert command_words(SearchConfig(), precision="auto") == ()
+    assert command_words(SearchConfig(precision="float32")) == ("--precision", "float32")
+    assert command_words(SearchConfig(precision="auto")) == ()
 
 
 def test_statistics_of_bfloat16_are_float32() -> None:
@@ -195,8 +195,8 @@ def test_the_report_tells() -> None:
     space = WidthSpace(trained())
     half = Budget.of(space, macs=space.base_macs // 2)
     problem = Problem(trained(), space, half, magnitude(trained()), DIGITS, lambda _: None)
-    config = SearchConfig(episodes=0, baselines=("uniform",), sensitivity=False)
-    with planner(config, images=32, precision="bfloat16") as plan:
+    config = SearchConfig(episodes=0, baselines=("uniform",), precision="bfloat16", sensitivity=False)
+    with planner(config, images=32) as plan:
         found = plan(problem)
     assert search_section(found)["precision"] == "bfloat16"
     assert SearchResult.from_json(json.loads(json.dumps(found.to_json()))).precision == "bfloat16"
