@@ -185,7 +185,7 @@ class Subject:
         axes, space = self.model.axes, self.space
         budget = Budget.of(space, macs=int(target * space.base_macs))
         if method in SEARCHES:
-            problem = Problem(axes, space, budget, magnitude(axes), self.data, lambda _: None)
+            problem = Problem(axes, space, budget, magnitude(axes), self.data, lambda _: None, reranks=True)
             agent = SearchConfig.agent if method == "default" else method
             config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
             found = search(problem, topology.build(axes), self.evaluator, config)

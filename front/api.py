@@ -59,7 +59,7 @@ def compress(
     images: int = IMAGES,
     precision: str = PRECISION,
     workers: str | int = 1,
-    importance: str = "magnitude",
+    importance: str | None = None,
     state_criterion: str | None = None,
     state_scope: str = "layer",
     block_criterion: str = "loss",
@@ -121,7 +121,8 @@ def compress(
         images: search images that score each plan.
         precision: of these scores: ``auto``, ``float32`` or ``bfloat16``.
         workers: processes that score plans.
-        importance: ranks the channels of a group.
+        importance: ranks the channels of a group; left out, ``magnitude``, and the search also fits its
+            best plans with channels by ``magnitude-taylor``.
         state_criterion: ranks states.
         state_scope: ``layer`` or ``global``.
         block_criterion: ``loss`` or ``similarity``: which blocks go.

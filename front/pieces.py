@@ -34,7 +34,7 @@ from prune.tune import evaluate, fit
 from prune.verify import verify
 from rl.baselines import BASELINES
 from rl.reward import Evaluator
-from rl.search import FINALISTS
+from rl.search import FINALISTS, RERANKED
 from rl.sensitivity import SHARES
 
 _RECORDS = 512  # that an evaluation is timed on
@@ -137,7 +137,8 @@ def _on_data(
     mender = Mender(axes, data, reconstruct=config.reconstruct)
     first, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
     again, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
-    finalists = len(BASELINES) + 2 + FINALISTS if searched and mender.fits else 0
+    most = len(BASELINES) + 2 + FINALISTS + (RERANKED if config.importance is None else 0)
+    finalists = most if searched and mender.fits else 0
     yield Piece("look at the whole network", points, max(0.0, first - again))
     yield Piece("fit what remains", points * (finalists + 2), again)
     tuning = config.tuning(data)

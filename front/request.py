@@ -50,7 +50,7 @@ class Options:
     images: int = IMAGES
     precision: str = PRECISION
     workers: str | int | None = None
-    importance: str = "magnitude"
+    importance: str | None = None
     state_criterion: str | None = None
     state_scope: str = "layer"
     block_criterion: str = "loss"

@@ -53,7 +53,8 @@ class CompressConfig:
         data: name of the data set, ``none``, or the data set itself; the model file's own when left out.
         planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
             when left out, ``uniform`` without data.
-        importance: criterion that ranks the channels of a group.
+        importance: criterion that ranks the channels of a group; left out, magnitude, and the search also
+            fits its best plans with channels by ``magnitude-taylor``.
         selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1, and 8
             for channels of depthwise convolutions.
@@ -77,7 +78,7 @@ class CompressConfig:
     output: Path
     data: str | DataSet | None = None
     planner: str | None = None
-    importance: Criterion = "magnitude"
+    importance: Criterion | None = None
     selection: Selection = field(default_factory=Selection)
     round_to: int | None = None
     states: StateConfig = field(default_factory=StateConfig)
@@ -94,7 +95,7 @@ class CompressConfig:
     verify: bool = True
 
     def __post_init__(self) -> None:
-        if self.importance not in CRITERIA:
+        if self.importance is not None and self.importance not in CRITERIA:
             raise UsageError(
                 f"--importance {self.importance}: unknown", hint=suggestion(self.importance, CRITERIA)
             )

@@ -7,7 +7,7 @@ reads it, not by the one layer where it happens to start.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from models_zoo.data import DataSet
 from models_zoo.text import LENGTH
 from prune.targets import labelled
 
-Criterion = Literal["magnitude", "bn-scale", "taylor"]
-CRITERIA: tuple[Criterion, ...] = ("magnitude", "bn-scale", "taylor")
+Criterion = Literal["magnitude", "bn-scale", "taylor", "magnitude-taylor"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+GRADIENT: tuple[Criterion, ...] = ("taylor", "magnitude-taylor")  # they need data
 Scores = NDArray[np.float64]
 _TOKENS = 2048  # of text at once
 _PIECE = 1 << 16  # elements of a weight that are squared at once: 768 KiB of squares
@@ -148,10 +149,24 @@ def sampled(data: DataSet, records: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def score(axes: Axes, criterion: Criterion, batches: Iterable[tuple[Tensor, Tensor]] = ()) -> Scores:
-    """Importance of each class by the named criterion; ``batches`` are needed for ``taylor`` alone."""
+    """Importance of each class by the named criterion; ``batches`` are needed for those of ``GRADIENT``."""
     if criterion == "magnitude":
         return magnitude(axes)
-    return bn_scale(axes) if criterion == "bn-scale" else taylor(axes, batches)
+    if criterion == "bn-scale":
+        return bn_scale(axes)
+    by_gradient = taylor(axes, batches)
+    return by_gradient if criterion == "taylor" else balanced(axes, magnitude(axes), by_gradient)
+
+
+def balanced(axes: Axes, *scores: Scores) -> Scores:
+    """Geometric mean of several scores, each divided by the mean of its group.
+
+    Weights tell what a channel carries, gradients what the loss would miss; a channel that one of them calls
+    dead goes.
+    """
+    parts = [normalised(axes, s) for s in scores]
+    result: Scores = np.prod(parts, axis=0) ** (1 / len(parts))
+    return result
 
 
 def normalised(axes: Axes, scores: Scores) -> Scores:

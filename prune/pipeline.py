@@ -158,7 +158,10 @@ def complete(
     elif searches and data is not None:
         free = ready.states is not None and not ready.states.kept
         first = {**(state_starts(space) if free else {}), **(starts or {})}
-        problem = Problem(subject.axes, space, budget, scores, data, listener.trial, first, journal)
+        reranks = config.importance is None and ready.states is None
+        problem = Problem(
+            subject.axes, space, budget, scores, data, listener.trial, first, journal, reranks
+        )  # fmt: skip
         found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
         for note in found.notes:
             listener.note(note)
@@ -240,7 +243,7 @@ def complete(
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
         sensitivity=found.sensitivity,
-        plan=plan_section(plan, subject.minimum, subject.axes, pruned),
+        plan=plan_section(plan, config.importance, subject.minimum, subject.axes, pruned),
         blocks=ready.depth.to_json() if ready.depth is not None else None,
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),

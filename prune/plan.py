@@ -28,6 +28,7 @@ class Plan:
         method: what chose it, such as ``uniform`` or ``ppo``.
         macs: of the pruned program, for one record.
         base_macs: of the whole program.
+        importance: criterion that ranked the units, where it is not the one that was asked for.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -35,6 +36,7 @@ class Plan:
     method: str
     macs: int
     base_macs: int
+    importance: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -76,6 +78,7 @@ class Plan:
             "groups": {
                 name: {"width": self.widths[name], "kept": list(kept)} for name, kept in self.kept.items()
             },
+            **({"importance": self.importance} if self.importance else {}),
         }
 
     @staticmethod
@@ -95,6 +98,7 @@ class Plan:
                 str(data["method"]),
                 int(data["macs"]),
                 int(data["base_macs"]),
+                None if data.get("importance") is None else str(data["importance"]),
             )
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as err:
             raise PlanError(f"malformed plan: {type(err).__name__}: {err}") from err

@@ -22,7 +22,7 @@ from prune.demands import Demand
 from prune.depth import Blocks, Depth, judge
 from prune.export import export_onnx
 from prune.identity import must_be_the_same, of_data, of_model
-from prune.importance import Criterion, Scores, sampled, score
+from prune.importance import GRADIENT, Criterion, Scores, sampled, score
 from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
@@ -167,7 +167,7 @@ def prepare(
             _check_widths(config, subject, whole, demands)
         journal.dear = True  # only now: limits that are out of reach leave nothing to go on with
     space = subject.space(round_to=config.multiple, align=config.aligns)
-    scores = _scores(subject.axes, config.importance, data)
+    scores = _scores(subject.axes, config.importance or "magnitude", data)
     states = None
     if judges_states(config, subject, data, points):
         listener.stage("judging the states")
@@ -295,7 +295,7 @@ def method_of(config: CompressConfig, data: DataSet | None) -> str:
                 hint="name it: --data pystdlib, text:PATH, tokens:FILE, digits, imagefolder:PATH",
             )
         for option, value in (("--planner", config.planner), ("--importance", config.importance)):
-            if value in (SEARCH, "taylor"):
+            if value in (SEARCH, *GRADIENT):
                 raise UsageError(
                     f"{option} {value} needs data, and {config.source.model} has none",
                     hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",
@@ -322,6 +322,6 @@ def _sound(found: Evaluation, loaded: LoadedModel) -> Evaluation:
 
 
 def _scores(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
-    if criterion != "taylor" or data is None:
+    if criterion not in GRADIENT or data is None:
         return score(axes, criterion, ())
     return score(axes, criterion, sampled(data, _TAYLOR_WINDOWS if data.is_text else _TAYLOR_IMAGES))

@@ -131,10 +131,13 @@ def search_section(found: SearchResult) -> dict[str, Any]:
     }
 
 
-def plan_section(plan: Plan, minimum: Mapping[str, int], axes: Axes, pruned: Program) -> dict[str, Any]:
-    """What each group and each layer keeps."""
+def plan_section(
+    plan: Plan, importance: str | None, minimum: Mapping[str, int], axes: Axes, pruned: Program
+) -> dict[str, Any]:
+    """What each group and each layer keeps, and by what its channels were ranked."""
     return {
         "method": plan.method,
+        "importance": plan.importance or importance or "magnitude",
         "ratio": plan.ratio,
         "groups": {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()},
         "kinds": {group.name: group.kind for group in axes.groups},

@@ -116,6 +116,7 @@ class Problem:
         on_trial: to be told of each scored plan.
         starts: keep ratios of plans found elsewhere, by name, to be scored beside the baselines.
         journal: scores found so far, also before the run was cut short, and where new ones go.
+        reranks: whether the best plans may keep other channels than those that ``scores`` ranks first.
     """
 
     axes: Axes
@@ -126,6 +127,7 @@ class Problem:
     on_trial: Callable[[Trial], None]
     starts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
+    reranks: bool = False
 
 
 def _trial(data: Any) -> Trial:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune.baselines import global_ratios
-from prune.importance import magnitude, sampled, taylor
+from prune.importance import Scores, magnitude, sampled, taylor
 from prune.trials import Problem
 from rl.book import Book
 
@@ -24,19 +24,26 @@ def plans_of(names: Sequence[str] = BASELINES) -> int:
     return sum(len(_POWERS) if name == PER_COST else 1 for name in names)
 
 
-def score_baselines(problem: Problem, book: Book, names: Sequence[str] = BASELINES) -> None:
+def score_baselines(
+    problem: Problem, book: Book, by_taylor: Scores, names: Sequence[str] = BASELINES
+) -> None:
     """Score the plans that need no search: equal shares, one threshold of importance, and the starts."""
-    found = baseline_ratios(problem)
+    found = baseline_ratios(problem, by_taylor)
     starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
     for name, wishes in {**{name: found[name] for name in names}, **starts}.items():
         book.score([book.project(wish) for wish in wishes], name)
 
 
-def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
+def taylor_scores(problem: Problem) -> Scores:
+    """Importance of each class by the gradients of a few training records."""
+    records = _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES
+    return taylor(problem.axes, sampled(problem.data, records))
+
+
+def baseline_ratios(problem: Problem, by_taylor: Scores) -> dict[str, list[NDArray[np.float64]]]:
     """The wishes of each baseline; which channels stay, ``problem.scores`` says for all of them."""
     space, budget = problem.space, problem.budget
     by_magnitude = magnitude(problem.axes)
-    batches = sampled(problem.data, _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES)
     return {
         "uniform": [np.ones(space.bundles)],
         "global-magnitude": [global_ratios(space, by_magnitude, budget)],
@@ -44,5 +51,5 @@ def baseline_ratios(problem: Problem) -> dict[str, list[NDArray[np.float64]]]:
         PER_COST: [
             global_ratios(space, by_magnitude, budget, relative=False, by_price=power) for power in _POWERS
         ],
-        "global-taylor": [global_ratios(space, taylor(problem.axes, batches), budget)],
+        "global-taylor": [global_ratios(space, by_taylor, budget)],
     }

@@ -18,11 +18,12 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.identity import digest, must_be_the_same
+from prune.importance import Scores, balanced
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
-from rl.baselines import BASELINES, plans_of, score_baselines
+from rl.baselines import BASELINES, plans_of, score_baselines, taylor_scores
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Policy
@@ -37,6 +38,7 @@ Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")
 REFINED = "refinement"
 FINALISTS = 8  # best plans of all that are looked at more closely, beside the best of each method
+RERANKED = 3  # of these also with other channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,8 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
     """
     problem.budget.check_reachable()
     book = Book(problem, evaluator, config.reward)
-    score_baselines(problem, book, config.baselines)
+    by_taylor = taylor_scores(problem)
+    score_baselines(problem, book, by_taylor, config.baselines)
     random = np.random.default_rng(config.seed)
     notes: tuple[str, ...] = ()
     if config.agent == "random":
@@ -226,21 +229,31 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
         evaluator.evaluations,
         evaluator.images,
         book.seconds,
-        _finalists(problem, book),
+        _finalists(problem, book, by_taylor),
         agent=config.agent,
         precision=evaluator.precision,
         notes=notes,
     )
 
 
-def _finalists(problem: Problem, book: Book) -> tuple[Plan, ...]:
-    """The best plan of each method, then the best plans of all."""
+def _finalists(problem: Problem, book: Book, by_taylor: Scores) -> tuple[Plan, ...]:
+    """The best plan of each method, then the best plans of all, then some of these with other channels.
+
+    A plan is scored before its weights are fitted, and there magnitude ranks channels best; once they are
+    fitted, magnitude and gradients together often do.
+    """
     chosen = [*book.best.values(), *book.ranked[:FINALISTS]]
     distinct = {levels.tobytes(): (trial.method, levels) for trial, levels in reversed(chosen)}
-    return tuple(
+    plans = [
         make_plan(problem.space, levels, problem.scores, method)
         for method, levels in reversed(distinct.values())
-    )
+    ]
+    if problem.reranks:
+        scores = balanced(problem.axes, problem.scores, by_taylor)
+        for trial, levels in book.ranked[:RERANKED]:
+            plan = make_plan(problem.space, levels, scores, trial.method)
+            plans.append(replace(plan, importance="magnitude-taylor"))
+    return tuple(plans)
 
 
 def task_of(problem: Problem, graph: Topology, book: Book, method: str) -> Task:

@@ -31,7 +31,7 @@ from prune.trials import Problem, Trial
 from prune.tune import SCRATCH, EpochResult
 from rl import policy
 from rl.agents.agent import AGENTS, WALKS, Agent, contained
-from rl.baselines import score_baselines
+from rl.baselines import score_baselines, taylor_scores
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Origin
@@ -195,7 +195,7 @@ def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told:
         budget.check_reachable()
         problem = Problem(subject.axes, space, budget, scores, evaluator.data, told.trial)
         book = Book(problem, evaluator, config.reward)
-        score_baselines(problem, book)
+        score_baselines(problem, book, taylor_scores(problem))
         tasks.append(task_of(problem, graph, book, config.agent))
     return tasks
 

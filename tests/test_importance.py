@@ -9,7 +9,7 @@ from torch import nn
 
 from graph.axes import Axes, infer
 from graph.capture import capture
-from prune.importance import magnitude
+from prune.importance import balanced, magnitude
 
 
 def expected(axes: Axes) -> np.ndarray:
@@ -49,3 +49,14 @@ def test_magnitude_of_grouped_and_transposed_weights() -> None:
     axes = infer(capture(scrambled(net), [torch.randn(2, 3, 10, 10)]))
     assert axes.groups
     np.testing.assert_allclose(magnitude(axes), expected(axes), rtol=1e-12)
+
+
+def test_scores_are_balanced_within_each_group() -> None:
+    torch.manual_seed(0)
+    axes = infer(capture(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), [torch.randn(2, 5)]))
+    units = list(axes.groups[0].units)
+    one, other = np.zeros(axes.classes), np.zeros(axes.classes)
+    one[units], other[units] = [1.0, 2.0, 3.0, 2.0], [8.0, 0.0, 16.0, 8.0]
+    expected = np.sqrt(np.array([1 / 2, 1, 3 / 2, 1]) * np.array([1, 0, 2, 1]))
+    np.testing.assert_allclose(balanced(axes, one, other)[units], expected)
+    np.testing.assert_allclose(balanced(axes, 1e6 * one, other), balanced(axes, one, other))

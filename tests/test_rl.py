@@ -26,20 +26,20 @@ from profilers.latency_model import LatencyModel
 from profilers.op_latency import OpTable, Point
 from prune.baselines import baseline_plan, global_ratios, prices
 from prune.budget import Budget, Quantity, exact_quantities
-from prune.importance import magnitude, taylor
+from prune.importance import balanced, magnitude, taylor
 from prune.journal import Journal
-from prune.plan import make_plan
+from prune.plan import Plan, kept_widths, make_plan
 from prune.recalibrate import recalibrated
 from prune.surgery import prune_program
 from prune.trials import Problem, Trial
 from prune.widths import Levels, WidthSpace
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.agents.ddpg import Walker
-from rl.baselines import baseline_ratios
+from rl.baselines import baseline_ratios, taylor_scores
 from rl.env import LAYER, PruningEnv, Task, Walks
 from rl.population import _broods, evolve
 from rl.reward import Evaluator, Score
-from rl.search import METHODS, Book, SearchConfig, command_words, planner, search
+from rl.search import METHODS, RERANKED, Book, SearchConfig, command_words, planner, search
 from rl.workers import Processes
 
 
@@ -351,9 +351,32 @@ def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: 
     assert set(methods[7:]) == ({method, "refinement"} if method in AGENTS else {method})
 
 
+def test_the_best_plans_are_also_offered_with_other_channels() -> None:
+    config = SearchConfig(agent="random", episodes=8)
+    asked = replace(problem(), reranks=True)
+    plain, found = (search(p, graph_of(), evaluator(), config).finalists for p in (problem(), asked))
+    assert found[: len(plain)] == plain
+    assert {p.importance for p in plain} == {None}
+    others = found[len(plain) :]
+    assert len(others) == RERANKED
+    ranks = balanced(axes(), asked.scores, taylor_scores(asked))
+    for plan in others:
+        assert plan.importance == "magnitude-taylor"
+        same = [p for p in plain if kept_widths(axes(), p).tolist() == kept_widths(axes(), plan).tolist()]
+        assert len(same) == 1
+        assert same[0].macs == plan.macs
+        assert same[0].kept != plan.kept
+        for group in axes().groups:
+            kept = np.zeros(len(group.units), dtype=bool)
+            kept[list(plan.kept[group.name])] = True
+            scores = ranks[list(group.units)]
+            assert kept.all() or scores[kept].min() >= scores[~kept].max()
+        assert Plan.from_json(plan.to_json()) == plan
+
+
 def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
     asked = problem()
-    found = baseline_ratios(asked)
+    found = baseline_ratios(asked, taylor_scores(asked))
     data = asked.data.train.batches(128, shuffle=True, limit=512)
     for name, method, scores in (
         ("uniform", "uniform", asked.scores),

@@ -133,8 +133,12 @@ def compress(
         ),
     ] = None,
     importance: Annotated[
-        str, typer.Option(help="Ranks the channels of a group: magnitude, bn-scale or taylor.")
-    ] = "magnitude",
+        str | None,
+        typer.Option(
+            help="Ranks the channels of a group: magnitude, bn-scale, taylor or magnitude-taylor.",
+            show_default="magnitude; the search's best plans also by magnitude-taylor",
+        ),
+    ] = None,
     state_criterion: Annotated[
         str | None,
         typer.Option(
