@@ -39,7 +39,7 @@ REPORT: dict[str, Any] = {
         ],
     },
     "plan": {
-        "method": "refinement", "ratio": 0.4993, "minimum": {},
+        "method": "refinement", "importance": "magnitude-taylor", "ratio": 0.4993, "minimum": {},
         "groups": {"conv1": [16, 16], "layer1.0.conv1": [5, 16], "fc": [20, 64]},
         "kinds": {"conv1": "residual", "layer1.0.conv1": "channel", "fc": "mlp"},
         "layers": [{"name": "conv1", "channels": [16, 16], "kind": "residual"},
