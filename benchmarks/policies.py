@@ -71,9 +71,9 @@ from prune.recalibrate import recalibrated  # noqa: E402
 from prune.reconstruct import calibration, reconstructed  # noqa: E402
 from prune.subject import must_find_data, open_model  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
-from prune.train import build_for  # noqa: E402
+from prune.train import build_for, recipe  # noqa: E402
 from prune.trials import Problem  # noqa: E402
-from prune.tune import SCRATCH, TuneConfig, evaluate, fit  # noqa: E402
+from prune.tune import TuneConfig, evaluate, fit  # noqa: E402
 from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
@@ -94,6 +94,7 @@ SMALL: Mapping[str, Mapping[str, object]] = {
     "mobilenet_v2": {"width_mult": 0.25},
     "shufflenet_v1": {"width_mult": 0.25},
     "shufflenet_v2": {"width_mult": 0.5},
+    "vgg16": {"width": 16},
 }
 # What the figures of a peer depend on; ours depend on everything.
 SHARED = (
@@ -216,7 +217,7 @@ def _trained(arch: str, data_name: str, options: argparse.Namespace) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = load_data(data_name)
         module, arguments = build_for(arch, data, **SMALL.get(arch, {}))
-        tuned = fit(module, data, replace(SCRATCH, epochs=options.train_epochs))
+        tuned = fit(module, data, replace(recipe(arch), epochs=options.train_epochs))
         save_model(
             path,
             module,

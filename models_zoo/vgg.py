@@ -17,20 +17,23 @@ from torch import Tensor, nn
 
 from models_zoo.resnet import kaiming_init
 
-# Channels of the 3x3 convolutions of each stage; a pooling ends every stage.
-_VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# Channels of the 3x3 convolutions of each stage, as multiples of the first one's; a pooling ends every stage.
+_VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+_VGG16 = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
 class VGG(nn.Module):
     """Five stages of convolution, batch normalisation and ReLU; global average; linear."""
 
-    def __init__(self, stages: tuple[tuple[int, ...], ...], num_classes: int, in_channels: int) -> None:
-        """Build the network with the channels that `stages` lists."""
+    def __init__(
+        self, stages: tuple[tuple[int, ...], ...], num_classes: int, in_channels: int, width: int
+    ) -> None:
+        """Build the network with the multiples of `width` channels that `stages` lists."""
         super().__init__()
         layers: list[nn.Module] = []
         for stage in stages:
-            for channels in stage:
+            for multiple in stage:
+                channels = multiple * width
                 # The bias is redundant before a normalisation; torchvision's weights have it.
                 conv = nn.Conv2d(in_channels, channels, 3, padding=1)
                 layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
@@ -46,11 +49,11 @@ class VGG(nn.Module):
         return logits
 
 
-def vgg11(num_classes: int = 10, in_channels: int = 3) -> VGG:
+def vgg11(num_classes: int = 10, in_channels: int = 3, width: int = 64) -> VGG:
     """VGG-11 with batch normalisation: eight convolutions."""
-    return VGG(_VGG11, num_classes, in_channels)
+    return VGG(_VGG11, num_classes, in_channels, width)
 
 
-def vgg16(num_classes: int = 10, in_channels: int = 3) -> VGG:
+def vgg16(num_classes: int = 10, in_channels: int = 3, width: int = 64) -> VGG:
     """VGG-16 with batch normalisation: thirteen convolutions."""
-    return VGG(_VGG16, num_classes, in_channels)
+    return VGG(_VGG16, num_classes, in_channels, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from graph.errors import ArchitectureError
-from models_zoo import registry
+from models_zoo import registry, vgg
 from models_zoo.data import DataSet
 from prune.files import check_output_file
 from prune.load import save_model
@@ -25,6 +26,11 @@ from prune.tune import (
     fit,
 )
 
+_PLAIN = (
+    vgg.vgg11,
+    vgg.vgg16,
+)  # deep, no shortcuts: at the rate of the others they hardly start to learn
+
 
 def recipe(name: str) -> TuneConfig:
     """How a zoo network is trained from scratch.
@@ -35,6 +41,8 @@ def recipe(name: str) -> TuneConfig:
     entry = registry.find(name)
     if entry.is_language_model:
         return SCRATCH_TEXT
+    if entry.build in _PLAIN:
+        return replace(SCRATCH, lr=0.03)
     return SCRATCH_TRANSFORMER if entry.name in registry.VISION_TRANSFORMERS else SCRATCH
 
 

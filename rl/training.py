@@ -26,9 +26,9 @@ from prune.files import check_output_file
 from prune.importance import magnitude
 from prune.load import ModelSource
 from prune.subject import Subject, check_batch, must_find_data, open_model
-from prune.train import train
+from prune.train import recipe, train
 from prune.trials import Problem, Trial
-from prune.tune import SCRATCH, EpochResult
+from prune.tune import EpochResult
 from rl import policy
 from rl.agents.agent import AGENTS, WALKS, Agent, contained
 from rl.baselines import score_baselines, taylor_scores
@@ -219,7 +219,7 @@ def _network(name: str, config: TrainingConfig, told: Events) -> tuple[Subject, 
     told.stage(f"training {entry.name} on {data.name}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{entry.name}.safetensors"
-        tuning = replace(SCRATCH, epochs=config.epochs, seed=config.seed)
+        tuning = replace(recipe(entry.name), epochs=config.epochs, seed=config.seed)
         found = train(entry.name, data, tuning, path, on_epoch=told.epoch, on_step=told.step)
         told.note(f"{entry.name}: accuracy {found.accuracy:.2%} on the test images of {data.name}")
         return open_model(ModelSource(model=str(path))), data

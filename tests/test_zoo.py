@@ -163,6 +163,13 @@ def test_widths_scale(name: str, width_mult: float) -> None:
     assert (macs < full) == (width_mult < 1)
 
 
+def test_a_vgg_of_a_quarter_of_the_width_has_a_sixteenth_of_the_macs() -> None:
+    """But for the first convolution and the classifier, which have one quarter."""
+    macs, _ = count("vgg16", (3, 32, 32), width=16)
+    ends = 3 * 9 * 64 * 32 * 32 + 512 * 10
+    assert macs == (EXACT["vgg16"][0] - ends) // 16 + ends // 4
+
+
 def test_mobilenet_widths_are_the_published_ones() -> None:
     """0.75 MobileNet-v1 has 325 M multiply-adds, MobileNet-v2 1.4 has 585 M (tables in the papers)."""
     assert count("mobilenet_v1", (3, 224, 224), width_mult=0.75)[0] == pytest.approx(325e6, rel=0.01)
