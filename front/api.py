@@ -131,8 +131,8 @@ def compress(
         only: patterns of modules of which alone channels are pruned.
         limit: least shares or numbers of channels, ``"layer1.*=0.5"``.
         kinds: only groups of these kinds are pruned.
-        round_to: kept counts are multiples of this; left out, 1, but 4 with ``latency``, and 8 for channels
-            of depthwise convolutions.
+        round_to: kept counts are multiples of this; left out, blocks of 4 to 16 for channels of convolutions
+            (``prune.alignment``), of all else 1, or 4 with ``latency``.
         reconstruct: fit the weights that remain.
         tune: fine-tune, where there is data.
         epochs: of fine-tuning.

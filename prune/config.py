@@ -56,8 +56,8 @@ class CompressConfig:
         importance: criterion that ranks the channels of a group; left out, magnitude, and the search also
             fits its best plans with channels by ``magnitude-taylor``.
         selection: what may be pruned, and how much stays.
-        round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1, and 8
-            for channels of depthwise convolutions.
+        round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1, and
+            blocks for channels of convolutions, see ``prune.alignment``.
         states: how many and which states of a Mamba stay.
         blocks: how many and which residual blocks stay.
         reconstruct: whether the weights that remain may be fitted to what the whole model made, see
@@ -123,5 +123,5 @@ class CompressConfig:
 
     @property
     def aligns(self) -> bool:
-        """Whether channels of depthwise convolutions are kept in whole blocks: nobody says otherwise."""
+        """Whether channels of convolutions are kept in blocks: nobody says otherwise."""
         return self.round_to is None

@@ -12,7 +12,7 @@ from graph.cost import Costs, costs
 from graph.errors import CaptureError, DataError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
-from prune.alignment import MULTIPLE, depthwise_groups
+from prune.alignment import blocks
 from prune.data import is_code, load_data
 from prune.inputs import ModelInputs, one_input, times, with_inputs
 from prune.load import LoadedModel, ModelSource, load
@@ -65,10 +65,10 @@ class Subject:
 
         Args:
             round_to: what all of them are multiples of.
-            align: whether channels of depthwise convolutions are multiples of 8, see ``prune.alignment``.
+            align: whether channels of convolutions are kept in blocks, see ``prune.alignment``.
             fixed: for groups by name, the one width that they have.
         """
-        multiples = dict.fromkeys(depthwise_groups(self.axes), MULTIPLE) if align else None
+        multiples = blocks(self.axes, self.costs.macs) if align else None
         return WidthSpace(
             self.axes, round_to=round_to, multiples=multiples, minimum=self.minimum, fixed=fixed
         )

@@ -177,7 +177,7 @@ def compress(
         typer.Option(
             min=1,
             help="Keep multiples of this many channels.",
-            show_default="1, or 4 with --latency; 8 in depthwise layers",
+            show_default="blocks of 4 to 16 for convolutions, else 1, or 4 with --latency",
         ),
     ] = None,
     reconstruct: Annotated[
