@@ -94,6 +94,7 @@ class Bench:
             magnitude(subject.axes),
             data,
             lambda _: None,
+            reranks=True,
         )
         self.graph = topology.build(subject.axes)
         self.evaluator = Evaluator(subject.axes, data, images=options.images, precision=PRECISION)

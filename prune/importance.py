@@ -27,6 +27,8 @@ CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 GRADIENT: tuple[Criterion, ...] = ("taylor", "magnitude-taylor")  # they need data
 Scores = NDArray[np.float64]
 _TOKENS = 2048  # of text at once
+_IMAGES, _WINDOWS = 512, 32  # records that gradients are taken of
+_FLOOR = 1e-12  # what no gradient reaches is ranked by the other scores
 _PIECE = 1 << 16  # elements of a weight that are squared at once: 768 KiB of squares
 
 
@@ -164,9 +166,22 @@ def balanced(axes: Axes, *scores: Scores) -> Scores:
     Weights tell what a channel carries, gradients what the loss would miss; a channel that one of them calls
     dead goes.
     """
-    parts = [normalised(axes, s) for s in scores]
+    parts = [np.maximum(normalised(axes, s), _FLOOR) for s in scores]
     result: Scores = np.prod(parts, axis=0) ** (1 / len(parts))
     return result
+
+
+def scores_of(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
+    """Importance of each class by a criterion, by a few records of the train split where it needs some.
+
+    Args:
+        axes: of the whole program.
+        criterion: one of ``CRITERIA``; without data none of ``GRADIENT``.
+        data: labelled records.
+    """
+    if criterion not in GRADIENT or data is None:
+        return score(axes, criterion)
+    return score(axes, criterion, sampled(data, _WINDOWS if data.is_text else _IMAGES))
 
 
 def normalised(axes: Axes, scores: Scores) -> Scores:

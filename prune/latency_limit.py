@@ -8,7 +8,7 @@ timed. Where it misses the limit by more than the noise, the slope is set anew a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ class Clock:
         Args:
             plan: keeps the budget, as far as predicted.
             budget: limits the latency.
-            scores: importance of each class of the axes.
+            scores: importance of each class of the axes, by the criterion that ranked the plan's channels.
         """
         limit = _limit(budget)
         plans, checks = [plan], [self.measure(plan)]
@@ -179,7 +179,7 @@ class Clock:
                 levels = budget.project(kept_ratios(self.space, plan))
             except TargetError:
                 break
-            trial = make_plan(self.space, levels, scores, plan.method)
+            trial = replace(make_plan(self.space, levels, scores, plan.method), importance=plan.importance)
             if trial in plans:
                 break
             plans.append(trial)

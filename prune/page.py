@@ -212,7 +212,7 @@ def _search(run: Part) -> str:
             f"then lost least on the whole search split: {Number(found.number('mended_loss'), 'plain')}."
         )
     if ranked := run.part("plan").text("importance"):
-        told += f" Its channels are ranked by {ranked}."
+        told += f" The channels of the result are ranked by {ranked}."
     if agent := found.text("agent"):
         told = f"Searched by {agent}. {told}"
     notes = "".join(f'<p class="note">Note: {text(note, 400)}.</p>' for note in found.texts("notes"))

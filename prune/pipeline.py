@@ -31,7 +31,7 @@ from prune.config_words import runs_code
 from prune.demands import Demand
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors
 from prune.files import write_json
-from prune.importance import sampled
+from prune.importance import sampled, scores_of
 from prune.journal import Journal
 from prune.load import LoadedModel
 from prune.manifest import write_manifest
@@ -175,8 +175,12 @@ def complete(
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")
+        ranked = found.plan.importance
+        if ranked is not None:
+            scores = scores_of(subject.axes, ranked, data)  # type: ignore[arg-type]
         timed = ready.clock.checked(found.plan, budget, scores)
-        found = replace(found, plan=timed.plan)
+        if timed.plan != found.plan:  # nobody fitted that one yet
+            found = replace(found, plan=timed.plan, mended_loss=None)
     plan = found.plan
 
     listener.stage("removing channels")
@@ -231,6 +235,7 @@ def complete(
     listener.stage("measuring latency")
     figures = _measure(ready, student.module, final, (before, after), folder)
     used = _used(ready, budget, plan, figures)
+    importance = (config.importance or "magnitude") if config.demands else None
     report = Report(
         command=repeated(replace(config, tune=tuning)),
         environment={"prune": __version__, **environment()},
@@ -243,7 +248,7 @@ def complete(
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
         search=search_section(found),
         sensitivity=found.sensitivity,
-        plan=plan_section(plan, config.importance, subject.minimum, subject.axes, pruned),
+        plan=plan_section(plan, importance, subject.minimum, subject.axes, pruned),
         blocks=ready.depth.to_json() if ready.depth is not None else None,
         states=states_section(ready.states, plan, subject.axes, cut, checkpoint),
         tune=tune_section(tuned, tuning),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from graph.channels import Axes
 from graph.errors import PlanError
+from prune.importance import CRITERIA
 from prune.widths import Levels, Widths, WidthSpace
 
 
@@ -98,10 +99,21 @@ class Plan:
                 str(data["method"]),
                 int(data["macs"]),
                 int(data["base_macs"]),
-                None if data.get("importance") is None else str(data["importance"]),
+                _criterion(data.get("importance")),
             )
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as err:
             raise PlanError(f"malformed plan: {type(err).__name__}: {err}") from err
+
+
+def _criterion(found: Any) -> str | None:
+    """A criterion that was read.
+
+    Raises:
+        PlanError: there is none of that name.
+    """
+    if found is not None and found not in CRITERIA:
+        raise PlanError(f"malformed plan: no criterion is named {str(found)[:40]!r}")
+    return found  # type: ignore[no-any-return]
 
 
 def make_plan(space: WidthSpace, levels: Levels, scores: NDArray[np.float64], method: str) -> Plan:

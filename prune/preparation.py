@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import nn
 
-from graph.channels import Axes
 from graph.errors import ModelFileError, TargetError, UsageError
 from graph.program import ProgramModule
 from graph.suggest import suggestion
@@ -22,7 +21,7 @@ from prune.demands import Demand
 from prune.depth import Blocks, Depth, judge
 from prune.export import export_onnx
 from prune.identity import must_be_the_same, of_data, of_model
-from prune.importance import GRADIENT, Criterion, Scores, sampled, score
+from prune.importance import GRADIENT, Scores, scores_of
 from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
@@ -43,8 +42,6 @@ from prune.verify import check
 from prune.widths import WidthSpace
 
 SEARCH = "search"
-_TAYLOR_IMAGES = 1024
-_TAYLOR_WINDOWS = 32
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ def prepare(
             _check_widths(config, subject, whole, demands)
         journal.dear = True  # only now: limits that are out of reach leave nothing to go on with
     space = subject.space(round_to=config.multiple, align=config.aligns)
-    scores = _scores(subject.axes, config.importance or "magnitude", data)
+    scores = scores_of(subject.axes, config.importance or "magnitude", data)
     states = None
     if judges_states(config, subject, data, points):
         listener.stage("judging the states")
@@ -319,9 +316,3 @@ def _sound(found: Evaluation, loaded: LoadedModel) -> Evaluation:
             f"{loaded.path}: the outputs are not finite", hint="check the weights and the input normalisation"
         )
     return found
-
-
-def _scores(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
-    if criterion not in GRADIENT or data is None:
-        return score(axes, criterion, ())
-    return score(axes, criterion, sampled(data, _TAYLOR_WINDOWS if data.is_text else _TAYLOR_IMAGES))

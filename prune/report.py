@@ -218,7 +218,7 @@ class Report:
         if search["mended"] is None:
             return text
         return (
-            f"{text}; of the best {search['mended']}, mended, one of {search['winner']!r} lost least "
+            f"{text}; of {search['mended']} candidates, mended, one of {search['winner']!r} lost least "
             f"on the whole search split ({search['mended_loss']:.4f}) and was taken"
             + (f", its channels ranked by {ranked}" if (ranked := self.plan.get("importance")) else "")
         )

@@ -137,7 +137,7 @@ def plan_section(
     """What each group and each layer keeps, and by what its channels were ranked."""
     return {
         "method": plan.method,
-        "importance": plan.importance or importance or "magnitude",
+        "importance": plan.importance or importance,
         "ratio": plan.ratio,
         "groups": {name: [len(kept), plan.widths[name]] for name, kept in plan.kept.items()},
         "kinds": {group.name: group.kind for group in axes.groups},

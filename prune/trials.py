@@ -60,7 +60,8 @@ class SearchResult:
         evaluations: how many plans were run; repeated ones are remembered.
         images: how many search images each was scored on.
         seconds: wall time.
-        finalists: the best plan of each method and the best plans of all, to be looked at more closely.
+        finalists: the best plan of each method and the best plans of all, some also with other channels, to
+            be looked at more closely.
         mended_loss: of the plan on the search split, where the finalists were compared once they were mended.
         sensitivity: what each group cut alone costs, as JSON data; None where that was not scored.
         agent: who searched; None where nothing was searched for.
@@ -116,7 +117,8 @@ class Problem:
         on_trial: to be told of each scored plan.
         starts: keep ratios of plans found elsewhere, by name, to be scored beside the baselines.
         journal: scores found so far, also before the run was cut short, and where new ones go.
-        reranks: whether the best plans may keep other channels than those that ``scores`` ranks first.
+        reranks: whether the best plans may keep other channels than those that ``scores``, which are
+            magnitudes then, ranks first.
     """
 
     axes: Axes

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune.baselines import global_ratios
-from prune.importance import Scores, magnitude, sampled, taylor
+from prune.importance import Scores, magnitude
 from prune.trials import Problem
 from rl.book import Book
 
 PER_COST = "global-per-cost"
 BASELINES = ("uniform", "global-magnitude", "global-sum", PER_COST, "global-taylor")
 _POWERS = (0.25, 0.5, 0.75)  # of the price
-_TAYLOR_IMAGES = 512
-_TAYLOR_WINDOWS = 32
 
 
 def plans_of(names: Sequence[str] = BASELINES) -> int:
@@ -32,12 +30,6 @@ def score_baselines(
     starts = {name: [np.asarray(wish)] for name, wish in problem.starts.items()}
     for name, wishes in {**{name: found[name] for name in names}, **starts}.items():
         book.score([book.project(wish) for wish in wishes], name)
-
-
-def taylor_scores(problem: Problem) -> Scores:
-    """Importance of each class by the gradients of a few training records."""
-    records = _TAYLOR_WINDOWS if problem.data.is_text else _TAYLOR_IMAGES
-    return taylor(problem.axes, sampled(problem.data, records))
 
 
 def baseline_ratios(problem: Problem, by_taylor: Scores) -> dict[str, list[NDArray[np.float64]]]:

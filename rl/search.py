@@ -18,12 +18,12 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.identity import digest, must_be_the_same
-from prune.importance import Scores, balanced
+from prune.importance import Scores, balanced, magnitude, scores_of
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
-from rl.baselines import BASELINES, plans_of, score_baselines, taylor_scores
+from rl.baselines import BASELINES, plans_of, score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Policy
@@ -209,7 +209,7 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
     """
     problem.budget.check_reachable()
     book = Book(problem, evaluator, config.reward)
-    by_taylor = taylor_scores(problem)
+    by_taylor = scores_of(problem.axes, "taylor", problem.data)
     score_baselines(problem, book, by_taylor, config.baselines)
     random = np.random.default_rng(config.seed)
     notes: tuple[str, ...] = ()
@@ -240,7 +240,7 @@ def _finalists(problem: Problem, book: Book, by_taylor: Scores) -> tuple[Plan, .
     """The best plan of each method, then the best plans of all, then some of these with other channels.
 
     A plan is scored before its weights are fitted, and there magnitude ranks channels best; once they are
-    fitted, magnitude and gradients together often do.
+    fitted, magnitude and gradients together may (docs/results.md).
     """
     chosen = [*book.best.values(), *book.ranked[:FINALISTS]]
     distinct = {levels.tobytes(): (trial.method, levels) for trial, levels in reversed(chosen)}
@@ -249,7 +249,7 @@ def _finalists(problem: Problem, book: Book, by_taylor: Scores) -> tuple[Plan, .
         for method, levels in reversed(distinct.values())
     ]
     if problem.reranks:
-        scores = balanced(problem.axes, problem.scores, by_taylor)
+        scores = balanced(problem.axes, magnitude(problem.axes), by_taylor)
         for trial, levels in book.ranked[:RERANKED]:
             plan = make_plan(problem.space, levels, scores, trial.method)
             plans.append(replace(plan, importance="magnitude-taylor"))

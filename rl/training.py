@@ -23,7 +23,7 @@ from models_zoo.data import DataSet
 from prune.budget import Budget
 from prune.data import is_code, load_data
 from prune.files import check_output_file
-from prune.importance import magnitude
+from prune.importance import magnitude, scores_of
 from prune.load import ModelSource
 from prune.subject import Subject, check_batch, must_find_data, open_model
 from prune.train import recipe, train
@@ -31,7 +31,7 @@ from prune.trials import Problem, Trial
 from prune.tune import EpochResult
 from rl import policy
 from rl.agents.agent import AGENTS, WALKS, Agent, contained
-from rl.baselines import score_baselines, taylor_scores
+from rl.baselines import score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Origin
@@ -195,7 +195,7 @@ def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told:
         budget.check_reachable()
         problem = Problem(subject.axes, space, budget, scores, evaluator.data, told.trial)
         book = Book(problem, evaluator, config.reward)
-        score_baselines(problem, book, taylor_scores(problem))
+        score_baselines(problem, book, scores_of(subject.axes, "taylor", evaluator.data))
         tasks.append(task_of(problem, graph, book, config.agent))
     return tasks
 

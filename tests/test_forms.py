@@ -337,7 +337,7 @@ def test_options_without_data(code: Any, tmp_path: Path) -> None:
     assert report.plan["groups"]["conv"] == [12, 16]
     with pytest.raises(UsageError, match="--planner globl: unknown"):
         prune(source, tmp_path / "o", planner="globl")
-    for options in ({"planner": "search"}, {"importance": "taylor"}):
+    for options in ({"planner": "search"}, {"importance": "taylor"}, {"importance": "magnitude-taylor"}):
         with pytest.raises(UsageError, match="needs data") as caught:
             prune(source, tmp_path / "o", **options)
         assert "--data" in caught.value.hint and not (tmp_path / "o").exists()

@@ -57,6 +57,8 @@ def test_scores_are_balanced_within_each_group() -> None:
     units = list(axes.groups[0].units)
     one, other = np.zeros(axes.classes), np.zeros(axes.classes)
     one[units], other[units] = [1.0, 2.0, 3.0, 2.0], [8.0, 0.0, 16.0, 8.0]
-    expected = np.sqrt(np.array([1 / 2, 1, 3 / 2, 1]) * np.array([1, 0, 2, 1]))
-    np.testing.assert_allclose(balanced(axes, one, other)[units], expected)
+    wanted = np.sqrt(np.array([1 / 2, 1, 3 / 2, 1]) * np.array([1, 0, 2, 1]))
+    np.testing.assert_allclose(balanced(axes, one, other)[units], wanted, atol=1e-5)
     np.testing.assert_allclose(balanced(axes, 1e6 * one, other), balanced(axes, one, other))
+    unseen = balanced(axes, one, np.zeros(axes.classes))[units]  # what no gradient reaches
+    np.testing.assert_array_equal(np.argsort(unseen, kind="stable"), [0, 1, 3, 2])

@@ -180,7 +180,7 @@ def test_the_network_has_a_bar_for_each_layer(shown: Parsed) -> None:
 
 
 def test_the_search_shows_plans_baselines_and_the_best_so_far(shown: Parsed) -> None:
-    assert "Its channels are ranked by magnitude-taylor." in shown.text
+    assert "The channels of the result are ranked by magnitude-taylor." in shown.text
     charts = [a["aria-label"] for tag, a in shown.tags if tag == "svg" and a.get("class") == "chart"]
     assert charts == [
         "Reward of each plan", "MACs of each plan", "Accuracy with one group cut", "Loss with one group cut",

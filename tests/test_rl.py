@@ -7,6 +7,7 @@ import multiprocessing
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,20 +23,24 @@ from graph.errors import TargetError, UsageError
 from graph.program import ProgramModule
 from models_zoo import registry
 from models_zoo.data import load_embedded
+from profilers.latency import PairedRatio
 from profilers.latency_model import LatencyModel
 from profilers.op_latency import OpTable, Point
 from prune.baselines import baseline_plan, global_ratios, prices
 from prune.budget import Budget, Quantity, exact_quantities
-from prune.importance import balanced, magnitude, taylor
+from prune.demands import parse_demand
+from prune.export import export_onnx
+from prune.importance import balanced, magnitude, scores_of, taylor
 from prune.journal import Journal
-from prune.plan import Plan, kept_widths, make_plan
+from prune.latency_limit import Clock
+from prune.plan import Plan, kept_ratios, kept_widths, make_plan
 from prune.recalibrate import recalibrated
 from prune.surgery import prune_program
 from prune.trials import Problem, Trial
 from prune.widths import Levels, WidthSpace
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.agents.ddpg import Walker
-from rl.baselines import baseline_ratios, taylor_scores
+from rl.baselines import baseline_ratios
 from rl.env import LAYER, PruningEnv, Task, Walks
 from rl.population import _broods, evolve
 from rl.reward import Evaluator, Score
@@ -359,7 +364,7 @@ def test_the_best_plans_are_also_offered_with_other_channels() -> None:
     assert {p.importance for p in plain} == {None}
     others = found[len(plain) :]
     assert len(others) == RERANKED
-    ranks = balanced(axes(), asked.scores, taylor_scores(asked))
+    ranks = balanced(axes(), asked.scores, scores_of(axes(), "taylor", asked.data))
     for plan in others:
         assert plan.importance == "magnitude-taylor"
         same = [p for p in plain if kept_widths(axes(), p).tolist() == kept_widths(axes(), plan).tolist()]
@@ -374,9 +379,35 @@ def test_the_best_plans_are_also_offered_with_other_channels() -> None:
         assert Plan.from_json(plan.to_json()) == plan
 
 
+class Predicted(Clock):
+    """A clock that goes as its table says."""
+
+    def _timed(self, plan: Plan) -> PairedRatio:
+        ratio = float(self._model.milliseconds(kept_widths(self.axes, plan))) / self._whole
+        return PairedRatio(ratio, 0.0, self.base_ms, self.base_ms * ratio)
+
+
+def test_a_plan_that_is_too_slow_shrinks_by_its_own_ranks(tmp_path: Path) -> None:
+    net = axes("vgg11")
+    space, found = WidthSpace(net, round_to=4), scores_of(net, "magnitude-taylor", problem().data)
+    path = tmp_path / "original.onnx"
+    export_onnx(ProgramModule(net.program), net.program.random_inputs(2), path, dynamic_batch=True)
+    clock = Predicted(net, space, path, Journal())
+    budget = clock.budget([parse_demand("--latency", "0.8")], found)
+    nearly = space.widest.copy()
+    nearly[-1] -= 1
+    slow = replace(make_plan(space, nearly, found, "t"), importance="magnitude-taylor")
+    checked = clock.checked(slow, budget, found)
+    assert checked.held and checked.chosen > 0
+    assert checked.plan.ratio < slow.ratio and checked.plan.importance == "magnitude-taylor"
+    levels = space.levels(kept_ratios(space, checked.plan))
+    assert checked.plan.kept == make_plan(space, levels, found, "t").kept
+    assert checked.plan.kept != make_plan(space, levels, magnitude(net), "t").kept
+
+
 def test_the_baselines_of_the_search_are_those_of_the_planners() -> None:
     asked = problem()
-    found = baseline_ratios(asked, taylor_scores(asked))
+    found = baseline_ratios(asked, scores_of(axes(), "taylor", asked.data))
     data = asked.data.train.batches(128, shuffle=True, limit=512)
     for name, method, scores in (
         ("uniform", "uniform", asked.scores),

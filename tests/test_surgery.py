@@ -240,6 +240,7 @@ def test_a_plan_that_leaves_uneven_rows() -> None:
     [None, [], {}, {"format": "prune-plan"}, {"format": "prune-plan", "version": 2},
      {**good_plan().to_json(), "groups": {"a": {"width": "x", "kept": []}}},
      {**good_plan().to_json(), "groups": {"a": {"width": 8, "kept": 3}}},
+     {**good_plan().to_json(), "importance": "[red]luck"}, {**good_plan().to_json(), "importance": []},
      {**good_plan().to_json(), "groups": []}],
 )  # fmt: skip
 def test_a_malformed_plan(data: object) -> None:

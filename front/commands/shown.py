@@ -44,7 +44,7 @@ def show_report(report: Any) -> None:
         _show_search(report)
     for line in (*report.limit_lines(), *report.block_lines(), *report.state_lines()):
         console.print(escape(line), soft_wrap=True)
-    console.print(report.verdict())
+    console.print(escape(report.verdict()))
     proof = report.verification
     if proof["ran"]:
         from prune.report import agreement
