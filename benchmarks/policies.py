@@ -17,7 +17,8 @@ With ``--tune-on`` fine-tuning takes the training images of another data set, su
 CIFAR-10 beside a lossless part; "larger test" is then the tuned network on that one's test images.
 
 Methods: ``default`` is what ``prune compress`` does (GNN-RL from the policy that comes along, then a
-refinement, then the best plans fitted); ``agmc`` and ``amc`` do the same with that agent from the best
+refinement, then the best plans fitted), ``default+any-widths`` that without blocks of channels,
+``default+magnitude`` that with channels by magnitude alone; ``agmc`` and ``amc`` do the same with that agent from the best
 baseline, ``evolution`` with the refinement alone; ``random`` scores as many random plans and takes the best
 of these. ``uniform``, ``global-magnitude`` (L2), ``global-l1``, ``global-sum`` (not divided by a group's
 mean), ``global-per-cost`` (that divided by the root of the price), ``global-taylor`` and ``global-bn-scale``
@@ -79,7 +80,8 @@ from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
 from supernet.latency import onnx_calls  # noqa: E402
 
-SEARCHES = ("default", "agmc", "amc", "evolution", "random")
+CHANGES = ("any-widths", "magnitude")
+SEARCHES = ("default", "agmc", "amc", "evolution", "random", *(f"default+{name}" for name in CHANGES))
 PLANNED = (
     "uniform", "global-magnitude", "global-l1", "global-sum", "global-per-cost", "global-taylor",
     "global-bn-scale",
@@ -183,11 +185,15 @@ class Subject:
 
     def plan(self, method: str, target: float, seed: int) -> Plan:
         """The plan of one of our methods."""
-        axes, space = self.model.axes, self.space
+        axes, (name, _, change) = self.model.axes, method.partition("+")
+        space = self.model.space(align=False) if change == "any-widths" else self.space
         budget = Budget.of(space, macs=int(target * space.base_macs))
         if method in SEARCHES:
-            problem = Problem(axes, space, budget, magnitude(axes), self.data, lambda _: None, reranks=True)
-            agent = SearchConfig.agent if method == "default" else method
+            reranks = change != "magnitude"
+            problem = Problem(
+                axes, space, budget, magnitude(axes), self.data, lambda _: None, reranks=reranks
+            )
+            agent = SearchConfig.agent if name == "default" else name
             config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
             found = search(problem, topology.build(axes), self.evaluator, config)
             own = [p for p in found.finalists if method != "random" or p.method == "random"]
