@@ -18,11 +18,11 @@ CIFAR-10 beside a lossless part; "larger test" is then the tuned network on that
 
 Methods: ``default`` is what ``prune compress`` does (GNN-RL from the policy that comes along, then a
 refinement, then the best plans fitted), ``default+any-widths`` that without blocks of channels,
-``default+magnitude`` that with channels by magnitude alone; ``agmc`` and ``amc`` do the same with that agent from the best
-baseline, ``evolution`` with the refinement alone; ``random`` scores as many random plans and takes the best
-of these. ``uniform``, ``global-magnitude`` (L2), ``global-l1``, ``global-sum`` (not divided by a group's
-mean), ``global-per-cost`` (that divided by the root of the price), ``global-taylor`` and ``global-bn-scale``
-need no search. Those of ``tp-`` are Torch-Pruning's (extra ``bench``).
+``default+magnitude`` that with channels by magnitude alone; ``agmc`` and ``amc`` do the same with that
+agent from the best baseline, ``evolution`` with the refinement alone; ``random`` scores as many random
+plans and takes the best of these. ``uniform``, ``global-magnitude`` (L2), ``global-l1``, ``global-sum`` (not
+divided by a group's mean), ``global-per-cost`` (that divided by the root of the price), ``global-taylor`` and
+``global-bn-scale`` need no search. Those of ``tp-`` are Torch-Pruning's (extra ``bench``).
 
 Latency is that of the cut network in onnxruntime, one thread and one image, in turns with the original.
 Results go line by line to FILE with the ending .jsonl; what an interrupted run has done is not done again as
