@@ -26,6 +26,7 @@ from rl.workers import LOSSES, Note
 
 # Read when Ray is imported: else any call after a connection is lost would start a cluster on this machine.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+_TRIES = 3  # to connect
 _PATIENCE = 300.0  # seconds for the first actor to come up: a cluster that grows starts a machine first
 
 
@@ -75,10 +76,8 @@ class RayWorkers:
         self.note, self.patience = note, patience
         self._started = not ray.is_initialized()
         if self._started:
-            options = {} if address else {"include_dashboard": False}
             try:
-                with _same_signals():
-                    ray.init(address, log_to_driver=False, logging_level="error", **options)
+                _connect(ray, address)
             except (*self._cut_off, RuntimeError, ValueError, OSError) as err:
                 raise WorkerError(
                     f"no Ray cluster at {address or 'this machine'}: {_last_line(err)}",
@@ -174,6 +173,24 @@ class RayWorkers:
         if self._started:
             self.ray.shutdown()
             self._started = False
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Join a cluster, or start one here where there is no address.
+
+    A cluster forks a process for each client, which may die at birth (gRPC does not survive every fork): a
+    client that gets none asks again.
+    """
+    options = {} if address else {"include_dashboard": False}
+    for left in reversed(range(_TRIES)):
+        try:
+            with _same_signals():
+                ray.init(address, log_to_driver=False, logging_level="error", **options)
+            return
+        except (ConnectionAbortedError, RuntimeError):
+            if not left or not address:
+                raise
+            ray.shutdown()
 
 
 @contextmanager

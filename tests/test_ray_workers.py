@@ -50,6 +50,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
         [sys.executable, "-m", "ray.scripts.scripts", *words],
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        env=os.environ | {"GRPC_POLL_STRATEGY": "poll"},  # gRPC's usual one may not survive Ray's forks
     )
     monkeypatch.setenv("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "1")  # of this process alone
     try:
@@ -95,7 +96,7 @@ def trials_of(result: SearchResult) -> list[Trial]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_scores_as_this_process_does_loses_nothing_and_waits_for_nobody(
-    cluster: tuple[str, int],
+    cluster: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, group = cluster
     torch.manual_seed(0)
@@ -113,7 +114,17 @@ def test_a_cluster_scores_as_this_process_does_loses_nothing_and_waits_for_nobod
 
     notes: list[str] = []
     handler = signal.getsignal(signal.SIGTERM)
+    init, failures = ray.init, [ConnectionAbortedError("died at birth"), RuntimeError("died at birth")]
+
+    def flaky(*args: object, **options: object) -> object:
+        if failures:
+            raise failures.pop()
+        return init(*args, **options)
+
+    monkeypatch.setattr(ray, "init", flaky)
     workers = RayWorkers(scorer, address, notes.append, patience=1.0)
+    assert not failures
+    monkeypatch.setattr(ray, "init", init)
     assert signal.getsignal(signal.SIGTERM) is handler
     everything = foreign(2)
     with pytest.raises(WorkerError, match="no worker came up on the Ray cluster within 1 s") as caught:
