@@ -116,7 +116,9 @@ class Bench:
         config = dataclasses.replace(config, **{k: v for c in changes for k, v in CHANGES[c].items()})
         evaluator: PlanScorer = self.fitting if "fitted" in changes else self.evaluator
         ranks = [RANKS[c](self.problem.axes, self.problem.data) for c in changes if c in RANKS]
-        problem = dataclasses.replace(self.problem, scores=[self.problem.scores, *ranks][-1])
+        problem = dataclasses.replace(
+            self.problem, scores=[self.problem.scores, *ranks][-1], reranks=not ranks
+        )
         cpu = time.process_time()
         with changed(changes):
             found = search(problem, self.graph, evaluator, config)

@@ -25,14 +25,12 @@ def blocks(axes: Axes, macs: int) -> dict[int, int]:
         macs: of it, for one record.
     """
     made, depthwise = _convolved(axes)
-    found = {}
-    for index, group in enumerate(axes.groups):
-        channels = len(group.units)
-        fine = max((b for b in _BLOCKS if b * _WIDTHS <= channels), default=_BLOCKS[0])
-        if index in depthwise:
-            found[index] = max(fine, DEPTHWISE) if macs >= _QUICK else DEPTHWISE
-        elif index in made and channels >= _SMALL and macs >= _QUICK:
-            found[index] = fine
+    found = dict.fromkeys(depthwise, DEPTHWISE)
+    for index in made if macs >= _QUICK else ():
+        channels = len(axes.groups[index].units)
+        if channels >= _SMALL:
+            fine = max((b for b in _BLOCKS if b * _WIDTHS <= channels), default=_BLOCKS[0])
+            found[index] = max(fine, found.get(index, 0))
     return found
 
 

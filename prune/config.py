@@ -117,6 +117,11 @@ class CompressConfig:
         return any(d.name == "latency" for d in self.demands)
 
     @property
+    def criterion(self) -> Criterion:
+        """What ranks the channels of a group, before the search tries others."""
+        return self.importance or "magnitude"
+
+    @property
     def multiple(self) -> int:
         """Kept counts are multiples of this."""
         return self.round_to or (_LATENCY_ROUND_TO if self.limits_latency else 1)

@@ -8,7 +8,7 @@ timed. Where it misses the limit by more than the noise, the slope is set anew a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ class Clock:
                 levels = budget.project(kept_ratios(self.space, plan))
             except TargetError:
                 break
-            trial = replace(make_plan(self.space, levels, scores, plan.method), importance=plan.importance)
+            trial = make_plan(self.space, levels, scores, plan.method, plan.importance)
             if trial in plans:
                 break
             plans.append(trial)

@@ -177,7 +177,7 @@ def complete(
         listener.stage("timing the plan")
         ranked = found.plan.importance
         if ranked is not None:
-            scores = scores_of(subject.axes, ranked, data)  # type: ignore[arg-type]
+            scores = scores_of(subject.axes, ranked, data)
         timed = ready.clock.checked(found.plan, budget, scores)
         if timed.plan != found.plan:  # nobody fitted that one yet
             found = replace(found, plan=timed.plan, mended_loss=None)
@@ -235,7 +235,7 @@ def complete(
     listener.stage("measuring latency")
     figures = _measure(ready, student.module, final, (before, after), folder)
     used = _used(ready, budget, plan, figures)
-    importance = (config.importance or "magnitude") if config.demands else None
+    importance = config.criterion if config.demands else None
     report = Report(
         command=repeated(replace(config, tune=tuning)),
         environment={"prune": __version__, **environment()},

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graph.channels import Axes
 from graph.errors import PlanError
-from prune.importance import CRITERIA
+from prune.importance import CRITERIA, Criterion
 from prune.widths import Levels, Widths, WidthSpace
 
 
@@ -37,7 +37,7 @@ class Plan:
     method: str
     macs: int
     base_macs: int
-    importance: str | None = None
+    importance: Criterion | None = None
 
     @property
     def ratio(self) -> float:
@@ -105,7 +105,7 @@ class Plan:
             raise PlanError(f"malformed plan: {type(err).__name__}: {err}") from err
 
 
-def _criterion(found: Any) -> str | None:
+def _criterion(found: Any) -> Criterion | None:
     """A criterion that was read.
 
     Raises:
@@ -116,7 +116,13 @@ def _criterion(found: Any) -> str | None:
     return found  # type: ignore[no-any-return]
 
 
-def make_plan(space: WidthSpace, levels: Levels, scores: NDArray[np.float64], method: str) -> Plan:
+def make_plan(
+    space: WidthSpace,
+    levels: Levels,
+    scores: NDArray[np.float64],
+    method: str,
+    importance: Criterion | None = None,
+) -> Plan:
     """Choose the most important units of each group.
 
     Args:
@@ -124,6 +130,7 @@ def make_plan(space: WidthSpace, levels: Levels, scores: NDArray[np.float64], me
         levels: a level for each bundle.
         scores: importance of each class of the axes; higher stays.
         method: named in the plan.
+        importance: named in the plan: the criterion of the scores, where it is not the one asked for.
     """
     widths = space.widths(levels)
     kept = {}
@@ -136,6 +143,7 @@ def make_plan(space: WidthSpace, levels: Levels, scores: NDArray[np.float64], me
         method,
         int(space.cost.macs(widths)),
         space.base_macs,
+        importance,
     )
 
 

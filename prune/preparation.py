@@ -164,7 +164,7 @@ def prepare(
             _check_widths(config, subject, whole, demands)
         journal.dear = True  # only now: limits that are out of reach leave nothing to go on with
     space = subject.space(round_to=config.multiple, align=config.aligns)
-    scores = scores_of(subject.axes, config.importance or "magnitude", data)
+    scores = scores_of(subject.axes, config.criterion, data)
     states = None
     if judges_states(config, subject, data, points):
         listener.stage("judging the states")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from prune.files import check_output_file
 from prune.load import save_model
 from prune.tune import (
     SCRATCH,
+    SCRATCH_PLAIN,
     SCRATCH_TEXT,
     SCRATCH_TRANSFORMER,
     EpochResult,
@@ -26,10 +26,7 @@ from prune.tune import (
     fit,
 )
 
-_PLAIN = (
-    vgg.vgg11,
-    vgg.vgg16,
-)  # deep, no shortcuts: at the rate of the others they hardly start to learn
+_PLAIN = (vgg.vgg11, vgg.vgg16)
 
 
 def recipe(name: str) -> TuneConfig:
@@ -42,7 +39,7 @@ def recipe(name: str) -> TuneConfig:
     if entry.is_language_model:
         return SCRATCH_TEXT
     if entry.build in _PLAIN:
-        return replace(SCRATCH, lr=0.03)
+        return SCRATCH_PLAIN
     return SCRATCH_TRANSFORMER if entry.name in registry.VISION_TRANSFORMERS else SCRATCH
 
 

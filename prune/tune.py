@@ -93,6 +93,7 @@ class TuneConfig:
 
 
 SCRATCH = TuneConfig(epochs=20, lr=0.1)
+SCRATCH_PLAIN = TuneConfig(epochs=20, lr=0.03)  # deep, no shortcuts: at 0.1 these hardly start to learn
 SCRATCH_TRANSFORMER = TuneConfig(epochs=20, lr=1e-3, batch_size=64, weight_decay=0.05, optimizer="adamw")
 SCRATCH_TEXT = TuneConfig(epochs=1, lr=4e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 FINE_TUNE = TuneConfig()

@@ -18,7 +18,7 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.identity import digest, must_be_the_same
-from prune.importance import Scores, balanced, magnitude, scores_of
+from prune.importance import Scores, balanced, scores_of
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
 from rl import policy
@@ -249,10 +249,9 @@ def _finalists(problem: Problem, book: Book, by_taylor: Scores) -> tuple[Plan, .
         for method, levels in reversed(distinct.values())
     ]
     if problem.reranks:
-        scores = balanced(problem.axes, magnitude(problem.axes), by_taylor)
+        scores = balanced(problem.axes, problem.scores, by_taylor)
         for trial, levels in book.ranked[:RERANKED]:
-            plan = make_plan(problem.space, levels, scores, trial.method)
-            plans.append(replace(plan, importance="magnitude-taylor"))
+            plans.append(make_plan(problem.space, levels, scores, trial.method, "magnitude-taylor"))
     return tuple(plans)
 
 

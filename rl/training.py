@@ -188,14 +188,14 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
 def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told: Events) -> list[Task]:
     # Any widths, as the policy that comes along was trained: blocks are an affair of one runtime.
     space, graph = subject.space(align=False), topology.build(subject.axes)
-    scores = magnitude(subject.axes)
+    scores, by_taylor = magnitude(subject.axes), scores_of(subject.axes, "taylor", evaluator.data)
     tasks = []
     for target in config.targets:
         budget = Budget.of(space, macs=int(target * space.base_macs))
         budget.check_reachable()
         problem = Problem(subject.axes, space, budget, scores, evaluator.data, told.trial)
         book = Book(problem, evaluator, config.reward)
-        score_baselines(problem, book, scores_of(subject.axes, "taylor", evaluator.data))
+        score_baselines(problem, book, by_taylor)
         tasks.append(task_of(problem, graph, book, config.agent))
     return tasks
 
