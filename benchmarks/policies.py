@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/policies.py resnet20 resnet56 mobilenet_v2@digits
         --data cifar10:PATH --weights-dir DIR [--targets 0.5,0.3] [--methods ...] [--seeds 0] [--epochs 5]
-        [--episodes 100] [--tune-on imagefolder:PATH?size=32] [-o FILE]
+        [--episodes 100] [--tune-on DATA] [--test-on imagefolder:PATH?size=32] [-o FILE]
 
 NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: the zoo's network, trained first
 (``--train-epochs``, kept beside FILE). Each method gives a smaller network, measured on the test images
@@ -14,7 +14,8 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
   stays as it was reconstructed where training is worse on the search images, as in ``prune compress``.
 
 With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
-CIFAR-10 beside a lossless part; "larger test" is then the tuned network on that one's test images.
+CIFAR-10 beside a lossless part; "larger test" is the tuned network on the test images of that one, or of the
+one of ``--test-on``.
 
 Methods: ``default`` is what ``prune compress`` does (GNN-RL from the policy that comes along, then a
 refinement, then the best plans fitted), ``default+any-widths`` that without blocks of channels,
@@ -87,7 +88,10 @@ PLANNED = (
     "global-bn-scale",
 )  # fmt: skip
 OURS = (*SEARCHES, *PLANNED)
-ABOUT = ("original", "data", "test_images", "tuned_on", "original_larger_test", "larger_test_images")
+ABOUT = (
+    "original", "data", "test_images", "tuned_on", "larger_test_on", "original_larger_test",
+    "larger_test_images",
+)  # fmt: skip
 STEPS = ("cut", "recalibrated", "reconstructed", "tuned", "larger test")
 CALIBRATION = GRADIENTS = 2000  # training images
 # Networks that train in minutes: a quarter of the published widths.
@@ -122,6 +126,7 @@ class Subject:
         self.evaluator = Evaluator(self.model.axes, self.data, precision=PRECISION)
         self.mender = Mender(self.model.axes, self.data)
         self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
+        self.larger = must_find_data(named, self.model.loaded) if (named := _larger(options)) else None
         self.folder = tempfile.TemporaryDirectory()  # its file goes when the subject does
         self.call = onnx_calls({"original": self.model.program}, Path(self.folder.name))["original"]
         whole = ProgramModule(self.model.program)
@@ -129,8 +134,10 @@ class Subject:
         self.about = {"original": self.original, "data": self.data.name, "test_images": len(self.data.test)}
         if self.tuning_data is not None:
             self.about["tuned_on"] = self.tuning_data.name
-            self.about["original_larger_test"] = evaluate(whole, self.tuning_data.test).accuracy
-            self.about["larger_test_images"] = len(self.tuning_data.test)
+        if self.larger is not None:
+            self.about["larger_test_on"] = self.larger.name
+            self.about["original_larger_test"] = evaluate(whole, self.larger.test).accuracy
+            self.about["larger_test_images"] = len(self.larger.test)
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
         """All figures of one method."""
@@ -161,8 +168,8 @@ class Subject:
                 whole = modules["reconstructed"]
             fit(whole, data, tuning, teacher=self.teacher, initial=start)
             found["tuned"] = evaluate(whole, self.data.test).accuracy
-            if self.tuning_data is not None:
-                found["larger test"] = evaluate(whole, self.tuning_data.test).accuracy
+            if self.larger is not None:
+                found["larger test"] = evaluate(whole, self.larger.test).accuracy
         return {
             "macs": costs(cut).macs / self.space.base_macs,
             "accuracy": found,
@@ -236,6 +243,12 @@ def _trained(arch: str, data_name: str, options: argparse.Namespace) -> Path:
     return path
 
 
+def _larger(options: argparse.Namespace) -> str | None:
+    """The data set of the larger test, if there is one."""
+    named: str | None = options.test_on or options.tune_on
+    return named
+
+
 def wants_tuning(method: str, options: argparse.Namespace) -> bool:
     """Whether a method is to be fine-tuned."""
     return bool(options.epochs) and method not in options.untuned
@@ -251,7 +264,7 @@ def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
             digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
     for file in sorted(options.weights_dir.glob("*-cifar10.safetensors")):
         digest.update(file.name.encode() + file.read_bytes())
-    names = ["epochs", "lr", "distill", "data", "tune_on", "train_epochs"]
+    names = ["epochs", "lr", "distill", "data", "tune_on", "test_on", "train_epochs"]
     names += [] if peers else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
     digest.update(json.dumps([*values, torch.__version__]).encode())
@@ -309,9 +322,11 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> None:
             f"original {found['original']:.2%} on {found['test_images']} test images of {found['data']}"
         )
         if "tuned_on" in found:
+            table.caption += f"; tuned on {found['tuned_on']}"
+        if "larger_test_on" in found:
             table.caption += (
-                f"; tuned on {found['tuned_on']}, where it has {found['original_larger_test']:.2%} on "
-                f"{found['larger_test_images']} test images"
+                f"; {found['original_larger_test']:.2%} on the {found['larger_test_images']} of "
+                f"{found['larger_test_on']}"
             )
         console.print(table)
 
@@ -363,6 +378,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=TuneConfig().lr)
     parser.add_argument("--distill", action="store_true", help="fine-tune all with the original as teacher")
     parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
+    parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)
     parser.add_argument("--train-epochs", type=int, default=20, help="for networks NAME@DATA")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/policies.json"))

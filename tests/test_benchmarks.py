@@ -64,7 +64,7 @@ def test_policies(run: Run, folder: Path) -> None:
     output = folder / "policies.json"  # one method: each exports the original and itself to ONNX
     command = [
         "policies.py", "resnet20", "--data", "digits", "--weights-dir", folder, "--epochs", 1,
-        "--methods", "default", "--episodes", 2, "-o", output,
+        "--methods", "default", "--episodes", 2, "--test-on", "digits", "-o", output,
     ]  # fmt: skip
     shown, done = run(*command)
     assert [line.split("/")[2] for line in done.splitlines()] == ["default"]
@@ -76,9 +76,11 @@ def test_policies(run: Run, folder: Path) -> None:
     assert list(found["methods"]) == ["default"]
     row = found["methods"]["default"]
     assert 0.45 < row["macs"] <= 0.5 and row["episodes"] == 2 and row["latency"] > 0
-    assert list(row["accuracy"]) == ["cut", "recalibrated", "reconstructed", "tuned"]
+    assert list(row["accuracy"]) == ["cut", "recalibrated", "reconstructed", "tuned", "larger test"]
+    assert row["accuracy"]["larger test"] == row["accuracy"]["tuned"]  # the same images
+    assert found["larger_test_images"] == found["test_images"]
     (line,) = [line for line in shown.splitlines() if " default " in line]
-    assert [f"{100 * a:.2f}" for a in row["accuracy"].values()] == [c.strip() for c in line.split("│")[3:7]]
+    assert [f"{100 * a:.2f}" for a in row["accuracy"].values()] == [c.strip() for c in line.split("│")[3:8]]
     assert output.with_suffix(".png").stat().st_size > 0
 
     shown_again, done = run(*command)  # all is there already
