@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from front import notebook
 from front.request import Limit, Options, request
@@ -59,6 +60,7 @@ def compress(
     images: int = IMAGES,
     precision: str = PRECISION,
     workers: str | int = 1,
+    device: str | None = None,
     importance: str | None = None,
     state_criterion: str | None = None,
     state_scope: str = "layer",
@@ -121,6 +123,8 @@ def compress(
         images: search images that score each plan.
         precision: of these scores: ``auto``, ``float32`` or ``bfloat16``.
         workers: processes that score plans.
+        device: ``cpu``, ``cuda`` or ``cuda:1``: computes scores, fits and fine-tuning; left out, the one that
+            a module that is given lies on, or the CPU.
         importance: ranks the channels of a group; left out, ``magnitude``, and the search also fits its
             best plans with channels by ``magnitude-taylor``.
         state_criterion: ranks states.
@@ -180,6 +184,7 @@ def compress(
         images=images,
         precision=precision,
         workers=workers,
+        device=device or _device(model),
         importance=importance,
         state_criterion=state_criterion,
         state_scope=state_scope,
@@ -222,6 +227,12 @@ def compress(
         if temporary is not None:
             rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _device(model: Model) -> str:
+    """The device of a module, where it is one that can be asked for."""
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return str(weight.device) if weight is not None and weight.is_cuda else "cpu"
 
 
 @dataclass(frozen=True, repr=False)

@@ -25,6 +25,7 @@ from prune.config import CompressConfig
 from prune.export import export_onnx
 from prune.importance import score
 from prune.mend import Mender
+from prune.placement import on
 from prune.plan import Plan, make_plan
 from prune.preparation import SEARCH
 from prune.student import student_of
@@ -120,12 +121,19 @@ def _on_data(
     points = len(request.points) or 1
     student = student_of(subject, pruned).module
     few = min(_RECORDS, len(data.test))
-    seconds, _ = timed(lambda: evaluate(student, data.test, limit=few))
+    with on(config.device, student):
+        seconds, _ = timed(lambda: evaluate(student, data.test, limit=few))
     per_record = seconds / few
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
     if searched:
         keep = plan.keep_mask(axes)
-        with Evaluator(axes, data, images=request.images, precision=request.search.precision) as evaluator:
+        with Evaluator(
+            axes,
+            data,
+            images=request.images,
+            precision=request.search.precision,
+            device=config.device,
+        ) as evaluator:
             seconds, _ = timed(lambda: evaluator(keep))
         workers = int(request.workers) if request.workers.isdecimal() else 1
         neighbours = points - 1
@@ -134,7 +142,7 @@ def _on_data(
         cuts, wanted = len(SHARES) * searched, request.search.sensitivity
         if wanted or (wanted is None and cuts <= request.search.trials // 2):
             yield Piece("score a group cut alone", cuts, seconds, workers)
-    mender = Mender(axes, data, reconstruct=config.reconstruct)
+    mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
     first, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
     again, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
     most = len(BASELINES) + 2 + FINALISTS + (RERANKED if config.importance is None else 0)
@@ -160,13 +168,9 @@ def _step(subject: Subject, student: nn.Module, data: DataSet, config: CompressC
         search=_First(data.search, tuning.batch_size),
     )
     start = time.perf_counter()
-    fit(
-        student,
-        few,
-        tuning,
-        teacher=subject.loaded.module,
-        on_step=lambda done, total: ends.append(time.perf_counter()),
-    )
+    teacher = subject.loaded.module
+    with on(config.device, student, teacher):
+        fit(student, few, tuning, teacher=teacher, on_step=lambda *_: ends.append(time.perf_counter()))
     gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)] or [ends[0] - start]
     return min(gaps)
 

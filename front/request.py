@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from graph.errors import UsageError
 from models_zoo.data import DataSet
+from profilers.device import find_device
 from prune.config import CompressConfig
 from prune.demands import Demand, parse_demands
 from prune.depth import BlockConfig
@@ -50,6 +52,7 @@ class Options:
     images: int = IMAGES
     precision: str = PRECISION
     workers: str | int | None = None
+    device: str = "cpu"
     importance: str | None = None
     state_criterion: str | None = None
     state_scope: str = "layer"
@@ -166,6 +169,7 @@ def request(
         "batch_size": options.batch_size,
     }
     told = {"seed": options.seed} | {name: value for name, value in training.items() if value is not None}
+    device = find_device(options.device)
     policy = None if options.policy is None else str(options.policy)
     agent = agent_of(options.agent, policy)
     searching = search.SearchConfig(
@@ -195,6 +199,7 @@ def request(
         blocks=BlockConfig(text=blocks, criterion=options.block_criterion),  # type: ignore[arg-type]
         tune=replace(FINE_TUNE, **told),
         tune_text=replace(FINE_TUNE_TEXT, **told),
+        device=device,
         reconstruct=options.reconstruct,
         seed=options.seed,
         search=search.command_words(searching, images=options.images),
@@ -204,7 +209,13 @@ def request(
         options={**identity, "agent": agent} if identity else {},
         verify=options.verify,
     )
-    workers = str(cores() if options.workers is None else options.workers)
+    alone = device.type != "cpu"
+    if alone and options.workers is not None and str(options.workers) != "1":
+        raise UsageError(
+            f"--workers {options.workers} and --device {options.device} do not go together",
+            hint="one process scores all plans there",
+        )
+    workers = str((1 if alone else cores()) if options.workers is None else options.workers)
     return Request(config=config, points=points, search=searching, images=options.images, workers=workers)
 
 

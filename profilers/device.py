@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else int(kind == "cpu")
     if int(index or 0) >= count:
         has = f"{count} CUDA devices" if count else "no CUDA device"
-        raise UsageError(f"--device {name}: torch sees {has} here", hint="leave it out to measure on the CPU")
+        raise UsageError(f"--device {name}: torch sees {has} here", hint="leave it out to compute on the CPU")
     return torch.device(name)
 
 

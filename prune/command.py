@@ -10,6 +10,7 @@ from models_zoo.data import DataSet
 from prune.demands import Demand
 from prune.inputs import times
 from prune.load import ModelSource
+from prune.placement import CPU
 
 if TYPE_CHECKING:
     from prune.config import CompressConfig
@@ -40,6 +41,7 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
         "--state-scope": config.states.scope if config.states.scope != "layer" else None,
         "--blocks": config.blocks.text,
         "--block-criterion": config.blocks.criterion if config.blocks.criterion != "loss" else None,
+        "--device": config.device if config.device != CPU else None,
         "--epochs": config.tune.epochs,
         "--lr": config.tune.lr,
         "--batch-size": config.tune.batch_size,

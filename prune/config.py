@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from graph.errors import UsageError
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
@@ -14,6 +16,7 @@ from prune.demands import Demand
 from prune.depth import BlockConfig
 from prune.importance import CRITERIA, Criterion
 from prune.load import ModelSource
+from prune.placement import CPU
 from prune.selection import Selection
 from prune.states import StateConfig
 from prune.trials import Trial
@@ -60,6 +63,7 @@ class CompressConfig:
             blocks for channels of convolutions, see ``prune.alignment``.
         states: how many and which states of a Mamba stay.
         blocks: how many and which residual blocks stay.
+        device: computes scores, fits and training; the rest is the CPU's.
         reconstruct: whether the weights that remain may be fitted to what the whole model made, see
             ``prune.reconstruct``.
         tune: how to fine-tune; 0 epochs leave it out.
@@ -83,6 +87,7 @@ class CompressConfig:
     round_to: int | None = None
     states: StateConfig = field(default_factory=StateConfig)
     blocks: BlockConfig = field(default_factory=BlockConfig)
+    device: torch.device = CPU
     reconstruct: bool = True
     tune: TuneConfig = field(default_factory=TuneConfig)
     tune_text: TuneConfig | None = None

@@ -20,6 +20,7 @@ from graph.labels import Field
 from graph.program import ProgramModule
 from models_zoo.data import DataSet
 from models_zoo.text import LENGTH
+from prune.placement import CPU
 from prune.targets import labelled
 
 Criterion = Literal["magnitude", "bn-scale", "taylor", "magnitude-taylor"]
@@ -37,7 +38,7 @@ def _by_class(values: Tensor, field: Field, classes: int) -> Scores:
     free = [d for d, size in enumerate(field.labels.shape) if size == 1 < values.shape[d]]
     sums = values.sum(free, keepdim=True, dtype=torch.float64) if free else values.double()
     labels = np.broadcast_to(field.labels, sums.shape)
-    weights = sums.numpy().ravel()
+    weights = sums.cpu().numpy().ravel()
     return np.bincount(labels.ravel(), weights=weights, minlength=classes).astype(np.float64)
 
 
@@ -107,7 +108,7 @@ def bn_scale(axes: Axes) -> Scores:
     return scores if (seen[1:] > 0).any() else magnitude(axes)
 
 
-def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device = CPU) -> Scores:
     """First-order change of the loss when a channel goes (Molchanov et al. 2019, arXiv:1906.10771).
 
     score = sum over the slices of (sum over the slice of weight x gradient) squared, averaged over batches.
@@ -117,16 +118,17 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
         axes: of the whole program.
         batches: normalised inputs (B, ...) and labels (B,); of text tokens and those after them, (B, L); of
             masks the class of each pixel, (B, H, W).
+        device: takes the gradients.
 
     Raises:
         DataError: the outputs do not fit the labels.
     """
-    module = ProgramModule(axes.program)
+    module = ProgramModule(axes.program).to(device)
     parameters: Mapping[str, torch.nn.Parameter] = dict(module.named_parameters())
     scores = np.zeros(axes.classes)
     for inputs, targets in batches:
         module.zero_grad()
-        torch.autograd.backward(F.cross_entropy(*labelled(module, inputs, targets)))
+        torch.autograd.backward(F.cross_entropy(*labelled(module, inputs.to(device), targets.to(device))))
         for name, field in _weight_fields(axes):
             parameter = parameters[name]
             if parameter.grad is not None:
@@ -150,13 +152,18 @@ def sampled(data: DataSet, records: int) -> Iterator[tuple[Tensor, Tensor]]:
     yield from data.train.batches(at_once, shuffle=True, limit=min(records, len(data.train)))
 
 
-def score(axes: Axes, criterion: Criterion, batches: Iterable[tuple[Tensor, Tensor]] = ()) -> Scores:
+def score(
+    axes: Axes,
+    criterion: Criterion,
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    device: torch.device = CPU,
+) -> Scores:
     """Importance of each class by the named criterion; ``batches`` are needed for those of ``GRADIENT``."""
     if criterion == "magnitude":
         return magnitude(axes)
     if criterion == "bn-scale":
         return bn_scale(axes)
-    by_gradient = taylor(axes, batches)
+    by_gradient = taylor(axes, batches, device)
     return by_gradient if criterion == "taylor" else balanced(axes, magnitude(axes), by_gradient)
 
 
@@ -171,17 +178,18 @@ def balanced(axes: Axes, *scores: Scores) -> Scores:
     return result
 
 
-def scores_of(axes: Axes, criterion: Criterion, data: DataSet | None) -> Scores:
+def scores_of(axes: Axes, criterion: Criterion, data: DataSet | None, device: torch.device = CPU) -> Scores:
     """Importance of each class by a criterion, by a few records of the train split where it needs some.
 
     Args:
         axes: of the whole program.
         criterion: one of ``CRITERIA``; without data none of ``GRADIENT``.
         data: labelled records.
+        device: takes gradients.
     """
     if criterion not in GRADIENT or data is None:
         return score(axes, criterion)
-    return score(axes, criterion, sampled(data, _WINDOWS if data.is_text else _IMAGES))
+    return score(axes, criterion, sampled(data, _WINDOWS if data.is_text else _IMAGES), device)
 
 
 def normalised(axes: Axes, scores: Scores) -> Scores:

@@ -22,21 +22,23 @@ from graph.program import Node, Override
 
 
 class Masks:
-    """The masks of one choice of channels.
+    """The masks of one choice of channels, or of several, each for copies of the records of its own.
 
     Args:
         axes: of the whole program.
-        keep: for each class of the axes whether it stays.
+        keeps: for each class of the axes whether it stays; of several choices the copies of a record follow
+            each other in this order.
 
     Attributes:
         overrides: how to compute the operators that consume removed channels, by node.
     """
 
-    def __init__(self, axes: Axes, keep: NDArray[np.bool_]) -> None:
-        keep = axes.closed(keep)
+    def __init__(self, axes: Axes, *keeps: NDArray[np.bool_]) -> None:
+        keeps = tuple(axes.closed(keep) for keep in keeps)
         sites: dict[str, list[tuple[Site, Tensor]]] = {}
         for site in axes.sites:
-            mask = keep[axes.fields[site.value][site.dim].labels]
+            labels = axes.fields[site.value][site.dim].labels
+            mask = np.concatenate([keep[labels] for keep in keeps])
             if not mask.all():
                 sites.setdefault(site.node, []).append((site, torch.from_numpy(mask)))
         self.overrides: Mapping[str, Override] = {name: _override(found) for name, found in sites.items()}

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
+import torch
+
 from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from prune.identity import digest
 from prune.journal import Journal
+from prune.placement import CPU, placed, placed_axes
 from prune.plan import Plan
 from prune.recalibrate import recalibrated
 from prune.reconstruct import Reference, calibration
@@ -51,22 +54,26 @@ class Mender:
         axes: of the whole program.
         data: its training images are fitted to, its search split decides.
         reconstruct: whether weights may be fitted; those of text never are.
+        device: computes; programs that come and go are on the CPU.
     """
 
-    def __init__(self, axes: Axes, data: DataSet, *, reconstruct: bool = True) -> None:
-        self.axes, self.data = axes, data
+    def __init__(
+        self, axes: Axes, data: DataSet, *, reconstruct: bool = True, device: torch.device = CPU
+    ) -> None:
+        self.axes, self.data, self.device = axes, data, device
         self.fits = reconstruct and not data.is_text
 
     @cached_property
     def _reference(self) -> Reference:
-        return Reference(self.axes, calibration(self.axes.program, self.data.train))
+        images = calibration(self.axes.program, self.data.train).to(self.device)
+        return Reference(placed_axes(self.axes, self.device), images)
 
     @cached_property
     def _slicer(self) -> Slicer:
         return Slicer(self.axes)
 
     def _loss(self, program: Program) -> float:
-        return evaluate(ProgramModule(program), self.data.search).loss
+        return evaluate(ProgramModule(program).to(self.device), self.data.search).loss
 
     def finalist(
         self,
@@ -108,14 +115,20 @@ class Mender:
 
     def _better(self, keep: Keep, program: Program) -> tuple[Mended, float]:
         """A smaller program mended the better way, and its loss on the search split."""
+        program = placed(program, self.device)
         train = self.data.train
-        images = (x for x, _ in train.batches(128, shuffle=True, limit=min(_IMAGES, len(train))))
+        images = (
+            x.to(self.device) for x, _ in train.batches(128, shuffle=True, limit=min(_IMAGES, len(train)))
+        )
         usual = replace(program, tensors=recalibrated(program, program.tensors, images))
         if not self.fits:
-            return Mended(usual, "recalibrated", usual), math.nan
+            return self._mended(usual, "recalibrated", usual), math.nan
         fitted = self._reference.fitted(program, self._slicer.kept(keep))
         loss, usual_loss = self._loss(fitted), self._loss(usual)
         # A loss that is no number never wins.
         if loss < (usual_loss if math.isfinite(usual_loss) else math.inf):
-            return Mended(fitted, "reconstructed", usual), loss
-        return Mended(usual, "recalibrated", usual), usual_loss
+            return self._mended(fitted, "reconstructed", usual), loss
+        return self._mended(usual, "recalibrated", usual), usual_loss
+
+    def _mended(self, program: Program, way: Way, usual: Program) -> Mended:
+        return Mended(placed(program, CPU), way, placed(usual, CPU))

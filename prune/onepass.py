@@ -7,7 +7,8 @@ et al. 2020, arXiv:2007.02491); to measure them on the scored records themselves
 
 On CPUs torch's batch norm takes as long as the convolution before it where channels are few: its loop over
 the channels of a pixel is too short for vectors. Here several pixels make one row, sums are matrix products,
-and one multiply-add normalises, in place where nobody else needs the operand.
+and one multiply-add normalises, in place where nobody else needs the operand. Other devices have their own
+kernels for it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from graph.program import Node, Override, Program, Ref
 
@@ -74,6 +76,8 @@ def _inplace(changing: Callable[..., Any]) -> Override:
 def _batch_norm(owned: bool) -> Override:
     def run(function: Callable[..., Any], node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x, weight, bias, eps = args[0], args[1], args[2], float(args[7])
+        if x.device.type != "cpu":
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
         pixels = x.movedim(1, -1)
         writable = owned or not pixels.is_contiguous()  # else contiguous() makes no copy
         pixels = pixels.contiguous()

@@ -20,6 +20,7 @@ from graph.cost import costs
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
+from profilers.device import told
 from profilers.latency import Latency, compare, environment, onnx_call, torch_call
 from prune import __version__
 from prune.baselines import baseline_plan
@@ -38,6 +39,7 @@ from prune.manifest import write_manifest
 from prune.mend import Mender, Way
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
+from prune.placement import CPU, on
 from prune.plan import Plan, kept_widths, make_plan
 from prune.preparation import SEARCH, Prepared, prepare
 from prune.pruned import NATIVE_FILE, PLAN_FILE, save_program
@@ -160,14 +162,16 @@ def complete(
         first = {**(state_starts(space) if free else {}), **(starts or {})}
         reranks = config.importance is None and ready.states is None
         problem = Problem(
-            subject.axes, space, budget, scores, data, listener.trial, first, journal, reranks
+            subject.axes, space, budget, scores, data, listener.trial, first, journal, reranks, config.device
         )  # fmt: skip
         found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
         for note in found.notes:
             listener.note(note)
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
-    mender = Mender(subject.axes, data, reconstruct=config.reconstruct) if data is not None else None
+    mender: Mender | None = None
+    if data is not None:
+        mender = Mender(subject.axes, data, reconstruct=config.reconstruct, device=config.device)
     if found.finalists and mender is not None and mender.fits:
         listener.stage("fitting the best plans")
         plan, loss = mender.finalist(found.finalists, listener.step, journal)
@@ -177,7 +181,7 @@ def complete(
         listener.stage("timing the plan")
         ranked = found.plan.importance
         if ranked is not None:
-            scores = scores_of(subject.axes, ranked, data)
+            scores = scores_of(subject.axes, ranked, data, config.device)
         timed = ready.clock.checked(found.plan, budget, scores)
         if timed.plan != found.plan:  # nobody fitted that one yet
             found = replace(found, plan=timed.plan, mended_loss=None)
@@ -198,7 +202,8 @@ def complete(
     before: Evaluation | None = None
     uniform: float | None = None
     if data is not None and mender is not None:
-        before = evaluate(student.module, data.test)
+        with on(config.device, student.module):
+            before = evaluate(student.module, data.test)
         uniform = _uniform_accuracy(ready, budget, mender) if config.demands else None
     mender = None  # it holds much of what the whole program made
     cut = before
@@ -210,18 +215,19 @@ def complete(
     after = before
     if tuning.epochs and data is not None:
         listener.stage("fine-tuning" + (" from weights that were not fitted" if initial is not None else ""))
-        tuned = fit(
-            student.module,
-            data,
-            tuning,
-            teacher=ready.reference,
-            on_epoch=listener.epoch,
-            on_step=listener.step,
-            note=listener.note,
-            checkpoints=Checkpoints(journal, listener.note),
-            initial=initial,
-        )
-        after = evaluate(student.module, data.test)
+        with on(config.device, student.module, ready.reference):
+            tuned = fit(
+                student.module,
+                data,
+                tuning,
+                teacher=ready.reference,
+                on_epoch=listener.epoch,
+                on_step=listener.step,
+                note=listener.note,
+                checkpoints=Checkpoints(journal, listener.note),
+                initial=initial,
+            )
+            after = evaluate(student.module, data.test)
 
     listener.stage("exporting")
     final = student.updated()
@@ -238,7 +244,7 @@ def complete(
     importance = config.criterion if config.demands else None
     report = Report(
         command=repeated(replace(config, tune=tuning)),
-        environment={"prune": __version__, **environment()},
+        environment={"prune": __version__, **environment(), **_device(config)},
         model=model_section(subject.loaded),
         data=data_section(data),
         limits=limits_section(budget, plan, used),
@@ -326,6 +332,10 @@ def _compensated(
     return evaluate(student.module, data.test)
 
 
+def _device(config: CompressConfig) -> dict[str, str]:
+    return {} if config.device == CPU else {"device": told(config.device)}
+
+
 def _latency(found: Latency) -> dict[str, float]:
     return {"median": found.median_ms, "p10": found.p10_ms, "p90": found.p90_ms}
 
@@ -336,7 +346,9 @@ def _uniform_accuracy(ready: Prepared, budget: Budget, mender: Mender) -> float:
     plan = make_plan(ready.space, budget.project([1.0] * ready.space.bundles), ready.scores, "uniform")
     pruned, _ = _operate(axes, plan, verify_result=False)
     mending = mender.mended(plan.keep_mask(axes), pruned)
-    return evaluate(student_of(ready.subject, mending.program).module, mender.data.test).accuracy
+    module = student_of(ready.subject, mending.program).module
+    with on(mender.device, module):
+        return evaluate(module, mender.data.test).accuracy
 
 
 def _native(ready: Prepared, final: Program, path: Path) -> NativeResult:

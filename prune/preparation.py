@@ -25,6 +25,7 @@ from prune.importance import GRADIENT, Scores, scores_of
 from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
+from prune.placement import on
 from prune.selection import remaining
 from prune.states import StateChoice, choose_states, own_layers, state_layers
 from prune.student import runs_itself
@@ -146,7 +147,12 @@ def prepare(
     if data is not None:
         listener.stage("measuring the original")
         test = data.test
-        found = journal.recall("base", lambda: asdict(_sound(evaluate(reference, test), whole.loaded)))
+
+        def measured(module: nn.Module) -> Evaluation:
+            with on(config.device, module):
+                return evaluate(module, test)
+
+        found = journal.recall("base", lambda: asdict(_sound(measured(reference), whole.loaded)))
         base = Evaluation(**found)
     subject, depth = whole, None
     if blocks is not None and data is not None:
@@ -164,7 +170,7 @@ def prepare(
             _check_widths(config, subject, whole, demands)
         journal.dear = True  # only now: limits that are out of reach leave nothing to go on with
     space = subject.space(round_to=config.multiple, align=config.aligns)
-    scores = scores_of(subject.axes, config.criterion, data)
+    scores = scores_of(subject.axes, config.criterion, data, config.device)
     states = None
     if judges_states(config, subject, data, points):
         listener.stage("judging the states")

@@ -116,7 +116,7 @@ class Reference:
                     few = torch.arange(total)
                     if count < total:
                         few = torch.randint(total, (count,), generator=random)
-                    at = torch.unravel_index(few, shape)
+                    at = torch.unravel_index(few.to(result.device), shape)
                     norm = self._norm(node)
                     other = self._other(norm or node, env)
                     if other is not None and env[other].shape != result.shape:
@@ -257,7 +257,7 @@ def _there(value: Tensor, dim: int, at: tuple[Tensor, ...]) -> Tensor:
 
 
 def _chosen(value: Tensor, kept: NDArray[np.int64] | None) -> Tensor:
-    return value if kept is None else value[:, torch.from_numpy(kept)]
+    return value if kept is None else value[:, torch.from_numpy(kept).to(value.device)]
 
 
 def _windows(x: Tensor, node: Node, weight: Tensor, at: tuple[Tensor, ...]) -> Tensor:

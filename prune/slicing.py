@@ -118,5 +118,6 @@ def _taken(tensor: Tensor, dims: list[tuple[int, NDArray[np.int64]]], keep: NDAr
     for dim, labels in dims:
         stays = keep[labels]
         if not stays.all():
-            tensor = tensor.index_select(dim, torch.from_numpy(np.flatnonzero(stays)))
+            places = torch.from_numpy(np.flatnonzero(stays))
+            tensor = tensor.index_select(dim, places.to(tensor.device))
     return tensor.detach()

@@ -61,7 +61,7 @@ def gather(tensor: Tensor, whole: Mapping[int, Field], kept: Mapping[int, Field]
         if old.labels.size == old.labels.shape[dim]:
             index = positions(old.labels.ravel(), new.rows[0])
             if not np.array_equal(index, np.arange(tensor.shape[dim])):  # else there is nothing to copy
-                tensor = tensor.index_select(dim, torch.from_numpy(index))
+                tensor = tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
             rows[dim] = index
         else:
             tensor = _gather_rows(tensor, dim, old, new, rows)
@@ -80,7 +80,8 @@ def _gather_rows(tensor: Tensor, dim: int, old: Field, new: Field, rows: Mapping
     target[dim] = index.shape[1]
     if other > dim:
         index = index.T
-    return tensor.gather(dim, torch.from_numpy(index.copy()).reshape(shape).expand(target))
+    places = torch.from_numpy(index.copy()).to(tensor.device)
+    return tensor.gather(dim, places.reshape(shape).expand(target))
 
 
 def positions(labels: Labels, wanted: Labels) -> NDArray[np.int64]:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
+
 from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.budget import Budget
 from prune.importance import Scores
 from prune.journal import Journal
+from prune.placement import CPU
 from prune.plan import Plan
 from prune.widths import WidthSpace
 
@@ -119,6 +122,7 @@ class Problem:
         journal: scores found so far, also before the run was cut short, and where new ones go.
         reranks: whether the best plans may keep other channels than those that ``scores``, which are
             magnitudes then, ranks first.
+        device: scores plans and takes gradients.
     """
 
     axes: Axes
@@ -130,6 +134,7 @@ class Problem:
     starts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
     reranks: bool = False
+    device: torch.device = CPU
 
 
 def _trial(data: Any) -> Trial:

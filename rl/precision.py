@@ -18,7 +18,8 @@ import torch
 
 from graph.errors import PruneError, UsageError
 from graph.suggest import suggestion
-from rl.scorer import Chunk, Scorer
+from prune.placement import CPU
+from rl.scorer import Chunk, Scorer, alike
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -27,7 +28,6 @@ PRECISION: Precision = "auto"
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 # Raised by operators whose operands are of two types
 _ODD = (RuntimeError, TypeError, ValueError, PruneError)
-_ACCURACY, _LOSS = 0.01, 0.02  # how far the whole network's score may move; the loss by so much of 1 + itself
 
 
 def check_precision(text: str) -> None:
@@ -40,8 +40,10 @@ def check_precision(text: str) -> None:
         raise UsageError(f"--precision {text}: unknown", hint=suggestion(text, PRECISIONS))
 
 
-def is_native() -> bool:
-    """Whether this processor has instructions for bfloat16, and torch the kernels that use them (oneDNN)."""
+def is_native(device: torch.device = CPU) -> bool:
+    """Whether a device has instructions for bfloat16, and torch the kernels for them (on CPUs oneDNN's)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = torch.cpu.get_capabilities()
     kernels = torch.backends.mkldnn
     return bool(
@@ -70,7 +72,9 @@ def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]],
         return "float32", exact
     lower = cache(lambda: lowered(exact))  # a copy of all weights, made where it is needed
     if precision == "auto":
-        precision = recall(lambda: "bfloat16" if is_native() and _agree(exact, lower()) else "float32")
+        precision = recall(
+            lambda: "bfloat16" if is_native(exact.device) and _agree(exact, lower()) else "float32"
+        )
         return precision, lower() if precision == "bfloat16" else exact
     try:
         lower()(_everything(exact))
@@ -109,8 +113,7 @@ def _agree(exact: Scorer, lower: Scorer) -> bool:
     except _ODD:
         return False
     whole = exact(_everything(exact))
-    same_accuracy = abs(found.accuracy - whole.accuracy) <= _ACCURACY + 1 / exact.images
-    return same_accuracy and abs(found.loss - whole.loss) <= _LOSS * (1 + whole.loss)
+    return alike(whole, found, exact.images)
 
 
 def _everything(scorer: Scorer) -> np.ndarray:

@@ -8,13 +8,16 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import torch
 
 from graph.channels import Axes
 from models_zoo.data import DataSet
 from prune.identity import digest, of_model
 from prune.journal import Journal
+from prune.placement import CPU, placed_axes
 from rl.precision import settled
 from rl.scorer import Keep, Score, Scorer, chunks
+from rl.side_by_side import SideBySide
 from rl.workers import Note, Workers, find_workers
 
 __all__ = ["IMAGES", "Evaluator", "Score"]
@@ -30,6 +33,7 @@ class Evaluator:
         data: its search split is scored on.
         images: how many images of it are used; always the same ones.
         workers: how many processes score plans that come together, or the address of a Ray cluster.
+        device: computes, in this process alone unless it is the CPU.
         precision: one of ``rl.precision.PRECISIONS``; the same one in a run that is resumed elsewhere.
         journal: of the run, which may have been cut short; in memory alone when left out.
         note: is told of lost workers.
@@ -48,6 +52,7 @@ class Evaluator:
         *,
         images: int = IMAGES,
         workers: str = "1",
+        device: torch.device = CPU,
         precision: str = "float32",
         journal: Journal | None = None,
         note: Note = lambda text: None,
@@ -57,9 +62,15 @@ class Evaluator:
         self.journal = journal or Journal()
         self.evaluations = 0
         self.seconds = 0.0
-        exact = Scorer(axes, chunks(axes, data, images))
+        self._device = device
+        on = tuple(c.to(device) for c in chunks(axes, data, images))
+        exact = Scorer(placed_axes(axes, device), on)
         self.precision, self._scorer = settled(precision, exact, self._recalled)
-        self._workers: Workers = find_workers(workers, self._scorer, note, self.journal.folder)
+        self._workers: Workers = (
+            find_workers(workers, self._scorer, note, self.journal.folder)
+            if device == CPU
+            else SideBySide(self._scorer)
+        )
         self._memo: dict[bytes, Score] = {}
 
     @property
@@ -114,8 +125,9 @@ class Evaluator:
     @cached_property
     def _identity(self) -> str:
         """What a score depends on besides the plan: program, channels, precision, images."""
-        tensors = (t for c in self._scorer.chunks for t in (c.images, c.labels))
-        return digest([self._model, self.precision, *tensors])[:32]
+        tensors = (t.cpu() for c in self._scorer.chunks for t in (c.images, c.labels))
+        numbers = self.precision if self._device == CPU else f"{self.precision} {self._device.type}"
+        return digest([self._model, numbers, *tensors])[:32]
 
     def close(self) -> None:
         """End the workers; scores that are remembered can still be asked for."""

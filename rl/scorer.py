@@ -29,6 +29,7 @@ from prune.slicing import Slicer
 Keep = NDArray[np.bool_]
 _CHUNK_BYTES = 1 << 30  # activations that may be alive at one time
 _FEWEST = 32  # images of a chunk, however large they are: statistics need some
+_ACCURACY, _LOSS = 0.01, 0.02  # how far scores of one plan may lie apart; the loss by so much of 1 + itself
 _TOKENS = 8192  # of text that a plan is scored on at most
 
 
@@ -62,6 +63,10 @@ class Chunk:
 
     images: Tensor
     labels: Tensor
+
+    def to(self, device: torch.device) -> Chunk:
+        """The same ones on a device."""
+        return Chunk(self.images.to(device), self.labels.to(device))
 
 
 def chunks(axes: Axes, data: DataSet, images: int) -> tuple[Chunk, ...]:
@@ -128,6 +133,11 @@ class Scorer:
         self._overrides = overrides(axes.program)
 
     @property
+    def device(self) -> torch.device:
+        """Where scores are computed."""
+        return self.chunks[0].images.device
+
+    @property
     def images(self) -> int:
         """How many images, or tokens, a score is taken on."""
         return sum(c.labels.numel() for c in self.chunks)
@@ -149,6 +159,18 @@ class Scorer:
                 correct += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         return Score(correct / self.images, loss / self.images)
+
+
+def alike(one: Score, other: Score, images: int) -> bool:
+    """Whether two scores of one plan are the same, as far as one can tell from so many images.
+
+    Args:
+        one: the exact one.
+        other: computed in another way.
+        images: that each was taken on.
+    """
+    same_accuracy = abs(one.accuracy - other.accuracy) <= _ACCURACY + 1 / images
+    return same_accuracy and abs(one.loss - other.loss) <= _LOSS * (1 + one.loss)
 
 
 @contextmanager

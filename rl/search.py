@@ -168,6 +168,7 @@ def planner(
                     images=images,
                     precision=config.precision,
                     workers=workers,
+                    device=problem.device,
                     journal=problem.journal,
                     note=note,
                 )
@@ -209,7 +210,7 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
     """
     problem.budget.check_reachable()
     book = Book(problem, evaluator, config.reward)
-    by_taylor = scores_of(problem.axes, "taylor", problem.data)
+    by_taylor = scores_of(problem.axes, "taylor", problem.data, problem.device)
     score_baselines(problem, book, by_taylor, config.baselines)
     random = np.random.default_rng(config.seed)
     notes: tuple[str, ...] = ()

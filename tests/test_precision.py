@@ -52,7 +52,7 @@ def plans(count: int) -> list[Keep]:
 
 
 def native(monkeypatch: pytest.MonkeyPatch, yes: bool) -> None:
-    monkeypatch.setattr(precision, "is_native", lambda: yes)
+    monkeypatch.setattr(precision, "is_native", lambda device: yes)
 
 
 def exact(module: nn.Module, shape: tuple[int, ...] = DIGITS.input_shape) -> Scorer:

@@ -132,6 +132,13 @@ def compress(
             show_default="one for each core",
         ),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda or cuda:1: computes scores, fits and fine-tuning. Latencies stay those of this "
+            "machine's CPU."
+        ),
+    ] = "cpu",
     importance: Annotated[
         str | None,
         typer.Option(

@@ -1,0 +1,41 @@
+"""Placement: another device may compute scores, fits and training; all else stays on the CPU.
+
+A program computes where its inputs and weights are (``graph.program.execute``): to place it is to move its
+tensors. What is cut, proved, exported and timed lies on the CPU, whoever computed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from graph.channels import Axes
+from graph.program import Program
+
+CPU = torch.device("cpu")
+
+
+def placed(program: Program, device: torch.device) -> Program:
+    """The program with its tensors on a device; with its own ones where they are there already."""
+    return replace(program, tensors={name: t.to(device) for name, t in program.tensors.items()})
+
+
+def placed_axes(axes: Axes, device: torch.device) -> Axes:
+    """The axes of the program with its tensors on a device."""
+    return axes if device == CPU else replace(axes, program=placed(axes.program, device))
+
+
+@contextmanager
+def on(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Have modules on a device for a while, in place; afterwards they are on the CPU."""
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module in modules:
+            module.to(CPU)

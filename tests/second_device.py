@@ -1,0 +1,91 @@
+"""What another device computes for a run, beside what the CPU does; run in a process of its own.
+
+python tests/second_device.py DEVICE [LIBRARY]: LIBRARY is tests/second_device.cpp, built, which makes the
+device. Prints JSON: by name what the CPU found, and what the device did.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from graph.axes import infer
+from graph.capture import capture
+from graph.program import ProgramModule
+from models_zoo.data import load_embedded
+from prune.budget import Budget
+from prune.importance import magnitude, taylor
+from prune.mend import Mender
+from prune.placement import CPU, on
+from prune.plan import make_plan
+from prune.slicing import Slicer
+from prune.surgery import cut
+from prune.train import build_for
+from prune.tune import TuneConfig, evaluate, fit
+from prune.widths import WidthSpace
+from rl.reward import Evaluator
+
+
+def load_device(library: str, name: str) -> None:
+    """Make the device that a library registers known under a name."""
+    torch.ops.load_library(library)
+    torch.utils.rename_privateuse1_backend(name)
+    module: Any = ModuleType(f"torch.{name}")
+    module.is_available = lambda: True
+    module.device_count = lambda: 1
+    module.current_device = lambda: 0
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    module._is_in_bad_fork = lambda: False
+    module.manual_seed_all = lambda seed: None
+    torch._register_device_module(name, module)
+    torch.utils.generate_methods_for_privateuse1_backend()
+
+
+def found(device: torch.device) -> dict[str, list[float]]:
+    """Scores, gradients, fits and training of a small network."""
+    data = load_embedded("digits")
+    torch.manual_seed(0)
+    module, _ = build_for("resnet20", data, width=8)
+    fit(module, data, TuneConfig(epochs=1, lr=0.1))
+    axes = infer(capture(module.eval(), [torch.randn(2, *data.input_shape)]))
+    space = WidthSpace(axes)
+    budget = Budget.of(space, macs=space.base_macs // 2)
+    random = np.random.default_rng(0)
+    plans = [
+        make_plan(space, budget.project(random.uniform(0.2, 1, space.bundles)), magnitude(axes), "random")
+        for _ in range(4)
+    ]
+    keeps = [plan.keep_mask(axes) for plan in plans]
+    result: dict[str, list[float]] = {}
+    with Evaluator(axes, data, images=64, device=device) as evaluator:
+        result["scores"] = [s for score in evaluator.many(keeps) for s in (score.accuracy, score.loss)]
+        result["one score"] = [evaluator(axes.closed(np.ones(axes.classes, dtype=np.bool_))).loss]
+    result["gradients"] = taylor(axes, data.train.batches(64, limit=128), device).tolist()
+    mender = Mender(axes, data, device=device)
+    plan, loss = mender.finalist(plans)
+    result["fits"] = [float(plans.index(plan)), loss]
+    mended = mender.mended(keeps[0], cut(axes, keeps[0]))
+    assert {t.device for p in (mended.program, mended.usual) for t in p.tensors.values()} == {CPU}
+    for name, way in {"by surgery": functools.partial(cut, axes), "by slices": Slicer(axes)}.items():
+        tensors = mender.mended(keeps[0], way(keeps[0])).usual.tensors.values()
+        result[name] = [float(t.double().square().sum()) for t in tensors]
+    student, teacher = ProgramModule(mended.program), ProgramModule(axes.program)
+    with on(device, student, teacher):
+        result["before"] = [evaluate(student, data.test).loss]
+        fit(student, data, TuneConfig(epochs=1), teacher=teacher, initial=mended.usual.tensors)
+        result["after"] = [evaluate(student, data.test).loss]
+    assert {t.device for m in (student, teacher) for t in m.state_dict().values()} == {CPU}
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        load_device(sys.argv[2], sys.argv[1])
+    print(json.dumps([found(CPU), found(torch.device(sys.argv[1]))]))
