@@ -61,6 +61,8 @@ from graph import topology  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
 from graph.program import Program, ProgramModule  # noqa: E402
+from models_zoo.data import DataSet  # noqa: E402
+from profilers.device import find_device  # noqa: E402
 from profilers.latency import environment, paired_ratio  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
@@ -68,6 +70,7 @@ from prune.data import load_data  # noqa: E402
 from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, save_model  # noqa: E402
 from prune.mend import Mender  # noqa: E402
+from prune.placement import on  # noqa: E402
 from prune.plan import Plan, make_plan  # noqa: E402
 from prune.recalibrate import recalibrated  # noqa: E402
 from prune.reconstruct import calibration, reconstructed  # noqa: E402
@@ -123,21 +126,27 @@ class Subject:
         batches = self.data.train.batches(128, shuffle=True, limit=min(CALIBRATION, len(self.data.train)))
         self.calibration = [x for x, _ in batches]
         self.fitted_on = calibration(self.model.program, self.data.train)
-        self.evaluator = Evaluator(self.model.axes, self.data, precision=PRECISION)
-        self.mender = Mender(self.model.axes, self.data)
+        self.device = find_device(options.device)
+        self.evaluator = Evaluator(self.model.axes, self.data, precision=PRECISION, device=self.device)
+        self.mender = Mender(self.model.axes, self.data, device=self.device)
         self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
         self.larger = must_find_data(named, self.model.loaded) if (named := _larger(options)) else None
         self.folder = tempfile.TemporaryDirectory()  # its file goes when the subject does
         self.call = onnx_calls({"original": self.model.program}, Path(self.folder.name))["original"]
         whole = ProgramModule(self.model.program)
-        self.original = evaluate(whole, self.data.test).accuracy
+        self.original = self.accuracy(whole, self.data)
         self.about = {"original": self.original, "data": self.data.name, "test_images": len(self.data.test)}
         if self.tuning_data is not None:
             self.about["tuned_on"] = self.tuning_data.name
         if self.larger is not None:
             self.about["larger_test_on"] = self.larger.name
-            self.about["original_larger_test"] = evaluate(whole, self.larger.test).accuracy
+            self.about["original_larger_test"] = self.accuracy(whole, self.larger)
             self.about["larger_test_images"] = len(self.larger.test)
+
+    def accuracy(self, module: ProgramModule, data: DataSet) -> float:
+        """Of a network, on the test images."""
+        with on(self.device, module):
+            return evaluate(module, data.test).accuracy
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
         """All figures of one method."""
@@ -158,7 +167,7 @@ class Subject:
             programs["reconstructed"] = reconstructed(self.model.axes, keep, cut, self.fitted_on)
         cpu, wall = time.process_time() - start, time.perf_counter() - started
         modules = {step: ProgramModule(program) for step, program in programs.items()}
-        found = {step: evaluate(module, self.data.test).accuracy for step, module in modules.items()}
+        found = {step: self.accuracy(module, self.data) for step, module in modules.items()}
         if wants_tuning(method, self.options):
             tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
             data = replace(self.data, train=(self.tuning_data or self.data).train)
@@ -166,10 +175,12 @@ class Subject:
             start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
             if "reconstructed" in modules:  # as `prune compress` does: that one stays epoch 0
                 whole = modules["reconstructed"]
-            fit(whole, data, tuning, teacher=self.teacher, initial=start)
-            found["tuned"] = evaluate(whole, self.data.test).accuracy
+            teacher = self.teacher
+            with on(self.device, whole, *([teacher] if teacher else [])):
+                fit(whole, data, tuning, teacher=teacher, initial=start)
+            found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:
-                found["larger test"] = evaluate(whole, self.larger.test).accuracy
+                found["larger test"] = self.accuracy(whole, self.larger)
         return {
             "macs": costs(cut).macs / self.space.base_macs,
             "accuracy": found,
@@ -198,7 +209,14 @@ class Subject:
         if method in SEARCHES:
             reranks = change != "magnitude"
             problem = Problem(
-                axes, space, budget, magnitude(axes), self.data, lambda _: None, reranks=reranks
+                axes,
+                space,
+                budget,
+                magnitude(axes),
+                self.data,
+                lambda _: None,
+                reranks=reranks,
+                device=self.device,
             )
             agent = SearchConfig.agent if name == "default" else name
             config = SearchConfig(agent=agent, episodes=self.options.episodes, seed=seed)
@@ -264,7 +282,7 @@ def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
             digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
     for file in sorted(options.weights_dir.glob("*-cifar10.safetensors")):
         digest.update(file.name.encode() + file.read_bytes())
-    names = ["epochs", "lr", "distill", "data", "tune_on", "test_on", "train_epochs"]
+    names = ["epochs", "lr", "distill", "data", "tune_on", "test_on", "train_epochs", "device"]
     names += [] if peers else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
     digest.update(json.dumps([*values, torch.__version__]).encode())
@@ -381,6 +399,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)
     parser.add_argument("--train-epochs", type=int, default=20, help="for networks NAME@DATA")
+    parser.add_argument("--device", default="cpu", help="scores, fits and trains; a peer prunes on the CPU")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/policies.json"))
     options = parser.parse_args()
     options.untuned = options.untuned.split(",")
