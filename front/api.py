@@ -10,7 +10,6 @@ from tempfile import mkdtemp
 from typing import Any
 
 from rich.console import Console
-from torch import nn
 
 from front import notebook
 from front.request import Limit, Options, request
@@ -60,7 +59,7 @@ def compress(
     images: int = IMAGES,
     precision: str = PRECISION,
     workers: str | int = 1,
-    device: str | None = None,
+    device: str = "cpu",
     importance: str | None = None,
     state_criterion: str | None = None,
     state_scope: str = "layer",
@@ -123,8 +122,8 @@ def compress(
         images: search images that score each plan.
         precision: of these scores: ``auto``, ``float32`` or ``bfloat16``.
         workers: processes that score plans.
-        device: ``cpu``, ``cuda`` or ``cuda:1``: computes scores, fits and fine-tuning; left out, the one that
-            a module that is given lies on, or the CPU.
+        device: ``cpu``, ``cuda`` or ``cuda:1``: where scores, fits and fine-tuning are computed, wherever a
+            module that is given lies.
         importance: ranks the channels of a group; left out, ``magnitude``, and the search also fits its
             best plans with channels by ``magnitude-taylor``.
         state_criterion: ranks states.
@@ -184,7 +183,7 @@ def compress(
         images=images,
         precision=precision,
         workers=workers,
-        device=device or _device(model),
+        device=device,
         importance=importance,
         state_criterion=state_criterion,
         state_scope=state_scope,
@@ -227,12 +226,6 @@ def compress(
         if temporary is not None:
             rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _device(model: Model) -> str:
-    """The device of a module, where it is one that can be asked for."""
-    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return str(weight.device) if weight is not None and weight.is_cuda else "cpu"
 
 
 @dataclass(frozen=True, repr=False)

@@ -28,7 +28,7 @@ from prune.mend import Mender
 from prune.placement import on
 from prune.plan import Plan, make_plan
 from prune.preparation import SEARCH
-from prune.student import student_of
+from prune.student import runs_itself, student_of
 from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.tune import evaluate, fit
@@ -122,6 +122,7 @@ def _on_data(
     student = student_of(subject, pruned).module
     few = min(_RECORDS, len(data.test))
     with on(config.device, student):
+        evaluate(student, data.test, limit=2)  # a GPU takes long to begin
         seconds, _ = timed(lambda: evaluate(student, data.test, limit=few))
     per_record = seconds / few
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
@@ -168,7 +169,8 @@ def _step(subject: Subject, student: nn.Module, data: DataSet, config: CompressC
         search=_First(data.search, tuning.batch_size),
     )
     start = time.perf_counter()
-    teacher = subject.loaded.module
+    own = subject.loaded.module
+    teacher = own if runs_itself(own) else ProgramModule(subject.program)
     with on(config.device, student, teacher):
         fit(student, few, tuning, teacher=teacher, on_step=lambda *_: ends.append(time.perf_counter()))
     gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)] or [ends[0] - start]

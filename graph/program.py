@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from graph.errors import ProgramError
 from graph.meta import on_shapes
+from graph.shortage import is_out_of_memory
 
 INPUT = "input"
 TENSOR = "tensor"
@@ -417,6 +418,8 @@ def execute(
                 else:
                     env[node.name] = function(*args, **kwargs)
             except _FAILURES as err:
+                if is_out_of_memory(err):  # whoever asked may do with less at a time
+                    raise
                 reason = str(err).splitlines()[0] if str(err) else type(err).__name__
                 raise ProgramError(f"node {node.name!r} ({node.op}) failed: {reason}") from err
         yield node

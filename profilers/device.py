@@ -31,7 +31,7 @@ def find_device(name: str) -> torch.device:
     if int(index or 0) >= count:
         has = f"{count} CUDA devices" if count else "no CUDA device"
         raise UsageError(f"--device {name}: torch sees {has} here", hint="leave it out to compute on the CPU")
-    return torch.device(name)
+    return torch.device(name if kind == "cuda" else kind)
 
 
 def find_dtype(name: str) -> torch.dtype:

@@ -28,19 +28,25 @@ class Masks:
         axes: of the whole program.
         keeps: for each class of the axes whether it stays; of several choices the copies of a record follow
             each other in this order.
+        rows: of several choices, how many rows of a value's first dimension belong to one record.
 
     Attributes:
         overrides: how to compute the operators that consume removed channels, by node.
     """
 
-    def __init__(self, axes: Axes, *keeps: NDArray[np.bool_]) -> None:
+    def __init__(self, axes: Axes, *keeps: NDArray[np.bool_], rows: Mapping[str, int] | None = None) -> None:
         keeps = tuple(axes.closed(keep) for keep in keeps)
+        place = next((t.device for t in axes.program.tensors.values()), None)
         sites: dict[str, list[tuple[Site, Tensor]]] = {}
         for site in axes.sites:
             labels = axes.fields[site.value][site.dim].labels
-            mask = np.concatenate([keep[labels] for keep in keeps])
+            masks = [keep[labels] for keep in keeps]
+            if rows is not None:
+                times = [rows[site.value] // len(labels)] + [1] * (labels.ndim - 1)
+                masks = [np.tile(mask, times) for mask in masks]
+            mask = np.concatenate(masks)
             if not mask.all():
-                sites.setdefault(site.node, []).append((site, torch.from_numpy(mask)))
+                sites.setdefault(site.node, []).append((site, torch.from_numpy(mask).to(place)))
         self.overrides: Mapping[str, Override] = {name: _override(found) for name, found in sites.items()}
 
 

@@ -111,10 +111,11 @@ class Mender:
             keep: for each class of the axes whether it stays.
             program: the smaller one, as surgery left it.
         """
-        return self._better(keep, program)[0]
+        found, _ = self._better(keep, program)
+        return replace(found, program=placed(found.program, CPU), usual=placed(found.usual, CPU))
 
     def _better(self, keep: Keep, program: Program) -> tuple[Mended, float]:
-        """A smaller program mended the better way, and its loss on the search split."""
+        """A smaller program mended the better way, still on the device, and its loss on the search split."""
         program = placed(program, self.device)
         train = self.data.train
         images = (
@@ -122,13 +123,10 @@ class Mender:
         )
         usual = replace(program, tensors=recalibrated(program, program.tensors, images))
         if not self.fits:
-            return self._mended(usual, "recalibrated", usual), math.nan
+            return Mended(usual, "recalibrated", usual), math.nan
         fitted = self._reference.fitted(program, self._slicer.kept(keep))
         loss, usual_loss = self._loss(fitted), self._loss(usual)
         # A loss that is no number never wins.
         if loss < (usual_loss if math.isfinite(usual_loss) else math.inf):
-            return self._mended(fitted, "reconstructed", usual), loss
-        return self._mended(usual, "recalibrated", usual), usual_loss
-
-    def _mended(self, program: Program, way: Way, usual: Program) -> Mended:
-        return Mended(placed(program, CPU), way, placed(usual, CPU))
+            return Mended(fitted, "reconstructed", usual), loss
+        return Mended(usual, "recalibrated", usual), usual_loss

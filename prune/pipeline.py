@@ -244,7 +244,7 @@ def complete(
     importance = config.criterion if config.demands else None
     report = Report(
         command=repeated(replace(config, tune=tuning)),
-        environment={"prune": __version__, **environment(), **_device(config)},
+        environment={"prune": __version__, **environment(), **_device(config, data)},
         model=model_section(subject.loaded),
         data=data_section(data),
         limits=limits_section(budget, plan, used),
@@ -332,8 +332,9 @@ def _compensated(
     return evaluate(student.module, data.test)
 
 
-def _device(config: CompressConfig) -> dict[str, str]:
-    return {} if config.device == CPU else {"device": told(config.device)}
+def _device(config: CompressConfig, data: DataSet | None) -> dict[str, str]:
+    """What else but the CPU computed."""
+    return {} if config.device == CPU or data is None else {"device": told(config.device)}
 
 
 def _latency(found: Latency) -> dict[str, float]:

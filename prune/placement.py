@@ -29,6 +29,19 @@ def placed_axes(axes: Axes, device: torch.device) -> Axes:
     return axes if device == CPU else replace(axes, program=placed(axes.program, device))
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes with bfloat16."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are; the CPU where it has none."""
+    return next((p.device for p in module.parameters()), CPU)
+
+
 @contextmanager
 def on(device: torch.device, *modules: nn.Module) -> Iterator[None]:
     """Have modules on a device for a while, in place; afterwards they are on the CPU."""

@@ -14,6 +14,7 @@ from models_zoo import registry, vgg
 from models_zoo.data import DataSet
 from prune.files import check_output_file
 from prune.load import save_model
+from prune.placement import CPU, on
 from prune.tune import (
     SCRATCH,
     SCRATCH_PLAIN,
@@ -106,6 +107,7 @@ def train(
     config: TuneConfig,
     output: Path,
     *,
+    device: torch.device = CPU,
     force: bool = False,
     on_epoch: Callable[[EpochResult], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -118,6 +120,7 @@ def train(
         data: what it is trained on.
         config: how.
         output: file to write.
+        device: trains.
         force: replace a file of an earlier run.
         on_epoch: is told of each epoch.
         on_step: is told of each step: how many of how many.
@@ -131,8 +134,9 @@ def train(
     """
     check_output_file(output, force)
     module, arguments = build_for(name, data, seed=config.seed, **args)
-    tuned = fit(module, data, config, on_epoch=on_epoch, on_step=on_step)
-    result = evaluate(module, data.test)
+    with on(device, module):
+        tuned = fit(module, data, config, on_epoch=on_epoch, on_step=on_step)
+        result = evaluate(module, data.test)
     save_model(
         output,
         module,

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from graph.adapter import prediction
 from graph.errors import DataError, MemoryLimitError, TrainingError, UsageError
+from graph.shortage import is_out_of_memory
 from models_zoo.data import TEXT_UNITS, DataSet, Split
 from models_zoo.text import TokenSplit
-from prune.failures import is_out_of_memory
 from prune.journal import Journal
+from prune.placement import device_of, has_bfloat16
 from prune.segmentation import confusion, scores_of
 from prune.targets import labelled
 from prune.tune_state import Checkpoints, Progress
@@ -242,7 +243,7 @@ def evaluate(
     Raises:
         DataError: no records, or labels that the model has no output for.
     """
-    place = torch.device(device) if device is not None else _device(module)
+    place = torch.device(device) if device is not None else device_of(module)
     correct, loss, records, unit, rate = 0, 0.0, 0, "images", None
     pairs: Tensor | None = None  # of masks: how many pixels of each class were given to each
     at_once = 256
@@ -328,7 +329,7 @@ def fit(
         DataError: fewer than two training records, or labels that the model has no output for.
     """
     start = time.perf_counter()
-    device = _device(module)
+    device = device_of(module)
     per_epoch = _steps(len(data.train), config.batch_size)
     total = per_epoch * config.epochs
     optimizer = _optimizer(module, config)
@@ -512,7 +513,7 @@ def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
 
 
 def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TuneConfig) -> Tensor:
-    half = x.is_cuda and torch.cuda.is_bf16_supported()
+    half = has_bfloat16(x.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
         logits_BK, y_B = labelled(module, x, y)
     if teacher is None or not config.distill:
@@ -548,11 +549,6 @@ def distilled(logits_BK: Tensor, y_B: Tensor, wanted_BK: Tensor, config: TuneCon
     )
     # T^2 keeps the gradients of the two terms at the same scale whatever T is.
     return (1 - config.distill) * F.cross_entropy(logits_BK, y_B) + config.distill * T**2 * soft_loss
-
-
-def _device(module: nn.Module) -> torch.device:
-    weight = next(module.parameters(), None)
-    return torch.device("cpu") if weight is None else weight.device
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from graph.errors import ModelFileError
 from prune.files import sha256, write_file
 from prune.journal import Journal
+from prune.placement import device_of
 
 _KEY = "training"
 _MODEL, _BEST, _OPTIMIZER, _RANDOM = "model", "best", "optimizer", "random"
@@ -113,8 +114,8 @@ class Checkpoints:
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= _named(f"{_OPTIMIZER}.{index}", values)
         tensors[f"{_RANDOM}.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors[f"{_RANDOM}.cuda"] = torch.cuda.get_rng_state()
+        if (device := device_of(module)).type == "cuda":
+            tensors[f"{_RANDOM}.cuda"] = torch.cuda.get_rng_state(device)
         path = folder / f"{self.journal.name.replace('/', '-')}tune-{at.epoch}-{at.batches}.safetensors"
         data = save(tensors)  # not save_file, whose error on a full disk is none of the system's
         write_file(path, lambda temporary: temporary.write_bytes(data))
@@ -158,8 +159,8 @@ class Checkpoints:
             state["state"].setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict(state)
         torch.set_rng_state(parts[_RANDOM]["cpu"])
-        if "cuda" in parts[_RANDOM] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(parts[_RANDOM]["cuda"])
+        if "cuda" in parts[_RANDOM] and (device := device_of(module)).type == "cuda":
+            torch.cuda.set_rng_state(parts[_RANDOM]["cuda"], device)
         return Progress(**entry["at"]), parts[_BEST]
 
 

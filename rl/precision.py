@@ -18,7 +18,7 @@ import torch
 
 from graph.errors import PruneError, UsageError
 from graph.suggest import suggestion
-from prune.placement import CPU
+from prune.placement import CPU, has_bfloat16
 from rl.scorer import Chunk, Scorer, alike
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -42,8 +42,8 @@ def check_precision(text: str) -> None:
 
 def is_native(device: torch.device = CPU) -> bool:
     """Whether a device has instructions for bfloat16, and torch the kernels for them (on CPUs oneDNN's)."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return has_bfloat16(device)
     known = torch.cpu.get_capabilities()
     kernels = torch.backends.mkldnn
     return bool(

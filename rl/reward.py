@@ -63,8 +63,8 @@ class Evaluator:
         self.evaluations = 0
         self.seconds = 0.0
         self._device = device
-        on = tuple(c.to(device) for c in chunks(axes, data, images))
-        exact = Scorer(placed_axes(axes, device), on)
+        records = tuple(c.to(device) for c in chunks(axes, data, images))
+        exact = Scorer(placed_axes(axes, device), records)
         self.precision, self._scorer = settled(precision, exact, self._recalled)
         self._workers: Workers = (
             find_workers(workers, self._scorer, note, self.journal.folder)

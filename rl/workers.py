@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from graph.errors import PlanError, PruneError, UsageError, WorkerError
-from prune.failures import is_out_of_memory
+from graph.shortage import is_out_of_memory
 from rl.parcel import Parcel, mapped, pack
 from rl.scorer import Keep, Score, Scorer
 

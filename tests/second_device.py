@@ -22,7 +22,7 @@ from models_zoo.data import load_embedded
 from prune.budget import Budget
 from prune.importance import magnitude, taylor
 from prune.mend import Mender
-from prune.placement import CPU, on
+from prune.placement import CPU, on, placed_axes
 from prune.plan import make_plan
 from prune.slicing import Slicer
 from prune.surgery import cut
@@ -30,6 +30,8 @@ from prune.train import build_for
 from prune.tune import TuneConfig, evaluate, fit
 from prune.widths import WidthSpace
 from rl.reward import Evaluator
+from rl.scorer import Scorer, chunks
+from rl.side_by_side import SideBySide
 
 
 def load_device(library: str, name: str) -> None:
@@ -66,10 +68,13 @@ def found(device: torch.device) -> dict[str, list[float]]:
     with Evaluator(axes, data, images=64, device=device) as evaluator:
         result["scores"] = [s for score in evaluator.many(keeps) for s in (score.accuracy, score.loss)]
         result["one score"] = [evaluator(axes.closed(np.ones(axes.classes, dtype=np.bool_))).loss]
+    scorer = Scorer(placed_axes(axes, device), tuple(c.to(device) for c in chunks(axes, data, 64)))
+    beside = SideBySide(scorer, most=2, timed=False)
+    result["side by side"] = [score.loss for score in beside.map(keeps)]
+    assert beside._pays
     result["gradients"] = taylor(axes, data.train.batches(64, limit=128), device).tolist()
     mender = Mender(axes, data, device=device)
-    plan, loss = mender.finalist(plans)
-    result["fits"] = [float(plans.index(plan)), loss]
+    result["fits"] = [mender.finalist(plans)[1]]
     mended = mender.mended(keeps[0], cut(axes, keeps[0]))
     assert {t.device for p in (mended.program, mended.usual) for t in p.tensors.values()} == {CPU}
     for name, way in {"by surgery": functools.partial(cut, axes), "by slices": Slicer(axes)}.items():

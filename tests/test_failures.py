@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from graph.errors import DataError, MemoryLimitError, OutputError, PruneError
+from graph.shortage import is_out_of_memory
 from models_zoo.data import MapSplit
-from prune.failures import is_out_of_memory, named
+from prune.failures import named
 
 pytestmark = pytest.mark.smoke
 

@@ -67,8 +67,9 @@ def test_modules_come_back_whatever_happens() -> None:
 
 @pytest.mark.parametrize(("device", "told"), [("tpu", "unknown"), ("cuda:99", "torch sees")])
 def test_a_device_that_is_not_there_is_refused(device: str, told: str) -> None:
-    code, out = run("compress", "resnet20.pt", "--flops", 0.5, "--device", device)
-    assert code == 2 and f"error: --device {device}: {told}" in out
+    for command in (("compress", "resnet20.pt", "--flops", 0.5), ("zoo", "train", "resnet20")):
+        code, out = run(*command, "--device", device)
+        assert code == 2 and f"error: --device {device}: {told}" in out
 
 
 def test_one_process_scores_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:

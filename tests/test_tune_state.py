@@ -220,7 +220,9 @@ def test_batches_that_do_not_fit_go_in_parts() -> None:
     code = """
 import resource
 from test_tune_state import *
+from graph.capture import capture
 from graph.errors import MemoryLimitError
+from graph.program import ProgramModule
 
 class Hungry(nn.Module):
     def __init__(self, mebibytes):
@@ -232,11 +234,13 @@ class Hungry(nn.Module):
 
 config = replace(SGD, epochs=1)
 fit(network(), data(), config)  # whatever is loaded at first use
+program = ProgramModule(capture(Hungry(24).eval(), [torch.zeros(2, *data().input_shape)]))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20),) * 2)
 print(len(fit(Hungry(24), data(), config, note=print).history), "epoch")
 try: fit(Hungry(400), data(), config, note=print)
 except MemoryLimitError as err: print(err, "|", err.hint)
+print(len(fit(program, data(), config, note=print).history), "epoch of the program")
 """
     told = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
@@ -244,3 +248,4 @@ except MemoryLimitError as err: print(err, "|", err.hint)
     ).stdout  # fmt: skip
     assert "out of memory: batches of 32 go in 2 parts from here on" in told and "1 epoch" in told
     assert "out of memory in a step of 2 records | give it more memory" in told
+    assert "1 epoch of the program" in told

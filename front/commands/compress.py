@@ -135,8 +135,8 @@ def compress(
     device: Annotated[
         str,
         typer.Option(
-            help="cpu, cuda or cuda:1: computes scores, fits and fine-tuning. Latencies stay those of this "
-            "machine's CPU."
+            help="Where scores, fits and fine-tuning are computed: cpu, cuda or cuda:1. Latencies are those "
+            "of this machine's CPU in any case."
         ),
     ] = "cpu",
     importance: Annotated[

@@ -92,6 +92,7 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files of an earlier run.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else on stdout.")]

@@ -17,6 +17,7 @@ from rich.table import Table
 from front.commands.options import (
     ArchArgsOption,
     ArchOption,
+    DeviceOption,
     DtypeOption,
     ForceOption,
     JsonOption,
@@ -45,7 +46,6 @@ LengthsOption = Annotated[
 ]
 BatchOption = Annotated[int, typer.Option(min=1, help="Records at once.")]
 RunDtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Of the CPU.", show_default="torch's own number")
 ]

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from front.commands.options import ForceOption, JsonOption
+from front.commands.options import DeviceOption, ForceOption, JsonOption
 from front.commands.shown import bold
 from front.commands.terminal import console, new_screen, print_json
 
@@ -44,6 +44,7 @@ def zoo_train(
         int | None, typer.Option(min=2, help="Images, or windows of text, per step.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    device: DeviceOption = "cpu",
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,10 +52,11 @@ def zoo_train(
     from dataclasses import replace
 
     from models_zoo.registry import find
+    from profilers.device import find_device
     from prune.data import load_data
     from prune.train import recipe, train
 
-    entry = find(name)
+    entry, place = find(name), find_device(device)
     spec = data or ("pystdlib" if entry.is_language_model else "shapes" if entry.masks else "digits")
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
     config = replace(recipe(name), **{k: v for k, v in given.items() if v is not None})
@@ -66,7 +68,16 @@ def zoo_train(
         for note in loaded.notes:
             screen.note(note)
         screen.stage(f"training {name}")
-        result = train(name, loaded, config, path, force=force, on_epoch=screen.epoch, on_step=screen.step)
+        result = train(
+            name,
+            loaded,
+            config,
+            path,
+            device=place,
+            force=force,
+            on_epoch=screen.epoch,
+            on_step=screen.step,
+        )
     if as_json:
         return print_json({"file": str(path), "arch": name, "data": spec, **result.to_json()})
     console.print(
