@@ -2,13 +2,15 @@
 
 Torch-Pruning takes a ratio of channels and no target of MACs, so the ratio is bisected, each time on a fresh
 copy. The classifier is excluded, as its guide says. Everything else has its default; methods with ``sum``
-take the sum of a group's scores, undivided, which spares residual streams and is far better on ResNet-56.
+take the sum of a group's scores, undivided, which spares residual streams and is far better on ResNet-56; those
+with ``mean`` the mean, undivided. ``by-8`` keeps multiples of 8 channels.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,17 +18,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to use Torch-Pruning.
+
+    Attributes:
+        criterion: how channels are scored.
+        everywhere: whether one threshold serves the whole network.
+        options: of the importance.
+        round_to: counts of channels are multiples of it.
+    """
+
+    criterion: str
+    everywhere: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+    round_to: int | None = None
+
+
 # By default a group's mean, divided by the layer's.
 _SUMS: Mapping[str, Any] = {"group_reduction": "sum", "normalizer": None}
-# Method: how channels are scored, whether one threshold serves the whole network, options of the importance.
-PEERS: Mapping[str, tuple[str, bool, Mapping[str, Any]]] = {
-    "tp-global-l2": ("magnitude", True, {}),
-    "tp-global-taylor": ("taylor", True, {}),
-    "tp-global-bn-scale": ("bn-scale", True, {}),
-    "tp-uniform-l2": ("magnitude", False, {}),
-    "tp-sum-l2": ("magnitude", True, _SUMS),
-    "tp-sum-taylor": ("taylor", True, _SUMS),
-    "tp-sum-bn-scale": ("bn-scale", True, _SUMS),
+_MEANS: Mapping[str, Any] = {"group_reduction": "mean", "normalizer": None}
+PEERS: Mapping[str, Peer] = {
+    "tp-global-l2": Peer("magnitude"),
+    "tp-global-taylor": Peer("taylor"),
+    "tp-global-bn-scale": Peer("bn-scale"),
+    "tp-uniform-l2": Peer("magnitude", everywhere=False),
+    "tp-sum-l2": Peer("magnitude", options=_SUMS),
+    "tp-sum-taylor": Peer("taylor", options=_SUMS),
+    "tp-sum-bn-scale": Peer("bn-scale", options=_SUMS),
+    "tp-mean-l2": Peer("magnitude", options=_MEANS),
+    "tp-mean-taylor": Peer("taylor", options=_MEANS),
+    "tp-global-l2-by-8": Peer("magnitude", round_to=8),
+    "tp-global-taylor-by-8": Peer("taylor", round_to=8),
 }
 _HALVINGS = 12  # a ratio exact to 1/4096: finer than one channel
 
@@ -50,7 +74,7 @@ def pruned_peer(
     Raises:
         RuntimeError: even the largest ratio leaves more than the share; or whatever Torch-Pruning raises.
     """
-    criterion = PEERS[method][0]
+    criterion = PEERS[method].criterion
     gradients = _gradients(module, batches) if criterion == "taylor" else {}
     limit = share * macs(module, shape)
     low, high, best = 0.0, 1.0, None
@@ -69,13 +93,12 @@ def pruned_peer(
 def _cut(
     module: nn.Module,
     shape: tuple[int, ...],
-    method: tuple[str, bool, Mapping[str, Any]],
+    method: Peer,
     ratio: float,
     gradients: Mapping[str, Tensor],
 ) -> nn.Module:
     import torch_pruning as tp
 
-    criterion, everywhere, options = method
     scores: dict[str, Callable[..., Any]] = {
         "magnitude": partial(tp.importance.GroupMagnitudeImportance, p=2),
         "taylor": tp.importance.GroupTaylorImportance,
@@ -87,9 +110,10 @@ def _cut(
     tp.pruner.BasePruner(
         subject,
         torch.randn(1, *shape),
-        importance=scores[criterion](**options),
-        global_pruning=everywhere,
+        importance=scores[method.criterion](**method.options),
+        global_pruning=method.everywhere,
         pruning_ratio=ratio,
+        round_to=method.round_to,
         ignored_layers=[m for m in subject.modules() if isinstance(m, nn.Linear)][-1:],
     ).step()
     subject.zero_grad(set_to_none=True)
