@@ -3,14 +3,16 @@
 GNN-RL (Yu et al. 2022, arXiv:2102.03214, section 3) sees a network as repeated motifs that are contracted
 level by level. Here stage 0 holds the values of the program as nodes and its operators as edges; stage 1
 contracts each convolution or linear layer with what follows it into one motif; stage 2 contracts motifs
-into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names;
-where a program has none, blocks are repeated sequences of motifs, and sections runs of equal spatial size.
+into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names where
+these say how the network is built; else blocks are repeated sequences of motifs, and sections runs of equal
+spatial size.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,13 +116,8 @@ def build(axes: Axes) -> Topology:
                 kinds.append(operation(node))
     motif = _motifs(values, index, skipped)
     heads = _heads(values, motif)
-    if any(h.module for h in heads):
-        block = _numbered([_prefix(h, 1) for h in heads])
-        section = _numbered([_prefix(h, 2) for h in heads])
-    else:
-        block = repeats([_signature(axes, h) for h in heads])
-        sizes = [axes.shapes[h.name].shape[2:] for h in heads]
-        section = _numbered([str(tuple(sizes[block.index(b)])) for b in block])
+    block = _named(heads) or repeats([_signature(axes, h) for h in heads])
+    section = _sections(axes, heads, block)
     block_section = np.zeros(max(block, default=0) + 1, dtype=np.int64)
     for b, s in zip(block, section, strict=True):
         block_section[b] = s
@@ -186,6 +183,31 @@ def _heads(values: list[Node], motif: list[int]) -> list[Node]:
     for node, m in zip(values, motif, strict=True):
         heads.setdefault(m, node)
     return [heads[m] for m in sorted(heads)]
+
+
+def _named(heads: list[Node]) -> list[int] | None:
+    """The block of each motif by module names.
+
+    None where names do not tell: a network whose layers are one flat list (VGG) would be a single block, one
+    whose layers are wrapped each (MobileNet) as many blocks as motifs.
+    """
+    block = _numbered([_prefix(h, 1) for h in heads])
+    most = max(Counter(block).values(), default=0)
+    return None if _too_many(block, heads) or 2 * most > len(heads) else block
+
+
+def _sections(axes: Axes, heads: list[Node], block: list[int]) -> list[int]:
+    """The section of each motif: by module names where these are few and blocks are, too, else by spatial size."""
+    section = _numbered([_prefix(h, 2) for h in heads])
+    if _named(heads) is None or _too_many(section, set(block)):
+        sizes = [axes.shapes[h.name].shape[2:] for h in heads]
+        section = _numbered([str(tuple(sizes[block.index(b)])) for b in block])
+    return section
+
+
+def _too_many(numbers: list[int], of: Collection[Any]) -> bool:
+    """Whether so many different numbers contract too little: more than two thirds of what there is."""
+    return 3 * len(set(numbers)) > 2 * len(of)
 
 
 def _prefix(head: Node, drop: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -117,6 +118,14 @@ def test_repeated_sequences_become_blocks_where_modules_have_no_names() -> None:
     assert repeats([*"exy" * 4]) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert repeats(["a", "b", "c"]) == [0, 1, 2]
     assert repeats([]) == []
+
+
+@pytest.mark.parametrize("name", ["vgg11", "mobilenet_v1", "shufflenet_v2", "resnet20"])
+def test_each_stage_contracts_whatever_the_modules_are_called(name: str) -> None:
+    sizes = [int(s.num_nodes or 0) for s in graph_of(name).stages]
+    for whole, contracted in itertools.pairwise(sizes):
+        assert contracted <= (5 if whole < 10 else 2 / 3 * whole)
+    assert sizes[-1] > 1
 
 
 def test_a_program_without_names_has_a_hierarchy_too() -> None:
