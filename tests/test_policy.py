@@ -36,6 +36,7 @@ from rl.policy import Origin, agent_of
 from rl.reward import Evaluator, Score
 from rl.search import SearchConfig, planner, search
 from rl.training import TrainingConfig, train_policy
+from rl.workers import Processes, _Worker
 
 ORIGIN = Origin(("resnet20 (digits)",), (0.5,), 8, 0, "prune policy train", "loss", 0.1)
 
@@ -294,13 +295,21 @@ def _network(folder: Path, name: str) -> Path:
     return path
 
 
-def test_training_on_several_networks_repeats_by_seed_and_tells_where_it_comes_from(tmp_path: Path) -> None:
+def test_training_on_several_networks_repeats_by_seed_and_tells_where_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []  # plans that workers were asked to score
+    give = _Worker.give
+    monkeypatch.setattr(_Worker, "give", lambda self, *task: given.append(task[0]) or give(self, *task))
+    monkeypatch.setattr(Processes.__init__, "__kwdefaults__", {"patience": 0.0})
     files = tuple(str(_network(tmp_path, name)) for name in ("resnet20", "resnet32"))
     config = TrainingConfig(
         on=files, data=None, output=tmp_path / "a.safetensors", episodes=8, targets=(0.5,), images=16,
     )  # fmt: skip
     first = train_policy(config)
+    assert not given
     second = train_policy(replace(config, output=tmp_path / "b.safetensors", workers="2"))
+    assert len(given) > 8
     assert first.origin.trained_on == ("resnet20 (digits)", "resnet32 (digits)")
     assert first.origin.episodes == 8 and "--episodes 8" in first.origin.command
     for name, tensor in first.weights.items():

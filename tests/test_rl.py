@@ -26,6 +26,7 @@ from models_zoo.data import load_embedded
 from profilers.latency import PairedRatio
 from profilers.latency_model import LatencyModel
 from profilers.op_latency import OpTable, Point
+from prune.alignment import blocks
 from prune.baselines import baseline_plan, global_ratios, prices
 from prune.budget import Budget, Quantity, exact_quantities
 from prune.demands import parse_demand
@@ -52,8 +53,9 @@ from rl.workers import Processes
 def axes(name: str = "resnet20") -> Axes:
     torch.manual_seed(0)
     arguments = {"width": 8} if name.startswith("resnet") else {}
+    side = 32 if "net_v" in name else 8
     module = registry.build(name, in_channels=1, **arguments)
-    return infer(capture(module, [torch.randn(2, 1, 8, 8)]))
+    return infer(capture(module, [torch.randn(2, 1, side, side)]))
 
 
 @functools.cache
@@ -105,6 +107,25 @@ def task(name: str = "resnet20", share: float = 0.5, limited: Sequence[str] = ("
 
     prior = space.ratios(budget.project(np.ones(space.bundles)))
     return Task(space, graph_of(name), budget, worth, prior, -float(prior[0]))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "resnet20"])
+def test_in_blocks_every_sequence_of_actions_ends_within_the_target(name: str) -> None:
+    found = axes(name)
+    multiples = blocks(found, 10_000_000)
+    space = WidthSpace(found, multiples=multiples)
+    assert multiples and sum(space.level_counts) < sum(WidthSpace(found).level_counts) / 2
+    budget = Budget.of(space, macs=space.base_macs // 2)
+    prior = space.ratios(budget.project(np.ones(space.bundles)))
+    inner = Task(space, graph_of(name), budget, lambda plans: [0.0] * len(plans), prior, 0.0)
+    env, chance = PruningEnv(inner), np.random.default_rng(0)
+    for episode in range(12):
+        env.reset()
+        levels = None
+        while levels is None:
+            action = [-1.0, 1.0][episode] if episode < 2 else chance.normal(0, 2)
+            levels = env.decide(np.full(1, action, np.float32))
+        assert usage(inner, levels)["macs"] <= 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -459,9 +480,12 @@ def test_searches_of_one_program_and_data_set_run_no_plan_twice() -> None:
         assert [plan(p).evaluations for p in (asked, asked, other, asked)] == [7, 0, 7, 7]
 
 
-def test_workers_serve_all_searches_of_a_planner_and_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["evolution", "gnn-rl"])
+def test_workers_serve_all_searches_of_a_planner_and_end_with_it(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Processes.__init__, "__kwdefaults__", {"patience": 0.0})
-    asked, config = problem(), SearchConfig(agent="evolution", episodes=8)
+    asked, config = problem(), SearchConfig(agent=method, episodes=8)
     with planner(config, images=16) as alone:
         expected = alone(replace(asked, journal=Journal()))  # a journal would answer for the workers
     with pytest.raises(KeyboardInterrupt), planner(config, images=16, workers="2") as shared:
