@@ -2,8 +2,8 @@
 
 Torch-Pruning takes a ratio of channels and no target of MACs, so the ratio is bisected, each time on a fresh
 copy. The classifier is excluded, as its guide says. Everything else has its default; methods with ``sum``
-take the sum of a group's scores, undivided, which spares residual streams and is far better on ResNet-56, those
-with ``mean`` the undivided mean. ``by-8`` keeps multiples of 8 channels.
+take the sum of a group's scores, undivided, which spares residual streams and is far better on ResNet-56,
+those with ``mean`` the undivided mean. ``by-8`` keeps multiples of 8 channels.
 """
 
 from __future__ import annotations

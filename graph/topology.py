@@ -197,7 +197,7 @@ def _named(heads: list[Node]) -> list[int] | None:
 
 
 def _sections(axes: Axes, heads: list[Node], block: list[int]) -> list[int]:
-    """The section of each motif: by module names where these are few and blocks are, too, else by spatial size."""
+    """The section of each motif: by module names where blocks are and these are few, else by spatial size."""
     section = _numbered([_prefix(h, 2) for h in heads])
     if _named(heads) is None or _too_many(section, set(block)):
         sizes = [axes.shapes[h.name].shape[2:] for h in heads]

@@ -114,7 +114,7 @@ def test_in_blocks_every_sequence_of_actions_ends_within_the_target(name: str) -
     found = axes(name)
     multiples = blocks(found, 10_000_000)
     space = WidthSpace(found, multiples=multiples)
-    assert multiples and sum(space.level_counts) < sum(WidthSpace(found).level_counts) / 2
+    assert multiples and sum(space.level_counts) < sum(WidthSpace(found).level_counts)
     budget = Budget.of(space, macs=space.base_macs // 2)
     prior = space.ratios(budget.project(np.ones(space.bundles)))
     inner = Task(space, graph_of(name), budget, lambda plans: [0.0] * len(plans), prior, 0.0)
