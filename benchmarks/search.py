@@ -15,7 +15,8 @@ A method is an agent, ``evolution`` or ``random``, with what is changed about it
 - ``+taylor``, ``+bn-scale``, ``+members``: which channels of a group go is decided by these in place of the
   magnitude; the last is the magnitude with an equal say for each layer of the group;
 - ``+proxy``: the refinement makes four children for each that it scores: the one that keeps most magnitude;
-- ``+steady``: the deviation of GNN-RL's actions does not fall.
+- ``+steady``: the deviation of GNN-RL's actions does not fall;
+- ``+frozen``: the agent never learns: noise around what it starts from, which learning has to beat.
 
 All are scored on the same images and may score equally many plans. ``random`` stands for its own plans alone,
 the others for the baselines that they start from, too. "Fitted": of each run the best plans and the best of
@@ -73,7 +74,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "unpriced": {"baselines": tuple(b for b in BASELINES if b != PER_COST)},
     "alone": {"refine": 0.0},
     "loss": {"reward": "loss"},
-    **dict.fromkeys(("fitted", "proxy", "steady", "taylor", "bn-scale", "members"), {}),
+    **dict.fromkeys(("fitted", "proxy", "steady", "frozen", "taylor", "bn-scale", "members"), {}),
 }
 Runs = Mapping[str, dict[str, Any]]
 
@@ -133,6 +134,7 @@ class Bench:
             "loss": [t.loss for t in own],
             "by": [t.method for t in own],
             "winner": found.plan.method,
+            "notes": list(found.notes),
             "fitted_accuracy": self.fitted(plans).accuracy if self.options.fit else None,
             "test_accuracy": test.accuracy,
             "test_loss": test.loss,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from unittest import mock
 
 import numpy as np
+from stable_baselines3 import DDPG, PPO
 
 from graph.channels import Axes
 from graph.program import ProgramModule
@@ -78,4 +79,7 @@ def changed(changes: Sequence[str]) -> Iterator[None]:
             stack.enter_context(mock.patch.object(population, "_child", _best_child))
         if "steady" in changes:
             stack.enter_context(mock.patch.object(agent, "END_STD", START_STD))
+        if "frozen" in changes:
+            for learner in (PPO, DDPG):
+                stack.enter_context(mock.patch.object(learner, "train", lambda *_, **__: None))
         yield

@@ -1,8 +1,8 @@
 """The multi-stage graph encoder: from a topology and the ratios chosen so far to embeddings.
 
 Stage 0 embeds the values of the program once; their mean over a motif, joined with what has been decided
-about it, enters stage 1; and so on up to one vector for the whole network (GNN-RL, arXiv:2102.03214, section
-3.2). No size depends on the number of layers: the same weights embed any network.
+about it, enters stage 1; and so on up to one vector for the whole network (GNN-RL,
+arXiv:2102.03214). No size depends on the number of layers: the same weights embed any network.
 
 Deviations from the reference code, and why:
 
@@ -11,9 +11,9 @@ Deviations from the reference code, and why:
   and not of channels, and what a filter's graph would tell (its size, its weights) are features;
 - an edge carries what operation it is; there it is the embedding of the convolution's motif;
 - node features are real (``graph.topology``); there they are random, drawn anew at each step;
-- messages in three stages in place of two, and a pooling over sections. Where modules have names, blocks and
-  sections are read off these; else repeated neighbours are contracted, which gives one level of blocks, and
-  sections are runs of equal spatial size;
+- messages in three stages in place of two, and a pooling over sections. Where module names say how a network
+  is built, blocks and sections are read off these; else repeated neighbours are contracted, which gives one
+  level of blocks, and sections are runs of equal spatial size;
 - decisions enter at stage 1, so that stage 0 is embedded once for a whole batch of them;
 - no dropout, which would disturb PPO's ratio of new to old probabilities.
 """

@@ -1,6 +1,6 @@
 """Topology: a program as a hierarchy of graphs for a GNN.
 
-GNN-RL (Yu et al. 2022, arXiv:2102.03214, section 3) sees a network as repeated motifs that are contracted
+GNN-RL (Yu et al. 2022, arXiv:2102.03214) sees a network as repeated motifs that are contracted
 level by level. Here stage 0 holds the values of the program as nodes and its operators as edges; stage 1
 contracts each convolution or linear layer with what follows it into one motif; stage 2 contracts motifs
 into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names where
@@ -235,7 +235,7 @@ def repeats(signatures: list[str]) -> list[int]:
 
     The most frequent pair of neighbours becomes one, wherever it occurs, until three fifths of the elements
     are left or no pair occurs twice: so conv-conv becomes the basic block and expand-depthwise-project the
-    inverted residual, whatever the modules were called (GNN-RL, section 3: frequent motifs, contracted).
+    inverted residual, whatever the modules were called (GNN-RL: frequent motifs, contracted).
     """
     symbols, lengths = list(signatures), [1] * len(signatures)
     while 5 * len(symbols) > 3 * len(signatures):

@@ -11,7 +11,8 @@ same for all agents, so that a comparison is about what an agent sees. Deviation
 - the state is the paper's; the reference code has ten figures (a layer's type and weight size are among
   them);
 - the action is a correction to the best baseline and no ratio in [0.2, 1]; the least ratio that it can ask
-  for is 0.1, and widths are multiples of 8 with ``--round-to 8``, or of depthwise convolutions alone;
+  for is 0.1, and widths are multiples of 8 with ``--round-to 8``, in blocks where that is left out
+  (``prune.alignment``);
 - the ratio is that of a bundle of coupled channels and not of one layer's inputs: layers that a shortcut
   joins must keep the same channels;
 - channels are ranked as ``--importance`` says, not by L1 alone; weights are reconstructed by least squares at

@@ -1,7 +1,7 @@
 """GNN-RL: PPO on the embeddings of a multi-stage graph (Yu et al. 2022, arXiv:2102.03214).
 
 The network is a hierarchy (values, motifs, blocks, sections; ``graph.topology``); each stage is embedded by
-graph convolutions and pooled into the nodes of the next (section 3; ``graph.encoder``). Clip 0.2, 10 epochs
+graph convolutions and pooled into the nodes of the next (``graph.encoder``). Clip 0.2, 10 epochs
 per update and value coefficient 0.5 are the reference code's. Deviations, and why:
 
 - the graph and the encoder: see ``graph.encoder``;
