@@ -116,8 +116,9 @@ def build(axes: Axes) -> Topology:
                 kinds.append(operation(node))
     motif = _motifs(values, index, skipped)
     heads = _heads(values, motif)
-    block = _named(heads) or repeats([_signature(axes, h) for h in heads])
-    section = _sections(axes, heads, block)
+    named = _named(heads)
+    block = named or repeats([_signature(axes, h) for h in heads])
+    section = _sections(axes, heads, block, by_name=named is not None)
     block_section = np.zeros(max(block, default=0) + 1, dtype=np.int64)
     for b, s in zip(block, section, strict=True):
         block_section[b] = s
@@ -196,10 +197,10 @@ def _named(heads: list[Node]) -> list[int] | None:
     return None if _too_many(block, heads) or 2 * most > len(heads) else block
 
 
-def _sections(axes: Axes, heads: list[Node], block: list[int]) -> list[int]:
+def _sections(axes: Axes, heads: list[Node], block: list[int], *, by_name: bool) -> list[int]:
     """The section of each motif: by module names where blocks are and these are few, else by spatial size."""
     section = _numbered([_prefix(h, 2) for h in heads])
-    if _named(heads) is None or _too_many(section, set(block)):
+    if not by_name or _too_many(section, set(block)):
         sizes = [axes.shapes[h.name].shape[2:] for h in heads]
         section = _numbered([str(tuple(sizes[block.index(b)])) for b in block])
     return section

@@ -24,6 +24,7 @@ from prune.attributes import Change, copied, set_attributes
 from prune.declared import declared_changes
 from prune.evidence import find_slots
 from prune.fitting import Budget, Search
+from prune.placement import device_of
 from prune.witness import Trial, Witness, own_module
 
 TRIALS = 1000
@@ -161,7 +162,7 @@ def _check_training(module: nn.Module, result: nn.Module, program: Program) -> N
 
 def _training_failure(module: nn.Module, program: Program) -> str:
     tried = copied(module).train()
-    device = next((p.device for p in tried.parameters()), torch.device("cpu"))
+    device = device_of(tried)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -147,12 +147,8 @@ def prepare(
     if data is not None:
         listener.stage("measuring the original")
         test = data.test
-
-        def measured(module: nn.Module) -> Evaluation:
-            with on(config.device, module):
-                return evaluate(module, test)
-
-        found = journal.recall("base", lambda: asdict(_sound(measured(reference), whole.loaded)))
+        with on(config.device, reference):
+            found = journal.recall("base", lambda: asdict(_sound(evaluate(reference, test), whole.loaded)))
         base = Evaluation(**found)
     subject, depth = whole, None
     if blocks is not None and data is not None:
