@@ -94,6 +94,16 @@ def test_a_policy_comes_back_and_plans_for_another_network(name: AgentName, tmp_
     assert task("resnet32").holds(plans[0])
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_learning_moves_every_weight_the_encoders_too(name: AgentName) -> None:
+    with contained():
+        agent = Agent(name, [task()], seed=0)
+        before = {key: tensor.clone() for key, tensor in agent.weights().items()}
+        agent.learn(4 * agent.walks)
+    still = [key for key, tensor in agent.weights().items() if torch.equal(tensor, before[key])]
+    assert not still and len(before) > 10
+
+
 def test_zero_shot_scores_the_policys_plan_among_the_baselines(tmp_path: Path) -> None:
     path = tmp_path / "policy.safetensors"
     written(path)

@@ -33,7 +33,10 @@ def policy_train(
     epochs: Annotated[int, typer.Option(min=1, help="Of training networks given by name.")] = 10,
     images: Annotated[int, typer.Option(min=2, help="Search images that score each plan.")] = 256,
     workers: Annotated[
-        str, typer.Option(help="Processes that score plans: a number, ray: or ray://HOST:PORT.")
+        str,
+        typer.Option(
+            help="Processes that score plans: a number; of one network also ray: or ray://HOST:PORT."
+        ),
     ] = "1",
     reward: Annotated[str, typer.Option(help="What makes a plan good: error or loss.")] = "error",
     start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
