@@ -14,7 +14,8 @@ A method is an agent, ``evolution`` or ``random``, with what is changed about it
 - ``+fitted``: each plan is scored once its weights are fitted, as those of the best are in the end;
 - ``+taylor``, ``+bn-scale``, ``+members``: which channels of a group go is decided by these in place of the
   magnitude; the last is the magnitude with an equal say for each layer of the group;
-- ``+proxy``: the refinement makes four children for each that it scores: the one that keeps most magnitude;
+- ``+unguided``: the refinement scores every child that it makes, no surrogate chooses among them;
+- ``+proxy``: it makes four for each that it scores: the one that keeps most magnitude;
 - ``+steady``: the deviation of GNN-RL's actions does not fall;
 - ``+frozen``: the agent never learns: noise around what it starts from, which learning has to beat.
 
@@ -74,7 +75,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "unpriced": {"baselines": tuple(b for b in BASELINES if b != PER_COST)},
     "alone": {"refine": 0.0},
     "loss": {"reward": "loss"},
-    **dict.fromkeys(("fitted", "proxy", "steady", "frozen", "taylor", "bn-scale", "members"), {}),
+    **dict.fromkeys(("fitted", "proxy", "unguided", "steady", "frozen", "taylor", "bn-scale", "members"), {}),
 }
 Runs = Mapping[str, dict[str, Any]]
 

@@ -19,7 +19,7 @@ from prune.plan import make_plan
 from prune.slicing import Slicer
 from prune.tune import evaluate
 from prune.widths import Levels
-from rl import population
+from rl import population, search
 from rl.agents import agent
 from rl.agents.gnn_rl import START_STD
 from rl.book import Book
@@ -75,6 +75,8 @@ _CHILD = population._child
 def changed(changes: Sequence[str]) -> Iterator[None]:
     """The search with what no option of it changes."""
     with contextlib.ExitStack() as stack:
+        if {"proxy", "unguided"} & set(changes):
+            stack.enter_context(mock.patch.object(search, "CHOICE", 1))
         if "proxy" in changes:
             stack.enter_context(mock.patch.object(population, "_child", _best_child))
         if "steady" in changes:

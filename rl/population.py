@@ -1,7 +1,7 @@
 """Search without an agent: plans at random, and a population of the best plans that mutate.
 
 The second serves twice: alone, as the evolution that agents are compared with, and after an agent, to refine
-the best plans that anybody found.
+the best plans that anybody found; there a surrogate chooses which of many children are scored.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from prune.widths import Levels
 from rl.book import Book
+from rl.surrogate import promise
 
 ELITE = 6  # plans that have offspring
 BROODS = 25  # so many, where that makes them no smaller than
 LEAST, MOST = 4, 32  # plans that are scored together
+CHOICE = 8  # children of the refinement for each one that is scored
 _CROSS = 0.25  # share of the offspring with two parents
 _SIZE = 0.35  # deviation of a mutation, in log of the ratio
 _ATTEMPTS = 20  # to find a plan that was not scored yet
@@ -28,7 +30,7 @@ def random_plans(book: Book, count: int, random: np.random.Generator) -> None:
         book.score([book.project(wish) for wish in wishes], "random")
 
 
-def evolve(book: Book, count: int, random: np.random.Generator, method: str) -> None:
+def evolve(book: Book, count: int, random: np.random.Generator, method: str, *, choice: int = 1) -> None:
     """Score ``count`` offspring of the best plans in the book, brood by brood.
 
     A child takes the ratios of one parent, or each ratio from either of two; one to a few of them are scaled
@@ -39,17 +41,30 @@ def evolve(book: Book, count: int, random: np.random.Generator, method: str) -> 
         count: plans to score.
         random: source of chance.
         method: name in the book.
+        choice: children for each one that is scored, of which the most promising are taken
+            (``rl.surrogate``).
     """
     for plans in _broods(count):
-        parents = [levels for _, levels in book.ranked[:ELITE]]
-        brood: list[Levels] = []
-        for _ in range(plans):
-            for _ in range(_ATTEMPTS):
-                child = _child(book, parents, random)
-                if not book.seen(child) and not any((child == other).all() for other in brood):
-                    break
-            brood.append(child)
+        brood = _brood(book, plans, choice, random)
+        if len(brood) > plans:
+            order = np.argsort(-promise(book, brood), kind="stable")
+            brood = [brood[i] for i in order[:plans]]
         book.score(brood, method)
+
+
+def _brood(book: Book, plans: int, choice: int, random: np.random.Generator) -> list[Levels]:
+    """At least so many children, up to ``choice`` times as many as long as new ones are found."""
+    parents = [levels for _, levels in book.ranked[:ELITE]]
+    new: dict[bytes, Levels] = {}
+    for _ in range(plans * choice):
+        for _ in range(_ATTEMPTS):
+            child = _child(book, parents, random)
+            if not book.seen(child) and child.tobytes() not in new:
+                new[child.tobytes()] = child
+                break
+        else:  # hardly any plan is left that was not scored
+            return [*new.values(), *[child] * (plans - len(new))]
+    return list(new.values())
 
 
 def _child(book: Book, parents: list[Levels], random: np.random.Generator) -> Levels:

@@ -27,7 +27,7 @@ from rl.baselines import BASELINES, plans_of, score_baselines
 from rl.book import REWARDS, Book, Reward
 from rl.env import Task
 from rl.policy import Policy
-from rl.population import evolve, random_plans
+from rl.population import CHOICE, evolve, random_plans
 from rl.precision import PRECISION, check_precision
 from rl.reward import IMAGES, Evaluator
 from rl.scorer import PlanScorer
@@ -221,7 +221,7 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
     else:
         with contained():
             done, notes = _run_agent(problem, graph, book, config)
-        evolve(book, config.episodes - done, random, REFINED)
+        evolve(book, config.episodes - done, random, REFINED, choice=CHOICE)
     trial, levels = book.winner()
     return SearchResult(
         make_plan(problem.space, levels, problem.scores, trial.method),

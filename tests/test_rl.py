@@ -43,7 +43,6 @@ from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.agents.ddpg import Walker
 from rl.baselines import baseline_ratios
 from rl.env import LAYER, PruningEnv, Task, Walks
-from rl.population import _broods, evolve
 from rl.reward import Evaluator, Score
 from rl.search import METHODS, RERANKED, Book, SearchConfig, command_words, planner, search
 from rl.workers import Processes
@@ -527,32 +526,6 @@ def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best:
     plans = [np.full(problem().space.bundles, level) for level in (0, 1)]
     assert book.score(plans, "random") == [pytest.approx(w) for w in worths]
     assert (book.winner()[1] == plans[best]).all()
-
-
-class _Toy(Evaluator):
-    """Likes the first bundle narrow."""
-
-    def many(self, keeps: Sequence[np.ndarray]) -> list[Score]:
-        units = [u for g in axes().bundles[0].groups for u in axes().groups[g].units]
-        shares = [float(keep[units].mean()) for keep in keeps]
-        return [Score(1.0 - share, share) for share in shares]
-
-
-def test_broods_grow_with_the_search_and_add_up() -> None:
-    assert {n: _broods(n)[0] for n in (2, 50, 124, 200, 800, 5000)} == {
-        2: 2, 50: 4, 124: 4, 200: 8, 800: 32, 5000: 32,
-    }  # fmt: skip
-    assert all(sum(_broods(n)) == n for n in (0, 1, 99, 333))
-
-
-def test_evolution_improves_without_scoring_a_plan_twice() -> None:
-    asked = problem()
-    book = Book(asked, _Toy(axes(), load_embedded("digits"), images=2), "loss")
-    book.score([book.project(np.ones(asked.space.bundles))], "uniform")
-    evolve(book, 40, np.random.default_rng(0), "evolution")
-    assert book.best["evolution"][0].loss <= 0.7 * book.best["uniform"][0].loss
-    assert len(book.ranked) == len(book.trials) == 41
-    assert all(t.macs <= asked.budget.bounds[0].limit for t in book.trials)
 
 
 @pytest.mark.parametrize(
