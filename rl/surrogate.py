@@ -2,8 +2,8 @@
 
 A Gaussian process over the logarithms of the keep ratios: a linear trend around the best plan, and what lies
 near it (Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, algorithm 2.1). It learns
-ranks, not scores, so that plans that fail altogether weigh no more than others. The constants are fixed, since
-a hundred plans are few to fit them to.
+ranks, not scores, so that plans that fail altogether weigh no more than others. The constants are fixed,
+since a hundred plans are few to fit them to.
 """
 
 from __future__ import annotations
