@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -167,6 +167,16 @@ def build(name: str, **args: object) -> nn.Module:
     Raises:
         ArchitectureError: an unknown name or argument, or a value that makes no network.
     """
+    check_arguments(name, args)
+    return find(name).build(**args)
+
+
+def check_arguments(name: str, args: Mapping[str, object]) -> None:
+    """Check the arguments of a network's builder by name and kind.
+
+    Raises:
+        ArchitectureError: no such network, an unknown argument, or a value of another kind.
+    """
     entry = find(name)
     known = inspect.signature(entry.build).parameters
     for arg, value in args.items():
@@ -179,7 +189,6 @@ def build(name: str, **args: object) -> nn.Module:
             raise ArchitectureError(
                 f"{entry.name}: {arg}={value!r} is not {wanted}", hint=f"the default is {known[arg].default}"
             )
-    return entry.build(**args)
 
 
 def _check(value: object, default: object) -> tuple[str, bool]:

@@ -84,6 +84,8 @@ def build_for(name: str, data: DataSet, *, seed: int = 0, **args: object) -> tup
         arguments["image_size"] = data.input_shape[1]
     if "length" in registry.arguments(name):
         arguments["length"] = data.input_shape[0]
+    if decided := sorted(args.keys() & arguments.keys()):
+        raise ArchitectureError(f"{entry.name}: the data decide {', '.join(decided)}", hint="leave it out")
     arguments.update(args)
     if "small_input" in registry.arguments(name) and max(data.input_shape[1:]) < 96:
         arguments.setdefault("small_input", True)

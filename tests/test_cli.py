@@ -400,11 +400,37 @@ def test_data_of_another_shape_is_refused(model: Path, tmp_path: Path) -> None:
     assert "3x32x32" in out
 
 
+def test_zoo_train_takes_arguments_of_the_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "narrow.pt"
+    code, out = run(
+        "zoo",
+        "train",
+        "resnet20",
+        "--arch-args",
+        '{"width": 4}',
+        "--data",
+        "digits",
+        "--epochs",
+        1,
+        "-o",
+        path,
+    )
+    assert code == 0, out
+    code, out = run("inspect", path, "--json")
+    assert code == 0, out
+    assert json.loads(out)["params"] < 20_000  # of 270,000
+
+
 def test_zoo_train_refuses_bad_input(tmp_path: Path) -> None:
     for args, says in {
         ("resnet21",): "resnet20",
         ("resnet20", "--data", "nothing"): "digits",
         ("resnet20", "-o", str(tmp_path)): "is a folder",
+        ("resnet20", "--arch-args", '{"width": "broad"}'): "positive whole number",
+        ("resnet20", "--arch-args", '{"depth": 3}'): "takes no argument 'depth'",
+        ("resnet20", "--arch-args", '{"num_classes": 3}'): "the data decide num_classes",
+        ("resnet20", "--arch-args", '{"config": 3, "output": 1}'): "takes no argument",
+        ("resnet20", "--arch-args", "[8]"): "must be a JSON object",
     }.items():
         code, out = run("zoo", "train", *args)
         assert code == 2, out

@@ -140,7 +140,7 @@ def model_source(
     return ModelSource(
         model=model,
         arch=arch,
-        arch_args=_arguments(arch_args),
+        arch_args=architecture_arguments(arch_args),
         weights=weights,
         pretrained=pretrained,
         request=request,
@@ -148,7 +148,12 @@ def model_source(
     )
 
 
-def _arguments(text: str | None) -> dict[str, Any]:
+def architecture_arguments(text: str | None) -> dict[str, Any]:
+    """What ``--arch-args`` says.
+
+    Raises:
+        UsageError: it is no JSON object.
+    """
     if text is None:
         return {}
     try:

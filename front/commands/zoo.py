@@ -9,7 +9,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from front.commands.options import DeviceOption, ForceOption, JsonOption
+from front.commands.options import (
+    ArchArgsOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    architecture_arguments,
+)
 from front.commands.shown import bold
 from front.commands.terminal import console, new_screen, print_json
 
@@ -38,6 +44,7 @@ def zoo_train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write.", show_default="NAME.pt")
     ] = None,
+    arch_args: ArchArgsOption = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training split.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[
@@ -51,12 +58,13 @@ def zoo_train(
     """Train a network from scratch and write it with its metadata."""
     from dataclasses import replace
 
-    from models_zoo.registry import find
+    from models_zoo.registry import check_arguments, find
     from profilers.device import find_device
     from prune.data import load_data
     from prune.train import recipe, train
 
-    entry, place = find(name), find_device(device)
+    entry, place, arguments = find(name), find_device(device), architecture_arguments(arch_args)
+    check_arguments(name, arguments)
     spec = data or ("pystdlib" if entry.is_language_model else "shapes" if entry.masks else "digits")
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
     config = replace(recipe(name), **{k: v for k, v in given.items() if v is not None})
@@ -77,6 +85,7 @@ def zoo_train(
             force=force,
             on_epoch=screen.epoch,
             on_step=screen.step,
+            **arguments,
         )
     if as_json:
         return print_json({"file": str(path), "arch": name, "data": spec, **result.to_json()})
