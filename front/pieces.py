@@ -144,12 +144,11 @@ def _on_data(
         if wanted or (wanted is None and cuts <= request.search.trials // 2):
             yield Piece("score a group cut alone", cuts, seconds, workers)
     mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
-    first, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
-    again, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
+    first, _ = timed(lambda: mender.finalist([plan]))
+    again, _ = timed(lambda: mender.finalist([plan]))
     most = len(BASELINES) + 2 + FINALISTS + (RERANKED if config.importance is None else 0)
-    finalists = most if searched and mender.fits else 0
     yield Piece("look at the whole network", points, max(0.0, first - again))
-    yield Piece("fit what remains", points * (finalists + 2), again)
+    yield Piece("mend what remains", points * ((most if searched else 0) + 2), again)
     tuning = config.tuning(data)
     if tuning.epochs:
         steps = -(-len(data.train) // tuning.batch_size)

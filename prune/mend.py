@@ -83,7 +83,8 @@ class Mender:
     ) -> tuple[Plan, float]:
         """The plan that is best once it is mended, and its loss on the whole search split.
 
-        Plans are searched for by a cheaper score; whose weights can be fitted well, it does not tell.
+        Plans are searched for by a cheaper score: on fewer records, and it does not tell whose weights can be
+        fitted well.
 
         Args:
             plans: at least one, such as the best of each method; of equal ones the first is taken.
@@ -102,7 +103,8 @@ class Mender:
 
     def _mended_loss(self, plan: Plan) -> float:
         keep = plan.keep_mask(self.axes)
-        return self._better(keep, self._slicer(keep))[1]
+        found, loss = self._better(keep, self._slicer(keep))
+        return self._loss(found.program) if loss is None else loss
 
     def mended(self, keep: Keep, program: Program) -> Mended:
         """A smaller program as good as it gets without training.
@@ -114,8 +116,11 @@ class Mender:
         found, _ = self._better(keep, program)
         return replace(found, program=placed(found.program, CPU), usual=placed(found.usual, CPU))
 
-    def _better(self, keep: Keep, program: Program) -> tuple[Mended, float]:
-        """A smaller program mended the better way, still on the device, and its loss on the search split."""
+    def _better(self, keep: Keep, program: Program) -> tuple[Mended, float | None]:
+        """A smaller program mended the better way, still on the device.
+
+        And its loss on the search split, where that had to decide.
+        """
         program = placed(program, self.device)
         train = self.data.train
         images = (
@@ -123,7 +128,7 @@ class Mender:
         )
         usual = replace(program, tensors=recalibrated(program, program.tensors, images))
         if not self.fits:
-            return Mended(usual, "recalibrated", usual), math.nan
+            return Mended(usual, "recalibrated", usual), None
         fitted = self._reference.fitted(program, self._slicer.kept(keep))
         loss, usual_loss = self._loss(fitted), self._loss(usual)
         # A loss that is no number never wins.

@@ -172,8 +172,8 @@ def complete(
     mender: Mender | None = None
     if data is not None:
         mender = Mender(subject.axes, data, reconstruct=config.reconstruct, device=config.device)
-    if found.finalists and mender is not None and mender.fits:
-        listener.stage("fitting the best plans")
+    if found.finalists and mender is not None:
+        listener.stage("mending the best plans")
         plan, loss = mender.finalist(found.finalists, listener.step, journal)
         found = replace(found, plan=plan, mended_loss=loss if math.isfinite(loss) else None)
     timed = None

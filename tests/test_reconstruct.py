@@ -206,7 +206,8 @@ def test_mending_takes_what_is_better_on_the_search_split() -> None:
     assert usual.way == "recalibrated"
 
 
-def test_the_finalist_is_the_plan_that_loses_least_once_it_is_mended() -> None:
+@pytest.mark.parametrize("reconstruct", [True, False])
+def test_the_finalist_is_the_plan_that_loses_least_once_it_is_mended(reconstruct: bool) -> None:
     axes = axes_of(Classifier())
     axes.program.tensors["last.weight"].mul_(20)
     space, data = WidthSpace(axes), data_of(axes)
@@ -216,12 +217,12 @@ def test_the_finalist_is_the_plan_that_loses_least_once_it_is_mended() -> None:
     losses = []
     for plan in plans:
         keep = plan.keep_mask(axes)
-        mended = Mender(axes, data).mended(keep, cut(axes, keep)).program
+        mended = Mender(axes, data, reconstruct=reconstruct).mended(keep, cut(axes, keep)).program
         losses.append(evaluate(ProgramModule(mended), data.search).loss)
     assert len(set(losses)) == 3
     best = plans[int(np.argmin(losses))]
     for order in (plans, plans[::-1]):
-        found, loss = Mender(axes, data).finalist(order)
+        found, loss = Mender(axes, data, reconstruct=reconstruct).finalist(order)
         assert found is best and loss == pytest.approx(min(losses))
 
 
