@@ -168,7 +168,13 @@ def build(name: str, **args: object) -> nn.Module:
         ArchitectureError: an unknown name or argument, or a value that makes no network.
     """
     check_arguments(name, args)
-    return find(name).build(**args)
+    entry = find(name)
+    try:
+        return entry.build(**args)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as err:  # torch's, of sizes it cannot have
+        given = ", ".join(f"{name}={value!r}" for name, value in args.items())
+        reason = str(err).splitlines()[0]
+        raise ArchitectureError(f"{entry.name} cannot be built with {given}: {reason}") from err
 
 
 def check_arguments(name: str, args: Mapping[str, object]) -> None:

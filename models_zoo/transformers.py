@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graph.errors import ArchitectureError
+
 
 class Attention(nn.Module):
     """Multi-head attention of a sequence to itself (Vaswani et al. 2017, arXiv:1706.03762).
@@ -17,10 +19,15 @@ class Attention(nn.Module):
         width: D.
         heads: H, which divides D.
         causal: each token sees itself and those before it.
+
+    Raises:
+        ArchitectureError: H does not divide D.
     """
 
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
+        if width % heads:
+            raise ArchitectureError(f"a width of {width} does not part into {heads} heads")
         self.heads, self.head_width, self.causal = heads, width // heads, causal
         self.query, self.key, self.value = (nn.Linear(width, heads * self.head_width) for _ in range(3))
         self.out = nn.Linear(heads * self.head_width, width)

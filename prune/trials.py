@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -45,7 +46,7 @@ class Trial:
     @property
     def rank(self) -> tuple[float, float, float]:
         """Higher is better: what the search goes by, then the accuracy, then the smaller loss."""
-        return (self.worth, self.accuracy, -self.loss)
+        return (self.worth, self.accuracy, -self.loss if math.isfinite(self.loss) else -math.inf)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""

@@ -16,6 +16,7 @@ from rl.scorer import PlanScorer, Score
 
 Reward = Literal["error", "loss"]
 REWARDS: tuple[Reward, ...] = get_args(Reward)
+_WORST = 10.0  # loss of a plan that fails altogether; how badly it does says nothing
 
 
 class Book:
@@ -68,7 +69,8 @@ class Book:
 
     def worth(self, score: Score) -> float:
         """A score as one number, higher is better."""
-        return score.reward if self.reward == "error" else -min(score.loss, 10.0)
+        # In this order of arguments a loss that is no number counts as the worst.
+        return score.reward if self.reward == "error" else -min(_WORST, score.loss)
 
     def seen(self, levels: Levels) -> bool:
         """Whether a plan was scored before."""

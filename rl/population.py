@@ -63,8 +63,9 @@ def _brood(book: Book, plans: int, choice: int, random: np.random.Generator) -> 
                 new[child.tobytes()] = child
                 break
         else:  # hardly any plan is left that was not scored
-            return [*new.values(), *[child] * (plans - len(new))]
-    return list(new.values())
+            if len(new) >= plans:
+                break
+    return [*new.values(), *[child] * (plans - len(new))]
 
 
 def _child(book: Book, parents: list[Levels], random: np.random.Generator) -> Levels:

@@ -18,7 +18,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Wh
 from prune.widths import Levels
 from rl.book import Book
 
-_MOST = 500  # plans that it learns from, the best ones: its cost grows with their cube
+_LEARNED = 500  # plans that it learns from, the best ones: its cost grows with their cube
 _NEAR = 0.2  # deviation of a log ratio within which plans are alike
 _FAR = 0.5  # deviation of a log ratio at which the trend counts as much as what lies near
 _NOISE = 0.3  # variance of ranks that ratios do not tell
@@ -34,21 +34,21 @@ def promise(book: Book, plans: Sequence[Levels]) -> NDArray[np.float64]:
     Returns:
         (plans,).
     """
-    known = [levels for _, levels in book.ranked[:_MOST]]
-    scored, asked = _seen(book, known), _seen(book, plans)
+    known = [levels for _, levels in book.ranked[:_LEARNED]]
+    scored, asked = _log_ratios(book, known), _log_ratios(book, plans)
     best, n = scored[0], scored.shape[1]
-    ranks = -np.log1p(np.arange(len(known)))
-    ranks = (ranks - ranks.mean()) / (ranks.std() or 1.0)
+    targets = -np.log1p(np.arange(len(known)))  # logarithms of ranks
+    targets = (targets - targets.mean()) / (targets.std() or 1.0)
     kernel = (
         RBF(_NEAR * np.sqrt(n))
         + ConstantKernel(1 / (_FAR**2 * n)) * DotProduct(0.0, "fixed")
         + WhiteKernel(_NOISE)
     )
-    process = GaussianProcessRegressor(kernel, optimizer=None).fit(scored - best, ranks)
+    process = GaussianProcessRegressor(kernel, optimizer=None).fit(scored - best, targets)
     return np.asarray(process.predict(asked - best), dtype=np.float64)
 
 
-def _seen(book: Book, plans: Sequence[Levels]) -> NDArray[np.float64]:
+def _log_ratios(book: Book, plans: Sequence[Levels]) -> NDArray[np.float64]:
     """Logarithms of the keep ratios: (plans, bundles)."""
     ratios = np.array([book.ratios(levels) for levels in plans])
     return np.asarray(np.log(np.maximum(0.01, ratios)), dtype=np.float64)

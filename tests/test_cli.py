@@ -431,6 +431,8 @@ def test_zoo_train_refuses_bad_input(tmp_path: Path) -> None:
         ("resnet20", "--arch-args", '{"num_classes": 3}'): "the data decide num_classes",
         ("resnet20", "--arch-args", '{"config": 3, "output": 1}'): "takes no argument",
         ("resnet20", "--arch-args", "[8]"): "must be a JSON object",
+        ("mobilenet_v2", "--arch-args", '{"width_mult": 1e300}'): "cannot be built with",
+        ("vit_tiny", "--arch-args", '{"heads": 5}'): "a width of 96 does not part into 5 heads",
     }.items():
         code, out = run("zoo", "train", *args)
         assert code == 2, out

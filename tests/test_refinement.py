@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
+from numpy.typing import NDArray
 
+from graph import topology
 from graph.axes import Axes, infer
 from graph.capture import capture
 from models_zoo import registry
@@ -15,10 +20,11 @@ from models_zoo.data import load_embedded
 from prune.budget import Budget
 from prune.importance import magnitude
 from prune.trials import Problem
-from prune.widths import WidthSpace
+from prune.widths import Levels, WidthSpace
 from rl.book import Book
 from rl.population import CHOICE, _broods, evolve
 from rl.reward import Evaluator, Score
+from rl.search import SearchConfig, search
 from rl.surrogate import promise
 
 
@@ -102,16 +108,44 @@ def test_children_that_are_chosen_among_get_further_with_as_many_plans() -> None
             evolve(book, 48, np.random.default_rng(seed), "refinement", choice=choice)
             assert len(book.ranked) == len(book.trials) == 49
             found.append(book.winner()[0].loss)
-    assert np.mean(losses[CHOICE]) < 0.9 * np.mean(losses[1])
+    # Chosen at random they get 0.84 to 0.90 of the loss, since fewer are copies of one another.
+    assert np.mean(losses[CHOICE]) < 0.75 * np.mean(losses[1])
 
 
-def test_where_no_new_plan_is_left_the_refinement_scores_as_many_and_ends() -> None:
+def test_the_search_chooses_after_an_agent_and_evolution_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def spied(book: Book, plans: Sequence[Levels]) -> NDArray[np.float64]:
+        asked.append(len(plans))
+        return promise(book, plans)
+
+    monkeypatch.setattr("rl.population.promise", spied)
+    graph, scorer = topology.build(axes()), _Valley(axes(), load_embedded("digits"), images=2)
+    search(problem(), graph, scorer, SearchConfig(agent="evolution", episodes=12))
+    assert not asked
+    search(problem(), graph, scorer, SearchConfig(agent="amc", policy="none", episodes=12))
+    assert asked and all(count > 4 for count in asked)
+
+
+def test_a_loss_that_is_no_number_is_the_worst() -> None:
+    book = _valley()
+    worths = [book.worth(Score(0.5, loss)) for loss in (math.nan, math.inf, 0.3)]
+    assert worths == [-10.0, -10.0, -0.3]
+    trial = book.winner()[0]
+    ranks = [replace(trial, loss=loss).rank for loss in (math.nan, 0.3)]
+    assert max(ranks[0], ranks[1]) == max(ranks[1], ranks[0]) == ranks[1]
+
+
+def test_where_few_plans_are_left_the_refinement_finds_them_and_ends() -> None:
     found = axes()
-    free = set(found.bundles[1].groups)
-    small = WidthSpace(
-        found, fixed={g.name: len(g.units) for i, g in enumerate(found.groups) if i not in free}
-    )
-    book = Book(problem(small, 0.99), _Valley(found, load_embedded("digits"), images=2), "loss")
-    book.score([book.project(np.ones(small.bundles))], "uniform")
-    evolve(book, 30, np.random.default_rng(0), "refinement", choice=CHOICE)
-    assert len(book.trials) == 31 and len(book.ranked) < 10
+    free = {g for bundle in found.bundles[1:6] for g in bundle.groups}
+    fixed = {g.name: len(g.units) for i, g in enumerate(found.groups) if i not in free}
+    space = WidthSpace(found, fixed=fixed, round_to=2)
+    random = np.random.default_rng(0)
+    for choice, share in ((1, 0.75), (CHOICE, 0.9)):
+        book = Book(problem(space, 0.9), _Valley(found, load_embedded("digits"), images=2), "loss")
+        book.score([book.project(np.ones(space.bundles))], "uniform")
+        within = {book.project(random.uniform(0.1, 1.5, space.bundles)).tobytes() for _ in range(1000)}
+        evolve(book, 100, np.random.default_rng(0), "refinement", choice=choice)
+        assert len(book.trials) == 101
+        assert share * len(within) <= len(book.ranked) <= len(within)

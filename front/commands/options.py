@@ -28,7 +28,7 @@ ArchOption = Annotated[
 ]
 ArchArgsOption = Annotated[
     str | None,
-    typer.Option("--arch-args", help="Arguments of the architecture as JSON: '{\"num_classes\": 10}'."),
+    typer.Option("--arch-args", help="Arguments of the architecture as JSON: '{\"width\": 8}'."),
 ]
 WeightsOption = Annotated[
     Path | None,
@@ -159,7 +159,7 @@ def architecture_arguments(text: str | None) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as err:
-        raise UsageError(f"--arch-args: {err}", hint="such as --arch-args '{\"num_classes\": 10}'") from err
+        raise UsageError(f"--arch-args: {err}", hint="such as --arch-args '{\"width\": 8}'") from err
     if not isinstance(value, dict):
-        raise UsageError("--arch-args: must be a JSON object", hint="such as '{\"num_classes\": 10}'")
+        raise UsageError("--arch-args: must be a JSON object", hint="such as --arch-args '{\"width\": 8}'")
     return value
