@@ -173,8 +173,10 @@ def build(name: str, **args: object) -> nn.Module:
         return entry.build(**args)
     except (RuntimeError, TypeError, ValueError, OverflowError) as err:  # torch's, of sizes it cannot have
         given = ", ".join(f"{name}={value!r}" for name, value in args.items())
-        reason = str(err).splitlines()[0]
-        raise ArchitectureError(f"{entry.name} cannot be built with {given}: {reason}") from err
+        raise ArchitectureError(
+            f"{entry.name} cannot be built with {given}: {str(err).splitlines()[0]}",
+            hint="check the architecture's arguments",
+        ) from err
 
 
 def check_arguments(name: str, args: Mapping[str, object]) -> None:

@@ -70,7 +70,7 @@ def build(arch: str, args: dict[str, Any], state: dict[str, Tensor]) -> tuple[nn
                 args = _inferred(arch, args, state)
             with torch.device("meta"), no_larger_than(state, arch):
                 state = fitted(arch, registry.build(arch, **args), state)
-        except (RuntimeError, ValueError, TypeError, OverflowError) as err:
+        except (RuntimeError, ValueError, TypeError, OverflowError) as err:  # of sizes that weights suggest
             raise ArchitectureError(
                 f"{arch} cannot be built with {args}: {first_line(err)}",
                 hint="check the architecture's arguments",
