@@ -53,7 +53,8 @@ class TrainingConfig:
         targets: shares of the MACs; each network at each target is a task.
         epochs: of training for networks given by name.
         images: of the search split that score a plan.
-        workers: processes of this machine that score plans of each network; they change no result.
+        workers: how many processes score plans of each network, or for one network the address of a Ray
+            cluster; they change no result.
         reward: ``error`` or ``loss``.
         seed: of everything random.
         start: a policy to go on from.
