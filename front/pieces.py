@@ -28,7 +28,7 @@ from prune.mend import Mender
 from prune.placement import on
 from prune.plan import Plan, make_plan
 from prune.preparation import SEARCH
-from prune.student import runs_itself, student_of
+from prune.student import reference_of, student_of
 from prune.subject import Subject
 from prune.surgery import prune_program
 from prune.tune import evaluate, fit
@@ -146,7 +146,8 @@ def _on_data(
     mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
     first, _ = timed(lambda: mender.finalist([plan]))
     again, _ = timed(lambda: mender.finalist([plan]))
-    most = len(BASELINES) + 2 + FINALISTS + (RERANKED if config.importance is None else 0)
+    reranks = config.importance is None and not starts and not config.states.is_given
+    most = len(BASELINES) + 2 + FINALISTS + RERANKED * reranks
     yield Piece("look at the whole network", points, max(0.0, first - again))
     yield Piece("mend what remains", points * ((most if searched else 0) + 2), again)
     tuning = config.tuning(data)
@@ -168,8 +169,7 @@ def _step(subject: Subject, student: nn.Module, data: DataSet, config: CompressC
         search=_First(data.search, tuning.batch_size),
     )
     start = time.perf_counter()
-    own = subject.loaded.module
-    teacher = own if runs_itself(own) else ProgramModule(subject.program)
+    teacher = reference_of(subject)
     with on(config.device, student, teacher):
         fit(student, few, tuning, teacher=teacher, on_step=lambda *_: ends.append(time.perf_counter()))
     gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)] or [ends[0] - start]

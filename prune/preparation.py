@@ -28,7 +28,7 @@ from prune.load import LoadedModel
 from prune.placement import on
 from prune.selection import remaining
 from prune.states import StateChoice, choose_states, own_layers, state_layers
-from prune.student import runs_itself
+from prune.student import reference_of
 from prune.subject import (
     NO_DATA,
     Subject,
@@ -141,8 +141,7 @@ def prepare(
         must_be_the_same(journal, "data", data.name, of_data(data))
     for note in (*whole.notes, *_data_notes(config, data)):
         listener.note(note)
-    original = ProgramModule(whole.program)
-    reference = whole.loaded.module if runs_itself(whole.loaded.module) else original
+    original, reference = ProgramModule(whole.program), reference_of(whole)
     base: Evaluation | None = None
     if data is not None:
         listener.stage("measuring the original")

@@ -21,9 +21,10 @@ from prune.subject import Subject
 _SECONDS = 60.0  # for finding the attributes of the class
 
 
-def runs_itself(module: nn.Module) -> bool:
-    """Whether a module's own class is much faster than its program."""
-    return isinstance(module, MambaLM)
+def reference_of(subject: Subject) -> nn.Module:
+    """What is evaluated, and teaches, for a whole program: its own class where that is much faster."""
+    own = subject.loaded.module
+    return own if isinstance(own, MambaLM) else ProgramModule(subject.program)
 
 
 @dataclass(frozen=True)
