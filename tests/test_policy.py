@@ -31,6 +31,7 @@ from prune.trials import Problem, SearchResult
 from prune.widths import Levels, WidthSpace
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
+from rl.book import Reward
 from rl.env import Task
 from rl.policy import Origin, agent_of
 from rl.reward import Evaluator, Score
@@ -220,25 +221,33 @@ class _Baselines(Evaluator):
         return [Score(1.0, 0.0) if self.evaluations <= 4 else Score(0.0, 9.0) for _ in keeps]
 
 
-def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_weights() -> None:
+@pytest.mark.parametrize(
+    ("reward", "worse", "better"),
+    [("error", "0.00%", "100.00%"), ("loss", "a loss of 9.0000", "a loss of 0.0000")],
+)
+def test_a_default_policy_that_is_worse_than_the_baselines_makes_room_for_fresh_weights(
+    reward: Reward, worse: str, better: str
+) -> None:
     found = axes("resnet20")
     space, data = WidthSpace(found), load_embedded("digits")
     asked = Problem(found, space, half_of(space), magnitude(found), data, lambda _: None)
     runs = []
     for start, episodes in ((policy.NONE, 4), (None, 5)):
-        config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0)
+        config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=start, refine=0.0, reward=reward)
         evaluator = _Baselines(found, data, images=2)
         runs.append(search(asked, graph_of("resnet20"), evaluator, config))
     fresh, left = ([t.ratios for t in run.trials] for run in runs)
     assert fresh[7:] == left[8:] and len(left) == 7 + 5
-    told = "the policy's first plan has 0.00% on the search split, the best baseline (uniform) 100.00%"
+    told = f"the policy's first plan has {worse} on the search split, the best baseline (uniform) {better}"
     assert runs[0].notes == ()
     assert runs[1].notes == (
         f"{told}, so the search starts from the baseline and the agent with fresh weights",
     )
     # One that is named stays, and that it is worse is told.
     for episodes, then in ((0, ""), (5, "; the agent goes on from the policy, since it was named")):
-        config = SearchConfig(agent="gnn-rl", episodes=episodes, policy=policy.DEFAULT, refine=0.0)
+        config = SearchConfig(
+            agent="gnn-rl", episodes=episodes, policy=policy.DEFAULT, refine=0.0, reward=reward
+        )
         evaluator = _Baselines(found, data, images=2)
         named = search(asked, graph_of("resnet20"), evaluator, config)
         assert named.notes == (told + then,) and named.trials[7].ratios == left[7]
