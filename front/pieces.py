@@ -144,12 +144,17 @@ def _on_data(
         if wanted or (wanted is None and cuts <= request.search.trials // 2):
             yield Piece("score a group cut alone", cuts, seconds, workers)
     mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
-    first, _ = timed(lambda: mender.finalist([plan]))
-    again, _ = timed(lambda: mender.finalist([plan]))
-    reranks = config.importance is None and not starts and not config.states.is_given
-    most = len(BASELINES) + 2 + FINALISTS + RERANKED * reranks
-    yield Piece("look at the whole network", points, max(0.0, first - again))
-    yield Piece("mend what remains", points * ((most if searched else 0) + 2), again)
+    reranks = config.importance is None and not starts and not config.states.is_given and mender.fits
+    finalists = points * (len(BASELINES) + 2 + FINALISTS + RERANKED * reranks) if searched else 0
+    first, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
+    again, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
+    if mender.fits:
+        yield Piece("look at the whole network", points, max(0.0, first - again))
+        yield Piece("mend what remains", 2 * points + finalists, again)
+    else:
+        yield Piece("mend what remains", 2 * points, again)
+        if finalists:
+            yield Piece("measure one of the best plans", finalists, again + per_record * len(data.search))
     tuning = config.tuning(data)
     if tuning.epochs:
         steps = -(-len(data.train) // tuning.batch_size)

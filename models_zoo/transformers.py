@@ -27,7 +27,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
         if width % heads:
-            raise ArchitectureError(f"a width of {width} does not part into {heads} heads")
+            raise ArchitectureError(
+                f"a width of {width} does not part into {heads} heads", hint="heads must divide width"
+            )
         self.heads, self.head_width, self.causal = heads, width // heads, causal
         self.query, self.key, self.value = (nn.Linear(width, heads * self.head_width) for _ in range(3))
         self.out = nn.Linear(heads * self.head_width, width)

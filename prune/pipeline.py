@@ -153,14 +153,17 @@ def complete(
     budget = ready.budget(config.demands)
 
     searches = ready.method == SEARCH and bool(config.demands)
+    mender: Mender | None = None
+    if data is not None:
+        mender = Mender(subject.axes, data, reconstruct=config.reconstruct, device=config.device)
     listener.stage("searching" if searches else "planning")
     if not config.demands:  # nothing but states and blocks go, and which is decided
         method = STATES if ready.states is not None else BLOCKS
         found = _planned(make_plan(space, space.widest, scores, method))
-    elif searches and data is not None:
+    elif searches and data is not None and mender is not None:
         free = ready.states is not None and not ready.states.kept
         first = {**(state_starts(space) if free else {}), **(starts or {})}
-        reranks = config.importance is None and ready.states is None
+        reranks = config.importance is None and ready.states is None and mender.fits
         problem = Problem(
             subject.axes, space, budget, scores, data, listener.trial, first, journal, reranks, config.device
         )  # fmt: skip
@@ -169,13 +172,11 @@ def complete(
             listener.note(note)
     else:
         found = _planned(baseline_plan(ready.method, space, scores, budget))
-    mender: Mender | None = None
-    if data is not None:
-        mender = Mender(subject.axes, data, reconstruct=config.reconstruct, device=config.device)
     if found.finalists and mender is not None:
         listener.stage("mending the best plans")
         plan, loss = mender.finalist(found.finalists, listener.step, journal)
-        found = replace(found, plan=plan, mended_loss=loss if math.isfinite(loss) else None)
+        if math.isfinite(loss):  # else nothing tells them apart
+            found = replace(found, plan=plan, mended_loss=loss)
     timed = None
     if ready.clock is not None:
         listener.stage("timing the plan")

@@ -141,7 +141,8 @@ def prepare(
         must_be_the_same(journal, "data", data.name, of_data(data))
     for note in (*whole.notes, *_data_notes(config, data)):
         listener.note(note)
-    original, reference = ProgramModule(whole.program), reference_of(whole)
+    reference = reference_of(whole)
+    original = reference if isinstance(reference, ProgramModule) else ProgramModule(whole.program)
     base: Evaluation | None = None
     if data is not None:
         listener.stage("measuring the original")

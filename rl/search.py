@@ -21,6 +21,7 @@ from prune.identity import digest, must_be_the_same
 from prune.importance import Scores, balanced, scores_of
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
+from prune.widths import Levels
 from rl import policy
 from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.baselines import BASELINES, plans_of, score_baselines
@@ -238,17 +239,15 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
 
 
 def _finalists(problem: Problem, book: Book, by_taylor: Scores) -> tuple[Plan, ...]:
-    """The best plan of each method, then the best plans of all, then some of these with other channels.
+    """The winner, the best plan of each method, the best plans of all, then some with other channels.
 
     A plan is scored before its weights are fitted, and there magnitude ranks channels best; once they are
     fitted, magnitude and gradients together may (docs/results.md).
     """
-    chosen = [*book.best.values(), *book.ranked[:FINALISTS]]
-    distinct = {levels.tobytes(): (trial.method, levels) for trial, levels in reversed(chosen)}
-    plans = [
-        make_plan(problem.space, levels, problem.scores, method)
-        for method, levels in reversed(distinct.values())
-    ]
+    distinct: dict[bytes, tuple[str, Levels]] = {}
+    for trial, levels in [book.winner(), *book.best.values(), *book.ranked[:FINALISTS]]:
+        distinct.setdefault(levels.tobytes(), (trial.method, levels))
+    plans = [make_plan(problem.space, levels, problem.scores, method) for method, levels in distinct.values()]
     if problem.reranks:
         scores = balanced(problem.axes, problem.scores, by_taylor)
         for trial, levels in book.ranked[:RERANKED]:

@@ -541,3 +541,9 @@ def test_the_reward_decides_what_is_best(reward: str, worths: list[float], best:
 def test_a_senseless_search_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         SearchConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_winner_is_the_first_finalist_so_that_it_stays_where_nothing_tells_them_apart() -> None:
+    found = search(problem(), graph_of(), evaluator(), SearchConfig(agent="evolution", episodes=6))
+    assert found.plan.method != found.trials[0].method
+    assert found.finalists[0] == found.plan
