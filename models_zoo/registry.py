@@ -172,9 +172,10 @@ def build(name: str, **args: object) -> nn.Module:
     try:
         return entry.build(**args)
     except (RuntimeError, TypeError, ValueError, OverflowError) as err:  # torch's, of sizes it cannot have
-        given = ", ".join(f"{name}={value!r}" for name, value in args.items())
+        given = ", ".join(f"{arg}={value!r}" for arg, value in args.items())
+        reason = next(iter(str(err).splitlines()), type(err).__name__)[:200]
         raise ArchitectureError(
-            f"{entry.name} cannot be built with {given}: {str(err).splitlines()[0]}",
+            f"{entry.name} cannot be built with {given}: {reason}",
             hint="check the architecture's arguments",
         ) from err
 

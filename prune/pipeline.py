@@ -160,12 +160,13 @@ def complete(
     if not config.demands:  # nothing but states and blocks go, and which is decided
         method = STATES if ready.states is not None else BLOCKS
         found = _planned(make_plan(space, space.widest, scores, method))
-    elif searches and data is not None and mender is not None:
+    elif searches and mender is not None:
         free = ready.states is not None and not ready.states.kept
         first = {**(state_starts(space) if free else {}), **(starts or {})}
         reranks = config.importance is None and ready.states is None and mender.fits
         problem = Problem(
-            subject.axes, space, budget, scores, data, listener.trial, first, journal, reranks, config.device
+            subject.axes, space, budget, scores, mender.data, listener.trial, first, journal, reranks,
+            config.device,
         )  # fmt: skip
         found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
         for note in found.notes:
