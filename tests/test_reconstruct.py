@@ -189,6 +189,7 @@ class Classifier(nn.Module):
 
 
 def test_mending_takes_what_is_better_on_the_search_split() -> None:
+    torch.manual_seed(0)  # of some weights the labels of one way are learned better by the other
     axes = axes_of(Classifier())
     axes.program.tensors["last.weight"].mul_(20)  # so that classes differ
     keep, data = half(axes), data_of(axes)
