@@ -10,8 +10,7 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
 - reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
-- tuned: from the recalibrated weights, with the same epochs, schedule, data, seed and optimiser for all; ours
-  stays as it was reconstructed where training is worse on the search images, as in ``prune compress``.
+- tuned: from there, with the same epochs, schedule, data, seed, teacher and optimiser for all.
 
 With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
 CIFAR-10 beside a lossless part; "larger test" is the tuned network on the test images of that one, or of the
@@ -107,7 +106,8 @@ SMALL: Mapping[str, Mapping[str, object]] = {
 }
 # What the figures of a peer depend on; ours depend on everything.
 SHARED = (
-    "models_zoo", "prune/tune.py", "prune/recalibrate.py", "graph/capture.py", "benchmarks/policies_peer.py",
+    "models_zoo", "prune/tune.py", "prune/distillation.py", "prune/recalibrate.py", "graph/capture.py",
+    "benchmarks/policies_peer.py",
 )  # fmt: skip
 Rows = dict[str, dict[str, Any]]
 
@@ -171,13 +171,10 @@ class Subject:
         if wants_tuning(method, self.options):
             tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
             data = replace(self.data, train=(self.tuning_data or self.data).train)
-            whole = modules["recalibrated"]
-            start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
-            if "reconstructed" in modules:  # as `prune compress` does: that one stays epoch 0
-                whole = modules["reconstructed"]
+            whole = modules.get("reconstructed", modules["recalibrated"])
             teacher = self.teacher
             with on(self.device, whole, *([teacher] if teacher else [])):
-                fit(whole, data, tuning, teacher=teacher, initial=start)
+                fit(whole, data, tuning, teacher=teacher)
             found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:
                 found["larger test"] = self.accuracy(whole, self.larger)

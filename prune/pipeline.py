@@ -194,12 +194,10 @@ def complete(
     if proof is not None and ready.depth is not None:
         proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
-    initial: Mapping[str, Tensor] | None = None  # weights that training begins from
     if mender is not None:
         listener.stage("mending what remains")
         mending = mender.mended(plan.keep_mask(subject.axes), pruned)
         pruned, way = mending.program, mending.way
-        initial = mending.usual.tensors if way == "reconstructed" else None
     student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
@@ -216,7 +214,7 @@ def complete(
     tuning = config.tuning(data)
     after = before
     if tuning.epochs and data is not None:
-        listener.stage("fine-tuning" + (" from weights that were not fitted" if initial is not None else ""))
+        listener.stage("fine-tuning")
         with on(config.device, student.module, ready.reference):
             tuned = fit(
                 student.module,
@@ -227,7 +225,6 @@ def complete(
                 on_step=listener.step,
                 note=listener.note,
                 checkpoints=Checkpoints(journal, listener.note),
-                initial=initial,
             )
             after = evaluate(student.module, data.test)
 

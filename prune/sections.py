@@ -174,6 +174,7 @@ def tune_section(tuned: TuneResult | None, config: TuneConfig) -> dict[str, Any]
         "lr": config.lr,
         "batch_size": config.batch_size,
         "distill": config.distill,
+        "mixup": config.mixup,
         "best_epoch": tuned.best_epoch,
         "best_search_accuracy": tuned.best_accuracy,
         "seconds": tuned.seconds,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -25,6 +25,7 @@ from graph.errors import DataError, MemoryLimitError, TrainingError, UsageError
 from graph.shortage import is_out_of_memory
 from models_zoo.data import TEXT_UNITS, DataSet, Split
 from models_zoo.text import TokenSplit
+from prune.distillation import Mixture, distilled
 from prune.journal import Journal
 from prune.placement import device_of, has_bfloat16
 from prune.segmentation import confusion, scores_of
@@ -48,6 +49,8 @@ class TuneConfig:
         weight_decay: on weights; biases and normalisation parameters are left out (Goyal et al. 2017).
         distill: share of the distillation loss where there is a teacher, 0 to 1; the labels get the rest.
         temperature: softens both outputs before they are compared.
+        mixup: whether a teacher is asked about mixtures of two records (``prune.distillation``); tokens and
+            images with masks are not mixed.
         patience: stop after so many epochs without a better one; never when None.
         warmup: share of all steps in which the learning rate rises to its peak.
         seed: fixes order, augmentation and dropout.
@@ -64,6 +67,7 @@ class TuneConfig:
     weight_decay: float = 5e-4
     distill: float = 0.5
     temperature: float = 4.0
+    mixup: bool = True
     patience: int | None = None
     warmup: float = 0.05
     seed: int = 0
@@ -79,6 +83,7 @@ class TuneConfig:
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
             "distill": (0 <= self.distill <= 1, "in [0, 1]"),
             "temperature": (0 < self.temperature < math.inf, "a positive number"),
+            "mixup": (self.mixup in (True, False), "true or false"),
             "patience": (self.patience is None or self.patience >= 1, "at least 1"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "seed": (0 <= self.seed < 2**32, "in [0, 2**32)"),
@@ -292,14 +297,12 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
-    initial: Mapping[str, Tensor] | None = None,
     losses: Losses | None = None,
     judge: Callable[[nn.Module], Evaluation] | None = None,
 ) -> TuneResult:
     """Train a module in place and leave it in eval mode with the weights of its best epoch.
 
-    With a teacher the loss is ``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``,
-    the latter of outputs divided by T, the temperature (Hinton et al. 2015, arXiv:1503.02531). The untouched
+    With a teacher the loss is that of ``prune.distillation``, on mixtures of the records. The untouched
     module then counts as epoch 0: if the search split shows all epochs to be worse than it, by two standard
     errors of the difference, the training is undone. A smaller difference shows nothing, all the less as the
     teacher may know the images of the search split, and what was just cut out of it still does.
@@ -317,7 +320,6 @@ def fit(
         on_step: called after each step with the steps done and the steps in all.
         note: is told what the user should know.
         checkpoints: where the training goes on from, and leaves how far it came.
-        initial: the module's state to begin from, where it is not the present one, which stays epoch 0.
         losses: of a batch, in place of the one above; each is differentiated before the next one is asked
             for. What they draw they draw from torch's global generator.
         judge: what an epoch is worth; as ``evaluate`` on the search split when left out.
@@ -336,7 +338,7 @@ def fit(
     best = _Best(patience=config.patience)
     keeper, told = checkpoints or Checkpoints(Journal()), asdict(config)
     # Whether the module as it is counts as an epoch.
-    untouched = any(given is not None for given in (teacher, losses, initial)) or not config.epochs
+    untouched = teacher is not None or losses is not None or not config.epochs
     losses = losses or (lambda module, x, y: [_loss(module, teacher, x, y, config)])
     judge = judge or (lambda module: evaluate(module, data.search, device=device))
     with _seeded(config.seed, device), _eval_mode(teacher):
@@ -345,8 +347,6 @@ def fit(
             note(f"the training goes on after {at.epoch} of {config.epochs} epochs")
         elif untouched:
             best.offer(0, module, judge(module))
-        if at is None and config.epochs and initial is not None:
-            module.load_state_dict(dict(initial))
         at = at or Progress()
         while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
             begin, epoch = time.perf_counter(), at.epoch + 1
@@ -513,42 +513,21 @@ def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
 
 
 def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TuneConfig) -> Tensor:
+    teaches = teacher is not None and config.distill > 0
+    mixture = Mixture.drawn(x, y) if teaches and config.mixup else None
+    if mixture is not None:
+        x = mixture.records(x)
     half = has_bfloat16(x.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
         logits_BK, y_B = labelled(module, x, y)
-    if teacher is None or not config.distill:
-        return F.cross_entropy(logits_BK.float(), y_B)
+    logits_BK = logits_BK.float()
+    cross_entropy = (mixture.cross_entropy if mixture is not None else F.cross_entropy)(logits_BK, y_B)
+    if teacher is None or not teaches:
+        return cross_entropy
     with torch.no_grad():
         wanted_BK = prediction(teacher(x)).flatten(0, -2)
-    return distilled(logits_BK.float(), y_B, wanted_BK, config)
-
-
-def distilled(logits_BK: Tensor, y_B: Tensor, wanted_BK: Tensor, config: TuneConfig) -> Tensor:
-    """``(1 - distill) * CE(label, student) + distill * T^2 * KL(teacher, student)``, see ``fit``.
-
-    Args:
-        logits_BK: the student's outputs.
-        y_B: the labels.
-        wanted_BK: the teacher's outputs.
-        config: says how much each part counts, and how soft the outputs are compared.
-
-    Raises:
-        TrainingError: the teacher's outputs have another shape.
-    """
-    if wanted_BK.shape != logits_BK.shape:
-        raise TrainingError(
-            f"the teacher's outputs are {tuple(wanted_BK.shape)}, the student's {tuple(logits_BK.shape)}",
-            hint="both need the same classes",
-        )
-    T = config.temperature
-    soft_loss = F.kl_div(
-        F.log_softmax(logits_BK / T, 1),
-        F.log_softmax(wanted_BK.float() / T, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    # T^2 keeps the gradients of the two terms at the same scale whatever T is.
-    return (1 - config.distill) * F.cross_entropy(logits_BK, y_B) + config.distill * T**2 * soft_loss
+    share, temperature = config.distill, config.temperature
+    return distilled(cross_entropy, logits_BK, wanted_BK, share=share, temperature=temperature)
 
 
 @contextmanager

@@ -23,12 +23,13 @@ from torch.nn import functional as F
 from graph.errors import UsageError
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
+from prune.distillation import distilled
 from prune.files import refused
 from prune.identity import digest, must_be_the_same, of_data
 from prune.journal import Journal
 from prune.lock import Lock
 from prune.targets import labelled
-from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, distilled, evaluate, fit
+from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, evaluate, fit
 from prune.tune_state import Checkpoints
 from supernet.elastic import Subnet
 from supernet.net import ElasticModule, Supernet
@@ -92,7 +93,7 @@ class Sandwich:
     def __call__(self, module: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
         """One loss after another; the module ends as the largest again."""
         assert isinstance(module, ElasticModule)
-        elastic, tune = self.net.elastic, self.config.tune
+        elastic = self.net.elastic
         module.subnet = elastic.largest
         logits, labels = labelled(module, x, y)
         if self.original is None:
@@ -101,14 +102,19 @@ class Sandwich:
         else:
             with torch.no_grad():
                 wanted, _ = labelled(self.original, x, y)
-            yield distilled(logits, labels, wanted, tune)
+            yield self._distilled(logits, labels, wanted)
         others = [self._smallest]
         others += [elastic.random(self.config.removal) for _ in range(self.config.random)]
         for subnet in others:
             module.subnet = subnet
             logits, labels = labelled(module, x, y)
-            yield distilled(logits, labels, wanted, tune)
+            yield self._distilled(logits, labels, wanted)
         module.subnet = elastic.largest
+
+    def _distilled(self, logits: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+        tune = self.config.tune
+        cross_entropy = F.cross_entropy(logits, labels)
+        return distilled(cross_entropy, logits, wanted, share=tune.distill, temperature=tune.temperature)
 
 
 def ends(module: nn.Module, data: DataSet) -> tuple[Evaluation, Evaluation]:

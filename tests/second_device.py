@@ -76,14 +76,14 @@ def found(device: torch.device) -> dict[str, list[float]]:
     mender = Mender(axes, data, device=device)
     result["fits"] = [mender.finalist(plans)[1]]
     mended = mender.mended(keeps[0], cut(axes, keeps[0]))
-    assert {t.device for p in (mended.program, mended.usual) for t in p.tensors.values()} == {CPU}
+    assert {t.device for t in mended.program.tensors.values()} == {CPU}
     for name, way in {"by surgery": functools.partial(cut, axes), "by slices": Slicer(axes)}.items():
-        tensors = mender.mended(keeps[0], way(keeps[0])).usual.tensors.values()
+        tensors = mender.mended(keeps[0], way(keeps[0])).program.tensors.values()
         result[name] = [float(t.double().square().sum()) for t in tensors]
     student, teacher = ProgramModule(mended.program), ProgramModule(axes.program)
     with on(device, student, teacher):
         result["before"] = [evaluate(student, data.test).loss]
-        fit(student, data, TuneConfig(epochs=1), teacher=teacher, initial=mended.usual.tensors)
+        fit(student, data, TuneConfig(epochs=1), teacher=teacher)
         result["after"] = [evaluate(student, data.test).loss]
     assert {t.device for m in (student, teacher) for t in m.state_dict().values()} == {CPU}
     return result

@@ -27,7 +27,6 @@ from prune.inputs import InputRequest
 from prune.inspection import measure
 from prune.load import ModelSource, save_model
 from prune.loaders import LoaderSplit, data_set
-from prune.tune import fit
 from prune.unfinished import is_unfinished
 
 
@@ -68,33 +67,6 @@ def halved(pairs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoHea
     assert list(folder.iterdir()) == [], "nothing is written where nothing was asked for"
     assert net.training and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     return net, result
-
-
-def test_fine_tuning_begins_from_weights_that_were_not_fitted(
-    pairs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Epoch 0 is the network with fitted weights; what is trained has those of the whole network."""
-    seen: list[Any] = []
-
-    def watched(module: nn.Module, *args: Any, **options: Any) -> Any:
-        seen.append((dict(module.state_dict()), options["initial"]))
-        return fit(module, *args, **options)
-
-    monkeypatch.setattr("prune.pipeline.fit", watched)
-    torch.manual_seed(0)
-    net = TwoHeads()
-    loaders = [DataLoader(TensorDataset(*pair), batch_size=50) for pair in pairs]
-    optimizer = torch.optim.Adam(net.parameters(), 0.01)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(pairs[0][0])["logits"], pairs[0][1]).backward()
-        optimizer.step()
-    result = prune.compress(net, loaders, flops=0.5, planner="uniform", epochs=1, lr=1e-5, progress=False)
-    assert result.report.accuracy["mended"] == "reconstructed"
-    fitted, initial = seen[0]
-    whole = {tuple(row.flatten().tolist()) for row in net.stem.weight}
-    assert all(tuple(row.flatten().tolist()) in whole for row in initial["stem.weight"])
-    assert not torch.equal(fitted["head.weight"], initial["head.weight"])
 
 
 def test_a_module_with_loaders_becomes_a_smaller_one_of_its_class(halved: Any, pairs: Any) -> None:

@@ -114,7 +114,7 @@ def test_distillation_pulls_the_student_towards_its_teacher() -> None:
 
     taught, alone, before = network(1), network(1), flat(expert())
     start = divergence(taught)
-    fit(taught, data(), replace(SHORT, distill=1.0), teacher=expert())
+    fit(taught, data(), replace(SHORT, distill=1.0, mixup=False), teacher=expert())
     fit(alone, data(), replace(SHORT, distill=0.0), teacher=expert())
     assert divergence(taught) < divergence(alone) < start
     assert torch.equal(flat(expert()), before)
@@ -127,27 +127,6 @@ def test_fine_tuning_never_ends_worse_than_it_began() -> None:
     assert result.best_epoch == 0 and len(result.history) == 1  # patience ended it
     assert result.best_accuracy > result.history[0].accuracy
     assert torch.equal(flat(module), flat(expert()))
-
-
-def test_training_may_begin_from_another_state_than_epoch_0() -> None:
-    module, other, seen = copy.deepcopy(expert()), network(1), list[Tensor]()
-
-    def watched(module: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
-        seen.append(flat(module))
-        yield F.cross_entropy(module(x), y)
-
-    config = replace(SHORT, epochs=1, lr=1e-9, momentum=0.0)
-    result = fit(module, part(64), config, initial=other.state_dict(), losses=watched)
-    assert torch.equal(seen[0], flat(other)) and not torch.equal(seen[0], flat(expert()))
-    assert result.best_epoch == 0 and torch.equal(flat(module), flat(expert())), "which is better by far"
-    near = copy.deepcopy(expert())
-    with torch.no_grad():
-        for parameter in near.parameters():
-            parameter.mul_(1.01)
-    config, begun = replace(SHORT, epochs=1, lr=1e-3), near.state_dict()
-    result = fit(module, part(64), config, teacher=expert(), initial=begun)
-    fit(near, part(64), config, teacher=expert())
-    assert result.best_epoch == 1 and torch.equal(flat(module), flat(near)), "as good, so it stays trained"
 
 
 def test_what_the_search_split_cannot_tell_apart_is_trained() -> None:
