@@ -169,7 +169,8 @@ class Subject:
         modules = {step: ProgramModule(program) for step, program in programs.items()}
         found = {step: self.accuracy(module, self.data) for step, module in modules.items()}
         if wants_tuning(method, self.options):
-            tuning = TuneConfig(epochs=self.options.epochs, lr=self.options.lr, seed=seed)
+            options = self.options
+            tuning = TuneConfig(epochs=options.epochs, lr=options.lr, seed=seed, mixup=not options.no_mixup)
             data = replace(self.data, train=(self.tuning_data or self.data).train)
             whole = modules.get("reconstructed", modules["recalibrated"])
             teacher = self.teacher
@@ -279,7 +280,7 @@ def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
             digest.update(file.read_bytes() if file.suffix in (".py", ".safetensors") else b"")
     for file in sorted(options.weights_dir.glob("*-cifar10.safetensors")):
         digest.update(file.name.encode() + file.read_bytes())
-    names = ["epochs", "lr", "distill", "data", "tune_on", "test_on", "train_epochs", "device"]
+    names = ["epochs", "lr", "distill", "no_mixup", "data", "tune_on", "test_on", "train_epochs", "device"]
     names += [] if peers else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
     digest.update(json.dumps([*values, torch.__version__]).encode())
@@ -392,6 +393,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning; 0: none")
     parser.add_argument("--lr", type=float, default=TuneConfig().lr)
     parser.add_argument("--distill", action="store_true", help="fine-tune all with the original as teacher")
+    parser.add_argument("--no-mixup", action="store_true", help="ask it about images as they are")
     parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
     parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)

@@ -87,7 +87,7 @@ class Bench:
         source = ModelSource(model=str(options.model), arch=options.arch)
         subject = open_model(source)
         data = must_find_data(options.data, subject.loaded)
-        space = subject.space()
+        space = subject.space(align=not options.any_widths)
         self.options = options
         self.problem = Problem(
             subject.axes,
@@ -244,7 +244,17 @@ def fingerprint(options: argparse.Namespace) -> str:
     for room in ("graph", "models_zoo", "prune", "rl"):
         for path in sorted(p for p in (ROOT / room).rglob("*") if p.suffix in (".py", ".safetensors")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    names = ("target", "episodes", "images", "calibration", "test_images", "fit", "data", "arch")
+    names = (
+        "target",
+        "episodes",
+        "images",
+        "calibration",
+        "test_images",
+        "any_widths",
+        "fit",
+        "data",
+        "arch",
+    )
     digest.update(json.dumps([str(getattr(options, n)) for n in names]).encode())
     for path in (options.model, Path(options.policy or "")):
         digest.update(path.read_bytes() if path.is_file() else b"")
@@ -278,6 +288,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256, help="search images that score a plan")
     parser.add_argument("--calibration", type=int, default=256, help="training images for batch norm")
     parser.add_argument("--test-images", type=int, default=2000, help="for the winner of each run")
+    parser.add_argument("--any-widths", action="store_true", help="in place of blocks of channels")
     parser.add_argument("--reward", default="error", choices=("error", "loss"), help="what is told")
     parser.add_argument("--no-fit", dest="fit", action="store_false", help="leave the column fitted out")
     parser.add_argument("--policy", help="file, for methods with +policy")
