@@ -10,7 +10,7 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
 - reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
-- tuned: from there, with the same epochs, schedule, data, seed, teacher and optimiser for all.
+- tuned: from the last of these, with the same epochs, schedule, data, seed, teacher and optimiser for all.
 
 With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
 CIFAR-10 beside a lossless part; "larger test" is the tuned network on the test images of that one, or of the
@@ -393,7 +393,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning; 0: none")
     parser.add_argument("--lr", type=float, default=TuneConfig().lr)
     parser.add_argument("--distill", action="store_true", help="fine-tune all with the original as teacher")
-    parser.add_argument("--no-mixup", action="store_true", help="ask it about images as they are")
+    parser.add_argument("--no-mixup", action="store_true", help="with --distill: no mixtures of images")
     parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
     parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)

@@ -1,4 +1,4 @@
-"""Distillation: the loss of a student that learns from a teacher, on mixtures of records where they mix.
+"""Distillation: the loss of a student that learns from a teacher, on mixtures of images.
 
 A teacher that was trained on the same images is sure of all of them, and so tells a student little more than
 their labels do. What it says of a mixture of two it was never told, and there are as many mixtures as one
@@ -18,40 +18,44 @@ from graph.errors import TrainingError
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the records of a batch are mixed in pairs.
+    """How the images of a batch are mixed in pairs.
 
     Attributes:
         share_B: what each has of itself, 0 to 1; the rest comes from its other.
-        other_B: which record that is.
+        other_B: which image that is; by chance the same one.
     """
 
     share_B: Tensor
     other_B: Tensor
 
     @staticmethod
-    def drawn(x: Tensor, y: Tensor) -> Mixture | None:
-        """One from torch's global generator; None where records do not mix: tokens, or labels of pixels.
+    def drawn(x: Tensor) -> Mixture | None:
+        """One from torch's global generator; None where records are no images, (B, C, H, W).
 
-        Args:
-            x: the records, (B, ...).
-            y: their labels, (B,) where there is one each.
+        What a value of another record means is not known: between two tokens or categories lies nothing.
         """
-        if not x.is_floating_point() or y.dim() != 1:
+        if not x.is_floating_point() or x.dim() != 4:
             return None
         # On the CPU, so that a seed draws the same for every device.
         share_B, other_B = torch.rand(len(x)), torch.randperm(len(x))
         return Mixture(share_B.to(x.device), other_B.to(x.device))
 
-    def records(self, x: Tensor) -> Tensor:
-        """The mixed records, of the shape and dtype of `x`."""
-        share = self.share_B.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    def images(self, x: Tensor) -> Tensor:
+        """The mixed images, of the shape and dtype of `x`."""
+        share = self.share_B.to(x.dtype).view(-1, 1, 1, 1)
         return share * x + (1 - share) * x[self.other_B]
 
-    def cross_entropy(self, logits_BK: Tensor, y_B: Tensor) -> Tensor:
-        """Mean cross entropy with the labels mixed as the records are."""
-        own = F.cross_entropy(logits_BK, y_B, reduction="none")
-        other = F.cross_entropy(logits_BK, y_B[self.other_B], reduction="none")
-        return (self.share_B * own + (1 - self.share_B) * other).mean()
+    def cross_entropy(self, logits_NK: Tensor, y: Tensor) -> Tensor:
+        """Mean cross entropy with the labels mixed as the images are.
+
+        Args:
+            logits_NK: outputs for all labels of the first image, then of the second and so on.
+            y: the labels, (B,), or of pixels (B, H, W).
+        """
+        share_N = self.share_B.repeat_interleave(y[0].numel())
+        own = F.cross_entropy(logits_NK, y.flatten(), reduction="none")
+        other = F.cross_entropy(logits_NK, y[self.other_B].flatten(), reduction="none")
+        return (share_N * own + (1 - share_N) * other).mean()
 
 
 def distilled(

@@ -49,8 +49,7 @@ class TuneConfig:
         weight_decay: on weights; biases and normalisation parameters are left out (Goyal et al. 2017).
         distill: share of the distillation loss where there is a teacher, 0 to 1; the labels get the rest.
         temperature: softens both outputs before they are compared.
-        mixup: whether a teacher is asked about mixtures of two records (``prune.distillation``); tokens and
-            images with masks are not mixed.
+        mixup: whether a teacher is asked about mixtures of two images (``prune.distillation``).
         patience: stop after so many epochs without a better one; never when None.
         warmup: share of all steps in which the learning rate rises to its peak.
         seed: fixes order, augmentation and dropout.
@@ -103,7 +102,7 @@ SCRATCH_PLAIN = TuneConfig(epochs=20, lr=0.03)  # deep, no shortcuts: at 0.1 the
 SCRATCH_TRANSFORMER = TuneConfig(epochs=20, lr=1e-3, batch_size=64, weight_decay=0.05, optimizer="adamw")
 SCRATCH_TEXT = TuneConfig(epochs=1, lr=4e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
 FINE_TUNE = TuneConfig()
-FINE_TUNE_TEXT = TuneConfig(epochs=1, lr=1e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
+FINE_TUNE_TEXT = replace(SCRATCH_TEXT, lr=1e-3, mixup=False)
 
 
 # The losses of a batch: (module, records, labels) -> one after another
@@ -302,14 +301,14 @@ def fit(
 ) -> TuneResult:
     """Train a module in place and leave it in eval mode with the weights of its best epoch.
 
-    With a teacher the loss is that of ``prune.distillation``, on mixtures of the records. The untouched
+    With a teacher the loss is that of ``prune.distillation``, on mixtures of the images. The untouched
     module then counts as epoch 0: if the search split shows all epochs to be worse than it, by two standard
     errors of the difference, the training is undone. A smaller difference shows nothing, all the less as the
     teacher may know the images of the search split, and what was just cut out of it still does.
 
     On CUDA the student computes in bfloat16 where the device can. On a CPU the same seed gives the same
     weights, also where the training goes on from a checkpoint. A batch that does not fit into memory goes in
-    parts whose gradients add up, as few of them as fit.
+    parts whose gradients add up, as few of them as fit; each is mixed by itself.
 
     Args:
         module: as for `evaluate`; trained on the device that it is on.
@@ -513,21 +512,25 @@ def _optimizer(module: nn.Module, config: TuneConfig) -> torch.optim.Optimizer:
 
 
 def _loss(module: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TuneConfig) -> Tensor:
-    teaches = teacher is not None and config.distill > 0
-    mixture = Mixture.drawn(x, y) if teaches and config.mixup else None
+    if not config.distill:
+        teacher = None
+    mixture = Mixture.drawn(x) if teacher is not None and config.mixup else None
     if mixture is not None:
-        x = mixture.records(x)
+        x = mixture.images(x)
     half = has_bfloat16(x.device)
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
-        logits_BK, y_B = labelled(module, x, y)
-    logits_BK = logits_BK.float()
-    cross_entropy = (mixture.cross_entropy if mixture is not None else F.cross_entropy)(logits_BK, y_B)
-    if teacher is None or not teaches:
+        logits_NK, y_N = labelled(module, x, y)
+    logits_NK = logits_NK.float()
+    if mixture is None:
+        cross_entropy = F.cross_entropy(logits_NK, y_N)
+    else:
+        cross_entropy = mixture.cross_entropy(logits_NK, y)
+    if teacher is None:
         return cross_entropy
     with torch.no_grad():
-        wanted_BK = prediction(teacher(x)).flatten(0, -2)
+        wanted_NK = prediction(teacher(x)).flatten(0, -2)
     share, temperature = config.distill, config.temperature
-    return distilled(cross_entropy, logits_BK, wanted_BK, share=share, temperature=temperature)
+    return distilled(cross_entropy, logits_NK, wanted_NK, share=share, temperature=temperature)
 
 
 @contextmanager

@@ -21,12 +21,15 @@ from typer.testing import CliRunner
 import cli
 import prune
 from graph.errors import DataError, OutputError, ResumeError, TargetError, UsageError
+from graph.program import Program
 from models_zoo.digits import load as digits
 from models_zoo.registry import build
 from prune.inputs import InputRequest
 from prune.inspection import measure
 from prune.load import ModelSource, save_model
 from prune.loaders import LoaderSplit, data_set
+from prune.mend import Mended, Mender
+from prune.tune import fit
 from prune.unfinished import is_unfinished
 
 
@@ -67,6 +70,36 @@ def halved(pairs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoHea
     assert list(folder.iterdir()) == [], "nothing is written where nothing was asked for"
     assert net.training and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     return net, result
+
+
+def test_fine_tuning_begins_from_the_mended_weights(pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mended, began = list[Program](), list[Any]()
+
+    def mending(self: Mender, *args: Any) -> Mended:
+        found = mend(self, *args)
+        mended.append(found.program)
+        return found
+
+    def fitting(module: nn.Module, *args: Any, **options: Any) -> Any:
+        began.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+        return fit(module, *args, **options)
+
+    mend = Mender.mended
+    monkeypatch.setattr(Mender, "mended", mending)
+    monkeypatch.setattr("prune.pipeline.fit", fitting)
+    torch.manual_seed(0)
+    net = TwoHeads()
+    loaders = [DataLoader(TensorDataset(*pair), batch_size=50) for pair in pairs]
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(pairs[0][0])["logits"], pairs[0][1]).backward()
+        optimizer.step()
+    result = prune.compress(net, loaders, flops=0.5, planner="uniform", epochs=1, progress=False)
+    assert result.report.accuracy["mended"] == "reconstructed"
+    assert set(began[0]) and all(torch.equal(mended[0].tensors[name], t) for name, t in began[0].items())
+    whole = {tuple(column.tolist()) for column in net.head.weight.T}
+    assert not any(tuple(column.tolist()) in whole for column in began[0]["head.weight"].T), "fitted"
 
 
 def test_a_module_with_loaders_becomes_a_smaller_one_of_its_class(halved: Any, pairs: Any) -> None:

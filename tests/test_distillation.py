@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from graph.errors import TrainingError
 from models_zoo.data import DataSet, TensorSplit
 from prune.distillation import Mixture, distilled
-from prune.tune import TuneConfig, fit
+from prune.tune import TuneConfig, _loss, fit
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -21,14 +21,14 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.randn(6, 1, 4, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def test_each_record_is_mixed_with_another_one_and_its_label_likewise() -> None:
+def test_each_image_is_mixed_with_another_one_and_its_label_likewise() -> None:
     x, y = batch()
     torch.manual_seed(3)
-    mixture = Mixture.drawn(x, y)
+    mixture = Mixture.drawn(x)
     assert mixture is not None
     assert sorted(mixture.other_B.tolist()) == list(range(6))
     assert bool(((mixture.share_B >= 0) & (mixture.share_B <= 1)).all()) and mixture.share_B.std() > 0.1
-    mixed, logits = mixture.records(x), torch.randn(6, 3)
+    mixed, logits = mixture.images(x), torch.randn(6, 3)
     target = torch.zeros(6, 3)
     for b, (share, other) in enumerate(zip(mixture.share_B, mixture.other_B, strict=True)):
         torch.testing.assert_close(mixed[b], share * x[b] + (1 - share) * x[other])
@@ -36,14 +36,42 @@ def test_each_record_is_mixed_with_another_one_and_its_label_likewise() -> None:
         target[b, y[other]] += 1 - share
     torch.testing.assert_close(mixture.cross_entropy(logits, y), F.cross_entropy(logits, target))
     whole = replace(mixture, share_B=torch.ones(6))
-    assert torch.equal(whole.records(x), x)
+    assert torch.equal(whole.images(x), x)
     torch.testing.assert_close(whole.cross_entropy(logits, y), F.cross_entropy(logits, y))
 
 
-def test_tokens_and_images_with_masks_are_not_mixed() -> None:
-    assert Mixture.drawn(torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 8, dtype=torch.long)) is None
-    assert Mixture.drawn(torch.zeros(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)) is None
-    assert Mixture.drawn(torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, dtype=torch.long)) is None
+def test_labels_of_pixels_are_mixed_pixel_by_pixel() -> None:
+    x, masks = torch.randn(2, 1, 2, 3), torch.randint(0, 4, (2, 2, 3))
+    mixture = Mixture(torch.tensor([0.75, 1.0]), torch.tensor([1, 0]))
+    logits = torch.randn(2, 2, 3, 4)
+    own = F.cross_entropy(logits.flatten(0, 2), masks.flatten(), reduction="none").view(2, 2, 3)
+    other = F.cross_entropy(logits[0].flatten(0, 1), masks[1].flatten(), reduction="none").view(2, 3)
+    wanted = torch.stack([0.75 * own[0] + 0.25 * other, own[1]]).mean()
+    torch.testing.assert_close(mixture.cross_entropy(logits.flatten(0, 2), masks), wanted)
+    torch.testing.assert_close(mixture.images(x)[0], 0.75 * x[0] + 0.25 * x[1])
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 8), torch.zeros(4, 3, 8, 8, dtype=torch.uint8)]
+)
+def test_what_is_no_image_is_not_mixed(x: Tensor) -> None:
+    assert Mixture.drawn(x) is None
+
+
+def test_training_goes_by_the_loss_of_mixed_labels() -> None:
+    x, y = batch()
+    student, teacher, config = Watched(), Watched(), TuneConfig(distill=0.25, temperature=2.0)
+    torch.manual_seed(5)
+    found = _loss(student, teacher, x, y, config)
+    torch.manual_seed(5)
+    mixture = Mixture.drawn(x)
+    assert mixture is not None
+    mixed = mixture.images(x)
+    cross_entropy = mixture.cross_entropy(student(mixed), y)
+    wanted = distilled(cross_entropy, student(mixed), teacher(mixed), share=0.25, temperature=2.0)
+    torch.testing.assert_close(found, wanted)
+    plain = _loss(student, teacher, x, y, replace(config, mixup=False))
+    assert not torch.isclose(found, plain)
 
 
 def test_the_loss_is_labels_and_teacher_by_their_shares() -> None:
@@ -95,7 +123,7 @@ def test_training_asks_the_teacher_about_mixtures(taught: bool, config: TuneConf
     fit(student, data, config, teacher=teacher if taught else None)
     trained = student.seen[1 if taught else 0]  # the first look of a taught one is at the search split
     strange = [not any(torch.equal(x, known) for known in records) for x in trained]
-    assert len(trained) == 8 and all(strange) is mixes and any(strange) is mixes
+    assert len(trained) == 8 and any(strange) is mixes
     if taught and config.distill:
         assert len(teacher.seen) == 1 and torch.equal(teacher.seen[0], trained)
     assert not torch.equal(student.head.weight, own["head.weight"])
