@@ -237,9 +237,10 @@ def _tuning(run: Part) -> str:
     if not tune.parts("history"):
         return section("Fine-tuning", "<p>The pruned model was not fine-tuned.</p>")
     epochs, batch = (Number(tune.number(n), "whole") for n in ("epochs", "batch_size"))
+    asked = ", which is asked about mixtures of two images" if tune.flag("mixup") else ""
     told = (
         f"{epochs} epochs, peak learning rate {Number(tune.number('lr'), 'plain')}, batches of {batch}, "
-        f"{Number(tune.number('distill'), 'share')} of the loss from the original as teacher, "
+        f"{Number(tune.number('distill'), 'share')} of the loss from the original as teacher{asked}, "
         f"{Number(tune.number('seconds'), 'seconds')}."
     )
     return section(

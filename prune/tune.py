@@ -66,7 +66,7 @@ class TuneConfig:
     weight_decay: float = 5e-4
     distill: float = 0.5
     temperature: float = 4.0
-    mixup: bool = True
+    mixup: bool = False
     patience: int | None = None
     warmup: float = 0.05
     seed: int = 0
@@ -101,8 +101,8 @@ SCRATCH = TuneConfig(epochs=20, lr=0.1)
 SCRATCH_PLAIN = TuneConfig(epochs=20, lr=0.03)  # deep, no shortcuts: at 0.1 these hardly start to learn
 SCRATCH_TRANSFORMER = TuneConfig(epochs=20, lr=1e-3, batch_size=64, weight_decay=0.05, optimizer="adamw")
 SCRATCH_TEXT = TuneConfig(epochs=1, lr=4e-3, batch_size=16, weight_decay=0.1, optimizer="adamw")
-FINE_TUNE = TuneConfig()
-FINE_TUNE_TEXT = replace(SCRATCH_TEXT, lr=1e-3, mixup=False)
+FINE_TUNE = TuneConfig(mixup=True)
+FINE_TUNE_TEXT = replace(SCRATCH_TEXT, lr=1e-3)
 
 
 # The losses of a batch: (module, records, labels) -> one after another
@@ -301,10 +301,10 @@ def fit(
 ) -> TuneResult:
     """Train a module in place and leave it in eval mode with the weights of its best epoch.
 
-    With a teacher the loss is that of ``prune.distillation``, on mixtures of the images. The untouched
-    module then counts as epoch 0: if the search split shows all epochs to be worse than it, by two standard
-    errors of the difference, the training is undone. A smaller difference shows nothing, all the less as the
-    teacher may know the images of the search split, and what was just cut out of it still does.
+    With a teacher the loss is that of ``prune.distillation``. The untouched module then counts as epoch 0: if
+    the search split shows all epochs to be worse than it, by two standard errors of the difference, the
+    training is undone. A smaller difference shows nothing, all the less as the teacher may know the images of
+    the search split, and what was just cut out of it still does.
 
     On CUDA the student computes in bfloat16 where the device can. On a CPU the same seed gives the same
     weights, also where the training goes on from a checkpoint. A batch that does not fit into memory goes in

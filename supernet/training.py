@@ -39,7 +39,7 @@ TEACHERS: tuple[str, ...] = get_args(Teacher)
 _KNOWS = 0.5  # a network with less than this share of an even bet's loss has been trained
 TRAINING = ".training"  # folder of an unfinished training
 SANDWICH = TuneConfig(
-    epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0, mixup=False
+    epochs=10, lr=5e-4, batch_size=64, weight_decay=0.05, optimizer="adamw", temperature=2.0
 )
 
 

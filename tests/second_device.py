@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +28,7 @@ from prune.plan import make_plan
 from prune.slicing import Slicer
 from prune.surgery import cut
 from prune.train import build_for
-from prune.tune import TuneConfig, evaluate, fit
+from prune.tune import FINE_TUNE, TuneConfig, evaluate, fit
 from prune.widths import WidthSpace
 from rl.reward import Evaluator
 from rl.scorer import Scorer, chunks
@@ -83,7 +84,7 @@ def found(device: torch.device) -> dict[str, list[float]]:
     student, teacher = ProgramModule(mended.program), ProgramModule(axes.program)
     with on(device, student, teacher):
         result["before"] = [evaluate(student, data.test).loss]
-        fit(student, data, TuneConfig(epochs=1), teacher=teacher)
+        fit(student, data, replace(FINE_TUNE, epochs=1), teacher=teacher)
         result["after"] = [evaluate(student, data.test).loss]
     assert {t.device for m in (student, teacher) for t in m.state_dict().values()} == {CPU}
     return result

@@ -60,7 +60,7 @@ def test_what_is_no_image_is_not_mixed(x: Tensor) -> None:
 
 def test_training_goes_by_the_loss_of_mixed_labels() -> None:
     x, y = batch()
-    student, teacher, config = Watched(), Watched(), TuneConfig(distill=0.25, temperature=2.0)
+    student, teacher, config = Watched(), Watched(), TuneConfig(distill=0.25, temperature=2.0, mixup=True)
     torch.manual_seed(5)
     found = _loss(student, teacher, x, y, config)
     torch.manual_seed(5)
@@ -105,10 +105,10 @@ class Watched(nn.Module):
 @pytest.mark.parametrize(
     ("taught", "config", "mixes"),
     [
-        (True, TuneConfig(epochs=1, batch_size=8), True),
-        (True, TuneConfig(epochs=1, batch_size=8, mixup=False), False),
-        (True, TuneConfig(epochs=1, batch_size=8, distill=0.0), False),
-        (False, TuneConfig(epochs=1, batch_size=8), False),
+        (True, TuneConfig(epochs=1, batch_size=8, mixup=True), True),
+        (True, TuneConfig(epochs=1, batch_size=8), False),
+        (True, TuneConfig(epochs=1, batch_size=8, distill=0.0, mixup=True), False),
+        (False, TuneConfig(epochs=1, batch_size=8, mixup=True), False),
     ],
 )
 def test_training_asks_the_teacher_about_mixtures(taught: bool, config: TuneConfig, mixes: bool) -> None:

@@ -114,7 +114,7 @@ def test_distillation_pulls_the_student_towards_its_teacher() -> None:
 
     taught, alone, before = network(1), network(1), flat(expert())
     start = divergence(taught)
-    fit(taught, data(), replace(SHORT, distill=1.0, mixup=False), teacher=expert())
+    fit(taught, data(), replace(SHORT, distill=1.0), teacher=expert())
     fit(alone, data(), replace(SHORT, distill=0.0), teacher=expert())
     assert divergence(taught) < divergence(alone) < start
     assert torch.equal(flat(expert()), before)
@@ -225,7 +225,7 @@ def test_a_teacher_of_other_classes_is_told() -> None:
     [
         ("epochs", -1), ("lr", 0.0), ("lr", float("nan")), ("lr", float("inf")), ("batch_size", 1),
         ("momentum", 1.0), ("weight_decay", -1e-4), ("distill", 1.5), ("temperature", 0.0),
-        ("patience", 0), ("warmup", 1.0), ("seed", -1),
+        ("patience", 0), ("mixup", 2), ("warmup", 1.0), ("seed", -1),
     ],
 )  # fmt: skip
 def test_a_config_checks_itself(field: str, value: float) -> None:
@@ -234,4 +234,5 @@ def test_a_config_checks_itself(field: str, value: float) -> None:
 
 
 def test_the_presets_differ_where_they_should() -> None:
+    assert FINE_TUNE.mixup and not SCRATCH.mixup
     assert SCRATCH.lr > FINE_TUNE.lr and SCRATCH.epochs > FINE_TUNE.epochs
