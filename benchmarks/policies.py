@@ -10,7 +10,9 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 - as it was cut: nothing is touched but the channels;
 - recalibrated: batch norm on 2,000 training images, the same ones for all;
 - reconstructed, which only ours can be: the weights that remain are fitted on 1,024 of these, no labels;
-- tuned: from the last of these, with the same epochs, schedule, data, seed, teacher and optimiser for all.
+- tuned: with the same epochs, schedule, data, seed, teacher and optimiser for all; ours from reconstructed
+  weights where the teacher is asked about mixtures, else from recalibrated ones, and as reconstructed where
+  training is worse on the search images, as in ``prune compress``.
 
 With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
 CIFAR-10 beside a lossless part; "larger test" is the tuned network on the test images of that one, or of the
@@ -77,7 +79,7 @@ from prune.subject import must_find_data, open_model  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.train import build_for, recipe  # noqa: E402
 from prune.trials import Problem  # noqa: E402
-from prune.tune import TuneConfig, evaluate, fit  # noqa: E402
+from prune.tune import TuneConfig, evaluate, fit, knows_by_heart  # noqa: E402
 from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
@@ -173,9 +175,12 @@ class Subject:
             tuning = TuneConfig(epochs=options.epochs, lr=options.lr, seed=seed, mixup=not options.no_mixup)
             data = replace(self.data, train=(self.tuning_data or self.data).train)
             whole = modules.get("reconstructed", modules["recalibrated"])
+            usual = {name: tensor.clone() for name, tensor in modules["recalibrated"].state_dict().items()}
             teacher = self.teacher
             with on(self.device, whole, *([teacher] if teacher else [])):
-                fit(whole, data, tuning, teacher=teacher)
+                mixup = teacher is not None and tuning.mixup and knows_by_heart(teacher, data.train)
+                tuning = replace(tuning, mixup=mixup)
+                fit(whole, data, tuning, teacher=teacher, initial=None if mixup else usual)
             found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:
                 found["larger test"] = self.accuracy(whole, self.larger)
@@ -393,7 +398,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning; 0: none")
     parser.add_argument("--lr", type=float, default=TuneConfig().lr)
     parser.add_argument("--distill", action="store_true", help="fine-tune all with the original as teacher")
-    parser.add_argument("--no-mixup", action="store_true", help="with --distill: no mixtures of images")
+    parser.add_argument(
+        "--no-mixup", action="store_true", help="with --distill: no mixtures of images in any case"
+    )
     parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
     parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)

@@ -2,7 +2,8 @@
 
 Two ways: batch norm is measured anew (``prune.recalibrate``), or the weights that remain are fitted to what
 the whole network made (``prune.reconstruct``). Labels of the search split decide between them, nothing else.
-Fine-tuning begins from what is better.
+Fine-tuning begins from the former where no mixtures of images are learned from: fitted weights are better
+before it, and may be worse after it.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class Mended:
     Attributes:
         program: with the tensors that are better on the search split.
         way: how they were found.
+        usual: recalibrated, with the weights that the whole network had.
     """
 
     program: Program
     way: Way
+    usual: Program
 
 
 class Mender:
@@ -112,7 +115,7 @@ class Mender:
             program: the smaller one, as surgery left it.
         """
         found, _ = self._better(keep, program)
-        return replace(found, program=placed(found.program, CPU))
+        return replace(found, program=placed(found.program, CPU), usual=placed(found.usual, CPU))
 
     def _better(self, keep: Keep, program: Program) -> tuple[Mended, float | None]:
         """A smaller program mended the better way, still on the device.
@@ -126,10 +129,10 @@ class Mender:
         )
         usual = replace(program, tensors=recalibrated(program, program.tensors, images))
         if not self.fits:
-            return Mended(usual, "recalibrated"), None
+            return Mended(usual, "recalibrated", usual), None
         fitted = self._reference.fitted(program, self._slicer.kept(keep))
         loss, usual_loss = self._loss(fitted), self._loss(usual)
         # A loss that is no number never wins.
         if loss < (usual_loss if math.isfinite(usual_loss) else math.inf):
-            return Mended(fitted, "reconstructed"), loss
-        return Mended(usual, "recalibrated"), usual_loss
+            return Mended(fitted, "reconstructed", usual), loss
+        return Mended(usual, "recalibrated", usual), usual_loss

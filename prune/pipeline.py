@@ -63,7 +63,7 @@ from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
-from prune.tune import Evaluation, TuneResult, evaluate, fit
+from prune.tune import Evaluation, TuneResult, evaluate, fit, knows_by_heart
 from prune.tune_state import Checkpoints
 from prune.unfinished import PYTHON
 from prune.verify import Verification, check, verify
@@ -194,10 +194,12 @@ def complete(
     if proof is not None and ready.depth is not None:
         proof = replace(proof, max_error=max(proof.max_error, ready.depth.max_error or 0.0))
     way: Way | None = None
+    usual: Mapping[str, Tensor] | None = None  # weights that were not fitted
     if mender is not None:
         listener.stage("mending what remains")
         mending = mender.mended(plan.keep_mask(subject.axes), pruned)
         pruned, way = mending.program, mending.way
+        usual = mending.usual.tensors if way == "reconstructed" else None
     student = student_of(subject, pruned)
     before: Evaluation | None = None
     uniform: float | None = None
@@ -216,6 +218,8 @@ def complete(
     if tuning.epochs and data is not None:
         listener.stage("fine-tuning")
         with on(config.device, student.module, ready.reference):
+            if tuning.mixup and not knows_by_heart(ready.reference, data.train):
+                tuning = replace(tuning, mixup=False)
             tuned = fit(
                 student.module,
                 data,
@@ -225,6 +229,7 @@ def complete(
                 on_step=listener.step,
                 note=listener.note,
                 checkpoints=Checkpoints(journal, listener.note),
+                initial=None if tuning.mixup else usual,
             )
             after = evaluate(student.module, data.test)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -34,6 +34,8 @@ from prune.tune_state import Checkpoints, Progress
 
 _TOKENS = 4096  # of text that are evaluated at once
 _CLIP = 5.0  # largest gradient norm; a healthy run stays below it, a cut network's first steps may not
+_ASKED = 2048  # training images that a teacher is asked about
+_BY_HEART = 0.95  # what it must be right on to know them
 _SEED_STRIDE = 1_000_003  # keeps the epochs of one seed apart from those of the next
 
 
@@ -286,6 +288,19 @@ def evaluate(
     )
 
 
+def knows_by_heart(teacher: nn.Module, split: Split) -> bool:
+    """Whether a teacher is right on nearly all images of a split, the first 2,048 at most, as they are.
+
+    Then what it says of them is little more than their labels, and it pays to ask it about mixtures; of
+    images that it is unsure of it tells more, and mixtures only make them harder (docs/results.md).
+
+    Args:
+        teacher: as for `evaluate`.
+        split: what it may have been trained on.
+    """
+    return evaluate(teacher, split, limit=min(_ASKED, len(split))).accuracy >= _BY_HEART
+
+
 def fit(
     module: nn.Module,
     data: DataSet,
@@ -296,6 +311,7 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] = lambda _: None,
     checkpoints: Checkpoints | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     losses: Losses | None = None,
     judge: Callable[[nn.Module], Evaluation] | None = None,
 ) -> TuneResult:
@@ -319,6 +335,7 @@ def fit(
         on_step: called after each step with the steps done and the steps in all.
         note: is told what the user should know.
         checkpoints: where the training goes on from, and leaves how far it came.
+        initial: the module's state to begin from, where it is not the present one, which stays epoch 0.
         losses: of a batch, in place of the one above; each is differentiated before the next one is asked
             for. What they draw they draw from torch's global generator.
         judge: what an epoch is worth; as ``evaluate`` on the search split when left out.
@@ -337,7 +354,7 @@ def fit(
     best = _Best(patience=config.patience)
     keeper, told = checkpoints or Checkpoints(Journal()), asdict(config)
     # Whether the module as it is counts as an epoch.
-    untouched = teacher is not None or losses is not None or not config.epochs
+    untouched = any(given is not None for given in (teacher, losses, initial)) or not config.epochs
     losses = losses or (lambda module, x, y: [_loss(module, teacher, x, y, config)])
     judge = judge or (lambda module: evaluate(module, data.search, device=device))
     with _seeded(config.seed, device), _eval_mode(teacher):
@@ -346,6 +363,8 @@ def fit(
             note(f"the training goes on after {at.epoch} of {config.epochs} epochs")
         elif untouched:
             best.offer(0, module, judge(module))
+        if at is None and config.epochs and initial is not None:
+            module.load_state_dict(dict(initial))
         at = at or Progress()
         while at.epoch < config.epochs and not best.patience_is_over(at.epoch):
             begin, epoch = time.perf_counter(), at.epoch + 1

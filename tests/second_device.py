@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +27,7 @@ from prune.plan import make_plan
 from prune.slicing import Slicer
 from prune.surgery import cut
 from prune.train import build_for
-from prune.tune import FINE_TUNE, TuneConfig, evaluate, fit
+from prune.tune import TuneConfig, evaluate, fit
 from prune.widths import WidthSpace
 from rl.reward import Evaluator
 from rl.scorer import Scorer, chunks
@@ -77,14 +76,14 @@ def found(device: torch.device) -> dict[str, list[float]]:
     mender = Mender(axes, data, device=device)
     result["fits"] = [mender.finalist(plans)[1]]
     mended = mender.mended(keeps[0], cut(axes, keeps[0]))
-    assert {t.device for t in mended.program.tensors.values()} == {CPU}
+    assert {t.device for p in (mended.program, mended.usual) for t in p.tensors.values()} == {CPU}
     for name, way in {"by surgery": functools.partial(cut, axes), "by slices": Slicer(axes)}.items():
-        tensors = mender.mended(keeps[0], way(keeps[0])).program.tensors.values()
+        tensors = mender.mended(keeps[0], way(keeps[0])).usual.tensors.values()
         result[name] = [float(t.double().square().sum()) for t in tensors]
     student, teacher = ProgramModule(mended.program), ProgramModule(axes.program)
     with on(device, student, teacher):
         result["before"] = [evaluate(student, data.test).loss]
-        fit(student, data, replace(FINE_TUNE, epochs=1), teacher=teacher)
+        fit(student, data, TuneConfig(epochs=1), teacher=teacher, initial=mended.usual.tensors)
         result["after"] = [evaluate(student, data.test).loss]
     assert {t.device for m in (student, teacher) for t in m.state_dict().values()} == {CPU}
     return result

@@ -21,14 +21,12 @@ from typer.testing import CliRunner
 import cli
 import prune
 from graph.errors import DataError, OutputError, ResumeError, TargetError, UsageError
-from graph.program import Program
 from models_zoo.digits import load as digits
 from models_zoo.registry import build
 from prune.inputs import InputRequest
 from prune.inspection import measure
 from prune.load import ModelSource, save_model
 from prune.loaders import LoaderSplit, data_set
-from prune.mend import Mended, Mender
 from prune.tune import fit
 from prune.unfinished import is_unfinished
 
@@ -72,21 +70,19 @@ def halved(pairs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[TwoHea
     return net, result
 
 
-def test_fine_tuning_begins_from_the_mended_weights(pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    mended, began = list[Program](), list[Any]()
+@pytest.mark.parametrize("by_heart", [True, False])
+def test_fine_tuning_begins_from_fitted_weights_where_mixtures_are_learned_from(
+    pairs: Any, monkeypatch: pytest.MonkeyPatch, by_heart: bool
+) -> None:
+    seen: list[Any] = []
 
-    def mending(self: Mender, *args: Any) -> Mended:
-        found = mend(self, *args)
-        mended.append(found.program)
-        return found
+    def fitting(module: nn.Module, data: Any, config: Any, **options: Any) -> Any:
+        state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        seen.append((state, config.mixup, options["initial"]))
+        return fit(module, data, config, **options)
 
-    def fitting(module: nn.Module, *args: Any, **options: Any) -> Any:
-        began.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
-        return fit(module, *args, **options)
-
-    mend = Mender.mended
-    monkeypatch.setattr(Mender, "mended", mending)
     monkeypatch.setattr("prune.pipeline.fit", fitting)
+    monkeypatch.setattr("prune.pipeline.knows_by_heart", lambda *_: by_heart)
     torch.manual_seed(0)
     net = TwoHeads()
     loaders = [DataLoader(TensorDataset(*pair), batch_size=50) for pair in pairs]
@@ -95,11 +91,16 @@ def test_fine_tuning_begins_from_the_mended_weights(pairs: Any, monkeypatch: pyt
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(pairs[0][0])["logits"], pairs[0][1]).backward()
         optimizer.step()
-    result = prune.compress(net, loaders, flops=0.5, planner="uniform", epochs=1, progress=False)
+    result = prune.compress(net, loaders, flops=0.5, planner="uniform", epochs=1, lr=1e-5, progress=False)
     assert result.report.accuracy["mended"] == "reconstructed"
-    assert set(began[0]) and all(torch.equal(mended[0].tensors[name], t) for name, t in began[0].items())
+    ((fitted, mixup, initial),) = seen
+    assert mixup is by_heart and result.report.tune["mixup"] is by_heart
     whole = {tuple(column.tolist()) for column in net.head.weight.T}
-    assert not any(tuple(column.tolist()) in whole for column in began[0]["head.weight"].T), "fitted"
+    assert not any(tuple(column.tolist()) in whole for column in fitted["head.weight"].T)
+    if by_heart:
+        assert initial is None
+    else:
+        assert all(tuple(column.tolist()) in whole for column in initial["head.weight"].T)
 
 
 def test_a_module_with_loaders_becomes_a_smaller_one_of_its_class(halved: Any, pairs: Any) -> None:

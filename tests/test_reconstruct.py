@@ -203,6 +203,7 @@ def test_mending_takes_what_is_better_on_the_search_split() -> None:
         best = Mender(axes, liked).mended(keep, program)
         losses = [evaluate(ProgramModule(p), liked.search).loss for p in (usual.program, fitted)]
         assert (best.way, evaluate(ProgramModule(best.program), liked.search).loss) == (way, min(losses))
+        assert all(torch.equal(t, best.usual.tensors[n]) for n, t in usual.program.tensors.items())
     assert usual.way == "recalibrated"
 
 

@@ -17,7 +17,17 @@ from graph.errors import DataError, TrainingError, UsageError
 from graph.program import ProgramModule
 from models_zoo import digits, registry
 from models_zoo.data import DataSet, TensorSplit
-from prune.tune import FINE_TUNE, SCRATCH, EpochResult, Evaluation, TuneConfig, _Best, evaluate, fit
+from prune.tune import (
+    FINE_TUNE,
+    SCRATCH,
+    EpochResult,
+    Evaluation,
+    TuneConfig,
+    _Best,
+    evaluate,
+    fit,
+    knows_by_heart,
+)
 
 SHORT = TuneConfig(epochs=4, lr=0.1, batch_size=32)
 
@@ -127,6 +137,47 @@ def test_fine_tuning_never_ends_worse_than_it_began() -> None:
     assert result.best_epoch == 0 and len(result.history) == 1  # patience ended it
     assert result.best_accuracy > result.history[0].accuracy
     assert torch.equal(flat(module), flat(expert()))
+
+
+def test_training_may_begin_from_another_state_than_epoch_0() -> None:
+    module, other, seen = copy.deepcopy(expert()), network(1), list[Tensor]()
+
+    def watched(module: nn.Module, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        seen.append(flat(module))
+        yield F.cross_entropy(module(x), y)
+
+    config = replace(SHORT, epochs=1, lr=1e-9, momentum=0.0)
+    result = fit(module, part(64), config, initial=other.state_dict(), losses=watched)
+    assert torch.equal(seen[0], flat(other)) and not torch.equal(seen[0], flat(expert()))
+    assert result.best_epoch == 0 and torch.equal(flat(module), flat(expert())), "which is better by far"
+    near = copy.deepcopy(expert())
+    with torch.no_grad():
+        for parameter in near.parameters():
+            parameter.mul_(1.01)
+    config, begun = replace(SHORT, epochs=1, lr=1e-3), near.state_dict()
+    result = fit(module, part(64), config, teacher=expert(), initial=begun)
+    fit(near, part(64), config, teacher=expert())
+    assert result.best_epoch == 1 and torch.equal(flat(module), flat(near)), "as good, so it stays trained"
+
+
+def test_a_teacher_knows_by_heart_what_it_is_nearly_always_right_on() -> None:
+    class Told(nn.Module):
+        """Right on all images but every so-manieth."""
+
+        def __init__(self, every: int) -> None:
+            super().__init__()
+            self.every = every
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = {tuple(image.flatten().tolist()): label for image, label in known}
+            labels = torch.tensor([rows[tuple(image.flatten().tolist())] for image in x])
+            wrong = torch.arange(len(x)) % self.every == 0
+            return F.one_hot(torch.where(wrong, (labels + 1) % 10, labels), 10).float()
+
+    split = part(200).train
+    x, y = next(iter(split.batches(200)))
+    known = list(zip(x, y.tolist(), strict=True))
+    assert knows_by_heart(Told(25), split) and not knows_by_heart(Told(15), split)
 
 
 def test_what_the_search_split_cannot_tell_apart_is_trained() -> None:
