@@ -79,7 +79,7 @@ from prune.subject import must_find_data, open_model  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.train import build_for, recipe  # noqa: E402
 from prune.trials import Problem  # noqa: E402
-from prune.tune import TuneConfig, evaluate, fit, knows_by_heart  # noqa: E402
+from prune.tune import TuneConfig, evaluate, fit, settled  # noqa: E402
 from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
@@ -178,9 +178,8 @@ class Subject:
             usual = {name: tensor.clone() for name, tensor in modules["recalibrated"].state_dict().items()}
             teacher = self.teacher
             with on(self.device, whole, *([teacher] if teacher else [])):
-                mixup = teacher is not None and tuning.mixup and knows_by_heart(teacher, data.train)
-                tuning = replace(tuning, mixup=mixup)
-                fit(whole, data, tuning, teacher=teacher, initial=None if mixup else usual)
+                tuning = settled(tuning, teacher, data.train)
+                fit(whole, data, tuning, teacher=teacher, initial=None if tuning.mixup else usual)
             found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:
                 found["larger test"] = self.accuracy(whole, self.larger)

@@ -63,7 +63,7 @@ from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
-from prune.tune import Evaluation, TuneResult, evaluate, fit, knows_by_heart
+from prune.tune import Evaluation, TuneResult, evaluate, fit, settled
 from prune.tune_state import Checkpoints
 from prune.unfinished import PYTHON
 from prune.verify import Verification, check, verify
@@ -218,8 +218,7 @@ def complete(
     if tuning.epochs and data is not None:
         listener.stage("fine-tuning")
         with on(config.device, student.module, ready.reference):
-            if tuning.mixup and not knows_by_heart(ready.reference, data.train):
-                tuning = replace(tuning, mixup=False)
+            tuning = settled(tuning, ready.reference, data.train)
             tuned = fit(
                 student.module,
                 data,

@@ -301,6 +301,12 @@ def knows_by_heart(teacher: nn.Module, split: Split) -> bool:
     return evaluate(teacher, split, limit=min(_ASKED, len(split))).accuracy >= _BY_HEART
 
 
+def settled(config: TuneConfig, teacher: nn.Module | None, split: Split) -> TuneConfig:
+    """The configuration with mixtures only where a teacher knows the training split by heart."""
+    mixes = config.mixup and teacher is not None and knows_by_heart(teacher, split)
+    return replace(config, mixup=mixes)
+
+
 def fit(
     module: nn.Module,
     data: DataSet,
