@@ -245,16 +245,8 @@ def fingerprint(options: argparse.Namespace) -> str:
         for path in sorted(p for p in (ROOT / room).rglob("*") if p.suffix in (".py", ".safetensors")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     names = (
-        "target",
-        "episodes",
-        "images",
-        "calibration",
-        "test_images",
-        "any_widths",
-        "fit",
-        "data",
-        "arch",
-    )
+        "target", "episodes", "images", "calibration", "test_images", "any_widths", "fit", "data", "arch",
+    )  # fmt: skip
     digest.update(json.dumps([str(getattr(options, n)) for n in names]).encode())
     for path in (options.model, Path(options.policy or "")):
         digest.update(path.read_bytes() if path.is_file() else b"")

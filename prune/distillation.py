@@ -29,12 +29,17 @@ class Mixture:
     other_B: Tensor
 
     @staticmethod
-    def drawn(x: Tensor) -> Mixture | None:
-        """One from torch's global generator; None where records are no images, (B, C, H, W).
+    def suits(x: Tensor) -> bool:
+        """Whether records are images that can be mixed: real numbers, (B, C, H, W).
 
         What a value of another record means is not known: between two tokens or categories lies nothing.
         """
-        if not x.is_floating_point() or x.dim() != 4:
+        return x.is_floating_point() and x.dim() == 4
+
+    @staticmethod
+    def drawn(x: Tensor) -> Mixture | None:
+        """One from torch's global generator; None for records that it does not suit."""
+        if not Mixture.suits(x):
             return None
         # On the CPU, so that a seed draws the same for every device.
         share_B, other_B = torch.rand(len(x)), torch.randperm(len(x))

@@ -302,9 +302,11 @@ def knows_by_heart(teacher: nn.Module, split: Split) -> bool:
 
 
 def settled(config: TuneConfig, teacher: nn.Module | None, split: Split) -> TuneConfig:
-    """The configuration with mixtures only where a teacher knows the training split by heart."""
-    mixes = config.mixup and teacher is not None and knows_by_heart(teacher, split)
-    return replace(config, mixup=mixes)
+    """The configuration with mixtures only of images, and where a teacher that counts knows them by heart."""
+    if not config.mixup or not config.distill or teacher is None:
+        return replace(config, mixup=False)
+    record, _ = next(iter(split.batches(1, limit=1)))
+    return replace(config, mixup=Mixture.suits(record) and knows_by_heart(teacher, split))
 
 
 def fit(

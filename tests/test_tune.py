@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from graph.capture import capture
 from graph.errors import DataError, TrainingError, UsageError
 from graph.program import ProgramModule
 from models_zoo import digits, registry
 from models_zoo.data import DataSet, TensorSplit
+from prune.loaders import LoaderSplit
 from prune.tune import (
     FINE_TUNE,
     SCRATCH,
@@ -27,6 +29,7 @@ from prune.tune import (
     evaluate,
     fit,
     knows_by_heart,
+    settled,
 )
 
 SHORT = TuneConfig(epochs=4, lr=0.1, batch_size=32)
@@ -178,6 +181,21 @@ def test_a_teacher_knows_by_heart_what_it_is_nearly_always_right_on() -> None:
     x, y = next(iter(split.batches(200)))
     known = list(zip(x, y.tolist(), strict=True))
     assert knows_by_heart(Told(25), split) and not knows_by_heart(Told(15), split)
+    assert settled(FINE_TUNE, Told(25), split).mixup and not settled(FINE_TUNE, Told(15), split).mixup
+    assert not settled(replace(FINE_TUNE, distill=0.0), Told(25), split).mixup
+    assert not settled(FINE_TUNE, None, split).mixup
+
+
+def test_what_is_no_image_is_learned_as_it_is_however_well_it_is_known() -> None:
+    class Sorted(nn.Module):
+        """Right on every record."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.one_hot(x.argmax(1), 3).float()
+
+    rows = torch.eye(3).repeat(8, 1)
+    split = LoaderSplit(DataLoader(TensorDataset(rows, rows.argmax(1))), torch.arange(24))
+    assert knows_by_heart(Sorted(), split) and not settled(FINE_TUNE, Sorted(), split).mixup
 
 
 def test_what_the_search_split_cannot_tell_apart_is_trained() -> None:
