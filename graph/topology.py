@@ -4,8 +4,8 @@ GNN-RL (Yu et al. 2022, arXiv:2102.03214) sees a network as repeated motifs that
 level by level. Here stage 0 holds the values of the program as nodes and its operators as edges; stage 1
 contracts each convolution or linear layer with what follows it into one motif; stage 2 contracts motifs
 into blocks, stage 3 blocks into sections of the network. Blocks and sections come from the module names where
-these say how the network is built; else blocks are repeated sequences of motifs, and sections runs of equal
-spatial size.
+these say how the network is built; else blocks are repeated sequences of motifs, and sections the blocks
+of one spatial size, wherever they come.
 """
 
 from __future__ import annotations
@@ -71,22 +71,6 @@ class Topology:
     def bundle_layers(self) -> Tensor:
         """For each bundle the mean figures of the layers that make its channels (bundles, LAYER_FEATURES)."""
         return self.motifs @ self.layers
-
-    def to_json(self) -> dict[str, Any]:
-        """Sizes, edges and assignments as JSON data."""
-        return {
-            "node_features": list(NODE_FEATURES),
-            "operations": list(OPERATIONS),
-            "stages": [
-                {
-                    "nodes": int(s.num_nodes or 0),
-                    "edges": s.edge_index.t().tolist(),
-                    "operation": s.edge_attr.argmax(1).tolist(),
-                    "assign": s.assign.tolist(),
-                }
-                for s in self.stages
-            ],
-        }
 
 
 def operation(node: Node) -> int:

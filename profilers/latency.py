@@ -135,21 +135,6 @@ def onnx_call(path: Path, *inputs: NDArray[Any], threads: int | None = None) -> 
     return lambda: session.run(None, feed)
 
 
-def torch_latency(module: nn.Module, x: Tensor, threads: int | None = None) -> Latency:
-    """Latency of a module on ``x``, batch first; ``threads`` of torch's own choice when left out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        return measure(torch_call(module, x))
-    finally:
-        torch.set_num_threads(before)
-
-
-def onnx_latency(path: Path, x: NDArray[Any], threads: int | None = None) -> Latency:
-    """Latency of an ONNX file on ``x`` in onnxruntime; errors as ``onnx_session``."""
-    return measure(onnx_call(path, x, threads=threads))
-
-
 def onnx_session(model: Path | bytes, *, threads: int | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 

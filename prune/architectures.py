@@ -117,7 +117,7 @@ def tokens_input(module: MambaLM | CausalLM, length: int = LENGTH) -> ModelInput
 
 
 def _inferred(arch: str, args: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments, with ``num_classes`` and ``in_channels`` read off the weights where not given."""
+    """The arguments; what the weights tell of classes, tokens and channels is read off where not given."""
     entry = registry.find(arch)
     accepted = inspect.signature(entry.build).parameters
     prototype = registry.build(arch, **args)
@@ -125,9 +125,10 @@ def _inferred(arch: str, args: Mapping[str, Any], state: Mapping[str, Tensor]) -
     result = dict(args)
     linears = [k for k, m in prototype.named_modules() if isinstance(m, nn.Linear)]
     convs = [k for k, m in prototype.named_modules() if isinstance(m, nn.Conv2d)]
+    tokens = [k for k, m in prototype.named_modules() if isinstance(m, nn.Embedding)]
     for argument, layers, dim in (
         ("num_classes", linears[-1:], 0),
-        ("vocab_size", linears[-1:], 0),
+        ("vocab_size", tokens[:1], 0),
         ("in_channels", convs[:1], 1),
     ):
         weight = state.get(f"{layers[0]}.weight") if layers else None

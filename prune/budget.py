@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from graph.cost import Costs
 from graph.errors import TargetError
-from prune.demands import Demand, parse_demands
+from prune.demands import Demand
 from prune.widths import Levels, Ratios, Widths, WidthSpace
 
 TOLERANCE = 0.01  # the tightest quantity of a plan lies in [limit - TOLERANCE, limit], as shares of the whole
@@ -125,19 +125,6 @@ class Budget:
         known = exact_quantities(space, whole) | ({"latency": latency} if latency else {})
         return Budget(space, tuple(_bound(known[d.name], d) for d in demands))
 
-    @staticmethod
-    def from_options(
-        space: WidthSpace, *, latency_model: Quantity | None = None, **given: str | float | None
-    ) -> Budget:
-        """A budget as the command line writes it: ``Budget.from_options(space, flops="50%", memory="8MB")``.
-
-        Raises:
-            TargetError: as ``parse_demands`` and ``from_demands``.
-        """
-        return Budget.from_demands(
-            space, parse_demands({f"--{name}": value for name, value in given.items()}), latency_model
-        )
-
     @property
     def share(self) -> float:
         """The limit that leaves least of the whole program, as a share."""
@@ -166,13 +153,6 @@ class Budget:
         """For one plan, how far it stays below its tightest limit, as a share of the whole program."""
         widths = self.space.widths(levels)
         return min((b.limit - float(b.quantity.value(widths))) / b.quantity.whole for b in self.bounds)
-
-    def tightened(self, name: str, limit: float) -> Budget:
-        """The same with another limit for one quantity."""
-        return Budget(
-            self.space,
-            tuple(replace(b, limit=limit) if b.quantity.name == name else b for b in self.bounds),
-        )
 
     def with_quantity(self, quantity: Quantity) -> Budget:
         """The same with another model of one quantity."""

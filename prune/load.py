@@ -60,7 +60,7 @@ class ModelSource:
         arch: of bare weights: a name in the zoo, of a library, or ``package.module:factory``; of ``hf:DIR``
             a class that goes before the one in its configuration.
         arch_args: arguments of the architecture; they go before those in the file. The zoo's
-            ``num_classes`` and ``in_channels`` are read off the weights when nobody gives them.
+            ``num_classes``, ``vocab_size`` and ``in_channels`` are read off the weights when left out.
         weights: file for a network that is named; its weights are random when left out.
         pretrained: with a library's own weights.
         request: shape and type of the inputs; from the file or the architecture when left out.

@@ -100,6 +100,7 @@ def commands(stored: Stored) -> list[tuple[str, str]]:
             f"{plain(run.file)} is malformed: its command is {plain(shlex.join(words))}", hint="write it anew"
         )
     found = []
+    point = "" if stored.curve else run.text("point") or ""
     path, digest = run.part("model").text("path"), run.part("model").text("sha256")
     if path and digest and ":" not in path:
         found.append(
@@ -110,10 +111,11 @@ def commands(stored: Stored) -> list[tuple[str, str]]:
         names = [
             f"{n} {versions.told(n)}" for n in ("prune", "python", "torch", "onnxruntime") if versions.told(n)
         ]
-        found.append((f"The run, with {', '.join(names) or 'the same versions'}:", shlex.join(words)))
+        ran = f"The run, of which this is point {point}" if point else "The run"
+        found.append((f"{ran}, with {', '.join(names) or 'the same versions'}:", shlex.join(words)))
     output = words[words.index("-o") + 1] if "-o" in words[:-1] else None
     if output is not None:
-        folder = shlex.quote(output)
+        folder = shlex.quote(f"{output}/{point}" if point else output)
         if run.part("data").text("name") and not stored.curve:
             found.append(("The accuracy of the result:", f"prune eval {folder}"))
         found.append(("This page, its plots and its tables:", f"prune report {folder} --plots plots --force"))

@@ -76,6 +76,7 @@ def pareto(
         for note in out.notes:
             listener.note(note)
         ready = prepare(config, listener, out.staging, out.journal, points)
+        command = repeated(replace(config, tune=config.tuning(ready.data)), points)
         starts: dict[str, Sequence[float]] = {}
         for point in points:
             name = folder_name(point)
@@ -89,12 +90,14 @@ def pareto(
                 out.staging / name,
                 out.journal.part(name),
                 starts=starts,
+                point=name,
+                command=command,
             )
             starts = {NEIGHBOUR: [float(r) for r in kept_ratios(ready.space, result.plan)]}
             found.append((name, report, result))
         listener.stage("timing all points in turn")
         curve = _curve(ready, found, out.staging)
-        curve.write(out.staging, repeated(config, points))
+        curve.write(out.staging, command)
         write_page(read_stored(out.staging), out.staging / PAGE_FILE)
         ready.remove_files()
         for folder in (*(out.staging / name for name, *_ in found), out.staging):

@@ -136,6 +136,8 @@ def complete(
     journal: Journal,
     *,
     starts: Starts | None = None,
+    point: str | None = None,
+    command: Sequence[str] | None = None,
 ) -> tuple[Report, SearchResult]:
     """All that comes after preparation: plan, cut, prove, tune, export and report into a folder.
 
@@ -147,6 +149,8 @@ def complete(
         folder: for the files.
         journal: of the run, or of this point of a curve.
         starts: keep ratios by name that the search scores beside the baselines.
+        point: name of the point of a curve that this is.
+        command: the words that make the curve again, without which no point of it is made.
     """
     start = time.perf_counter()
     subject, space, data, scores = ready.subject, ready.space, ready.data, ready.scores
@@ -246,7 +250,7 @@ def complete(
     used = _used(ready, budget, plan, figures)
     importance = config.criterion if config.demands else None
     report = Report(
-        command=repeated(replace(config, tune=tuning)),
+        command=list(command) if command is not None else repeated(replace(config, tune=tuning)),
         environment={"prune": __version__, **environment(), **_device(config, data)},
         model=model_section(subject.loaded),
         data=data_section(data),
@@ -271,6 +275,7 @@ def complete(
         native=native_section(native),
         seed=config.seed,
         seconds=time.perf_counter() - start + ready.seconds,
+        point=point,
     )
     if (slower := report.slower(free=config.aligns and not config.limits_latency)) is not None:
         listener.note(slower)

@@ -70,6 +70,7 @@ class Report:
     seed: int
     seconds: float
     sensitivity: Mapping[str, Any] | None = None
+    point: str | None = None  # of a curve, whose command the one above is then
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, with FLOPs beside the MACs and the ratios beside the pairs."""

@@ -50,7 +50,7 @@ class _Actor:
 
 
 class RayWorkers:
-    """Workers of a Ray cluster.
+    """Workers of a Ray cluster: one for each core that it has when it is joined.
 
     Args:
         scorer: what they are to do.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Self
@@ -42,7 +41,6 @@ class Evaluator:
         precision: the numbers that plans are scored in, ``float32`` or ``bfloat16``.
         journal: of the part of the run that asks at present.
         evaluations: how many plans were run, remembered ones not counted.
-        seconds: the time spent on them.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class Evaluator:
         self.data = data
         self.journal = journal or Journal()
         self.evaluations = 0
-        self.seconds = 0.0
         self._device = device
         records = tuple(c.to(device) for c in chunks(axes, data, images))
         exact = Scorer(placed_axes(axes, device), records)
@@ -92,9 +89,7 @@ class Evaluator:
         keys = [np.packbits(keep).tobytes() for keep in keeps]
         new = {key: keep for key, keep in zip(keys, keeps, strict=True) if key not in self._memo}
         if new:
-            start = time.perf_counter()
             self._memo |= self._found(new)
-            self.seconds += time.perf_counter() - start
         return [self._memo[key] for key in keys]
 
     def _found(self, new: Mapping[bytes, Keep]) -> dict[bytes, Score]:

@@ -108,8 +108,15 @@ class _Worker:
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs, parcel, path), daemon=True)
         # Ctrl-C is for the process that asks, also while this one starts.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            self.process.start()
+        except OSError as err:
+            raise WorkerError(
+                f"no worker can be started: {err.strerror}",
+                hint="fewer --workers need less; --workers 1 scores in the process itself",
+            ) from err
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # else the pipe would not end with the process
         self.task: int | None = None
 

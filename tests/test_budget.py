@@ -18,6 +18,7 @@ from graph.cost import costs
 from graph.errors import TargetError
 from models_zoo import registry
 from prune.budget import Budget, exact_quantities
+from prune.demands import parse_demands
 from prune.plan import make_plan
 from prune.surgery import prune_program
 from prune.widths import WidthSpace
@@ -34,6 +35,11 @@ def axes_of(name: str) -> Axes:
 @functools.cache
 def space_of(name: str, round_to: int = 1) -> WidthSpace:
     return WidthSpace(axes_of(name), round_to=round_to)
+
+
+def asked(space: WidthSpace, **given: str | float | None) -> Budget:
+    """A budget as the command line writes it."""
+    return Budget.from_demands(space, parse_demands({f"--{name}": value for name, value in given.items()}))
 
 
 def lowest(space: WidthSpace, name: str) -> float:
@@ -83,14 +89,14 @@ def test_all_limits_hold_and_no_single_step_more_would(
 def test_combined_limits_are_used_up() -> None:
     space, random = space_of("resnet20"), np.random.default_rng(1)
     for _ in range(10):
-        budget = Budget.from_options(space, flops="50%", params=0.45, memory="0.7")
+        budget = asked(space, flops="50%", params=0.45, memory="0.7")
         levels = budget.project(random.uniform(0.3, 1, space.bundles))
         assert budget.holds(levels) and budget.slack(levels) <= 0.01
 
 
 def test_many_plans_are_judged_at_once() -> None:
     space = space_of("resnet20")
-    budget = Budget.from_options(space, macs=0.5, memory=0.8)
+    budget = asked(space, macs=0.5, memory=0.8)
     random = np.random.default_rng(2)
     levels = np.stack([random.integers(0, n, 20) for n in space.level_counts], axis=1)
     assert budget.holds(levels).tolist() == [bool(budget.holds(one)) for one in levels]
@@ -101,7 +107,7 @@ def test_many_plans_are_judged_at_once() -> None:
 
 def test_round_to() -> None:
     space = space_of("resnet20", 8)
-    budget = Budget.from_options(space, macs=0.5, params=0.4)
+    budget = asked(space, macs=0.5, params=0.4)
     levels = budget.project(np.ones(space.bundles))
     assert (space.widths(levels) % 8 == 0).all() and budget.holds(levels)
 
@@ -114,8 +120,9 @@ def test_unreachable_limits_name_the_lowest(name: str) -> None:
     if name == "macs":
         reachable = Budget.of(space, macs=least)
     assert reachable.holds(reachable.project(np.ones(space.bundles)))
+    beyond = Budget.of(space, **{name: least - 1})
     with pytest.raises(TargetError) as caught:
-        reachable.tightened(name, least - 1).project(np.ones(space.bundles))
+        beyond.project(np.ones(space.bundles))
     assert f"{int(least):,}" in caught.value.hint
     assert f"--{name}" in caught.value.hint
 
@@ -123,7 +130,7 @@ def test_unreachable_limits_name_the_lowest(name: str) -> None:
 def test_a_combination_names_the_limit_that_fails() -> None:
     space = space_of("resnet20", 8)
     with pytest.raises(TargetError, match="--params 0.0001") as caught:
-        Budget.from_options(space, flops=0.5, params="0.0001", memory=0.9).check_reachable()
+        asked(space, flops=0.5, params="0.0001", memory=0.9).check_reachable()
     assert "lowest reachable" in caught.value.hint and "--round-to" in caught.value.hint
 
 
@@ -132,10 +139,10 @@ def test_figures_above_the_whole_model() -> None:
     for option, text, unit in (("flops", "900G", "FLOPs"), ("params", "900M", "parameters"),
                                ("memory", "9GB", "bytes")):  # fmt: skip
         with pytest.raises(TargetError, match=f"has only .* {unit}"):
-            Budget.from_options(space, **{option: text})
+            asked(space, **{option: text})
 
 
 def test_nothing_to_prune() -> None:
     space = WidthSpace(infer(capture(torch.nn.Linear(3, 4), [torch.zeros(2, 3)])))
     with pytest.raises(TargetError, match="no prunable channels"):
-        Budget.from_options(space, params=0.5).check_reachable()
+        asked(space, params=0.5).check_reachable()

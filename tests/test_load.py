@@ -122,6 +122,11 @@ def test_foreign_weights_fit_the_named_architecture(tmp_path: Path, form: str, s
     assert same(found, network()) or form == "half"
 
 
+def test_the_tokens_of_foreign_weights_are_told_by_their_embedding(tmp_path: Path) -> None:
+    torch.save(registry.build("gpt_tiny", vocab_size=50).state_dict(), tmp_path / "m.pt")
+    assert load_model(tmp_path / "m.pt", arch="gpt_tiny").arch_args == {"vocab_size": 50}
+
+
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="published weights are not beside the repository")
 def test_published_weights_just_work() -> None:
     found = load_model(WEIGHTS / "resnet56-cifar10.safetensors", arch="resnet56")

@@ -23,7 +23,7 @@ from prune.load import ModelSource
 from prune.pareto import NEIGHBOUR, pareto, parse_shares
 from prune.train import train
 from prune.trials import Problem, SearchResult, Trial
-from prune.tune import EpochResult, TuneConfig
+from prune.tune import FINE_TUNE_TEXT, EpochResult, TuneConfig
 from rl.search import SearchConfig, planner
 
 
@@ -80,7 +80,8 @@ def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     html = (tmp_path / "curve" / "report.html").read_text(encoding="utf-8")
     assert "Point 0.40" in html and "--pareto 0.7,0.4 --params 0.8" in html
-    rows = json.loads((tmp_path / "curve" / "pareto.json").read_text())["points"]
+    found = json.loads((tmp_path / "curve" / "pareto.json").read_text())
+    rows, command = found["points"], found["command"]
     assert [row["name"] for row in rows] == ["original", "0.70", "0.40"]
     for row, share in zip(rows[1:], (0.7, 0.4), strict=True):
         report = json.loads((tmp_path / "curve" / row["name"] / "report.json").read_text())
@@ -88,12 +89,34 @@ def test_one_search_for_all_points(model: Path, tmp_path: Path) -> None:
         assert {limit["quantity"] for limit in report["limits"]} == {"macs", "params"}
         assert all(limit["predicted"] == limit["pruned"] <= limit["limit"] for limit in report["limits"])
         assert row["accuracy"] == report["pruned"]["accuracy"]
+        assert report["point"] == row["name"] and report["command"] == command
+        told = (tmp_path / "curve" / row["name"] / "report.html").read_text(encoding="utf-8")
+        assert f"of which this is point {row['name']}" in told
+        assert f"prune eval {tmp_path / 'curve' / row['name']}" in told
         assert load_pruned(tmp_path / "curve" / row["name"])(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     with (tmp_path / "curve" / "pareto.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["macs"] for row in table] == [str(row["macs"]) for row in rows]
     assert "<svg" in (tmp_path / "curve" / "pareto.svg").read_text()
     assert curve.points[0].macs == rows[0]["macs"]
+
+
+def test_the_command_of_a_curve_says_how_text_is_tuned(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    for index in range(30):
+        (tmp_path / "text" / f"{index}.txt").write_text(f"line {index}\n" * 40)
+    out, small = tmp_path / "curve", {"width": 16, "depth": 1, "heads": 2}
+    torch.save(registry.build("gpt_tiny", **small).state_dict(), tmp_path / "m.pt")
+    words = (
+        "compress", str(tmp_path / "m.pt"), "--arch", "gpt_tiny", "--arch-args", json.dumps(small),
+        "--data", f"text:{tmp_path / 'text'}?length=32", "--planner", "uniform", "--pareto", "0.9,0.8",
+        "--input-shape", "32", "--no-tune", "--no-reconstruct", "-o", str(out),
+    )  # fmt: skip
+    with quick_clocks():
+        done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    command = " ".join(json.loads((out / "pareto.json").read_text())["command"])
+    assert f"--lr {FINE_TUNE_TEXT.lr} --batch-size {FINE_TUNE_TEXT.batch_size}" in command
 
 
 def point(name: str, macs: int, accuracy: float | None) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import multiprocessing
@@ -288,6 +289,18 @@ def test_an_interrupt_ends_the_workers(pool: tuple[Processes, list[str]]) -> Non
     finally:
         signal.signal(signal.SIGINT, before)
     assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_cannot_be_started_is_told_and_ctrl_c_works_again(
+    pool: tuple[Processes, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", full)
+    with pytest.raises(WorkerError, match="no worker can be started: Resource temporarily"):
+        pool[0].map(plans(2))
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def test_a_plan_that_cannot_be_cut_is_told_from_a_worker() -> None:

@@ -2,8 +2,8 @@
 
 State (equation 1), for each bundle the mean over the layers that make its channels, min-max normalised over
 the network: ``index`` of the step, ``filters`` n, ``channels`` c, ``height`` h and ``width`` w of the output,
-``stride``, ``kernel`` k, ``MACs``, ``reduced`` (share of all MACs that the decisions so far took away),
-``rest`` (share in the bundles that follow) and ``last ratio``.
+``stride``, ``kernel`` k, ``MACs``, ``reduced`` (share of all MACs that the decisions so far took away
+from the layers that make their channels), ``rest`` (share in the bundles that follow) and ``last ratio``.
 
 The learner (section 3.2) is in ``rl.agents.ddpg``; the bounded action (algorithm 1) is in ``rl.env``, and the
 same for all agents, so that a comparison is about what an agent sees. Deviations, and why:
@@ -15,6 +15,8 @@ same for all agents, so that a comparison is about what an agent sees. Deviation
   (``prune.alignment``);
 - the ratio is that of a bundle of coupled channels and not of one layer's inputs: layers that a shortcut
   joins must keep the same channels;
+- ``reduced`` leaves out what narrower inputs save in the layers that follow, as does the share decided so far
+  that all agents see;
 - channels are ranked as ``--importance`` says, not by L1 alone; weights are reconstructed by least squares at
   the end and not in each episode, which keeps a score cheap;
 - the reward is the share of the best baseline's error that a plan saves: the paper's -error up to a factor

@@ -92,10 +92,9 @@ class GnnRl:
         walks: the environment.
         steps: per walk and update: the bundles of all tasks.
         seed: of weights and actions.
-        learning_rate: of Adam.
     """
 
-    def __init__(self, walks: Walks, steps: int, *, seed: int, learning_rate: float = LEARNING_RATE) -> None:
+    def __init__(self, walks: Walks, steps: int, *, seed: int) -> None:
         rollout = steps * walks.num_envs
         self.model = PPO(
             "MultiInputPolicy",
@@ -105,7 +104,7 @@ class GnnRl:
             n_epochs=10,
             gamma=1.0,
             gae_lambda=0.95,
-            learning_rate=learning_rate,
+            learning_rate=LEARNING_RATE,
             clip_range=0.2,
             ent_coef=0.0,
             vf_coef=0.5,
