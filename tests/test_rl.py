@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,12 +109,24 @@ def task(name: str = "resnet20", share: float = 0.5, limited: Sequence[str] = ("
     return Task(space, graph_of(name), budget, worth, prior, -float(prior[0]))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2", "resnet20"])
-def test_in_blocks_every_sequence_of_actions_ends_within_the_target(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("mobilenet_v2", "blocks"), ("shufflenet_v2", "blocks"), ("resnet20", "blocks"),
+        ("resnet20", "multiples"), ("vgg11", "multiples"), ("resnet20", "one width"),
+    ],
+)  # fmt: skip
+def test_with_few_widths_every_sequence_of_actions_ends_within_the_target(name: str, how: str) -> None:
     found = axes(name)
-    multiples = blocks(found, 10_000_000)
-    space = WidthSpace(found, multiples=multiples)
-    assert multiples and sum(space.level_counts) < sum(WidthSpace(found).level_counts)
+    first = found.groups[found.bundles[0].groups[0]]
+    options: dict[str, Any] = {
+        "blocks": {"multiples": blocks(found, 10_000_000)},
+        "multiples": {"round_to": 4},
+        "one width": {"fixed": {first.name: len(first.units)}},
+    }[how]
+    space = WidthSpace(found, **options)
+    assert sum(space.level_counts) < sum(WidthSpace(found).level_counts)
+    assert how != "one width" or space.level_counts[0] == 1
     budget = Budget.of(space, macs=space.base_macs // 2)
     prior = space.ratios(budget.project(np.ones(space.bundles)))
     inner = Task(space, graph_of(name), budget, lambda plans: [0.0] * len(plans), prior, 0.0)
