@@ -20,7 +20,7 @@ from prune.curve import Curve, Point
 from prune.demands import Demand, parse_demand
 from prune.manifest import write_manifest
 from prune.page import PAGE_FILE, write_page
-from prune.pipeline import complete, run_folder
+from prune.pipeline import OnCurve, complete, run_folder
 from prune.plan import kept_ratios
 from prune.preparation import Prepared, prepare
 from prune.report import ModelFigures, Report
@@ -89,9 +89,7 @@ def pareto(
                 listener,
                 out.staging / name,
                 out.journal.part(name),
-                starts=starts,
-                point=name,
-                command=command,
+                point=OnCurve(name, command, starts),
             )
             starts = {NEIGHBOUR: [float(r) for r in kept_ratios(ready.space, result.plan)]}
             found.append((name, report, result))

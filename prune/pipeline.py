@@ -10,7 +10,7 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -74,7 +74,21 @@ _NATIVE_SECONDS = 30.0
 STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
 # Options that count only once the plan is made, and the leave that a user gives anew each time.
 LATE = ("tune", "epochs", "lr", "batch-size", "tensorboard", "trust-code")
-Starts = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class OnCurve:
+    """What a point of a curve is told.
+
+    Attributes:
+        name: of the point.
+        command: the words that make the whole curve again, without which no point of it is made.
+        starts: keep ratios by name that its search scores beside the baselines.
+    """
+
+    name: str
+    command: Sequence[str]
+    starts: Mapping[str, Sequence[float]]
 
 
 def compress(config: CompressConfig, planner: Planner, listener: Listener) -> Report:
@@ -135,9 +149,7 @@ def complete(
     folder: Path,
     journal: Journal,
     *,
-    starts: Starts | None = None,
-    point: str | None = None,
-    command: Sequence[str] | None = None,
+    point: OnCurve | None = None,
 ) -> tuple[Report, SearchResult]:
     """All that comes after preparation: plan, cut, prove, tune, export and report into a folder.
 
@@ -148,9 +160,7 @@ def complete(
         listener: sees the run.
         folder: for the files.
         journal: of the run, or of this point of a curve.
-        starts: keep ratios by name that the search scores beside the baselines.
-        point: name of the point of a curve that this is.
-        command: the words that make the curve again, without which no point of it is made.
+        point: of a curve, where the run is one.
     """
     start = time.perf_counter()
     subject, space, data, scores = ready.subject, ready.space, ready.data, ready.scores
@@ -166,7 +176,7 @@ def complete(
         found = _planned(make_plan(space, space.widest, scores, method))
     elif searches and mender is not None:
         free = ready.states is not None and not ready.states.kept
-        first = {**(state_starts(space) if free else {}), **(starts or {})}
+        first = {**(state_starts(space) if free else {}), **(point.starts if point else {})}
         reranks = config.importance is None and ready.states is None and mender.fits
         problem = Problem(
             subject.axes, space, budget, scores, mender.data, listener.trial, first, journal, reranks,
@@ -250,7 +260,7 @@ def complete(
     used = _used(ready, budget, plan, figures)
     importance = config.criterion if config.demands else None
     report = Report(
-        command=list(command) if command is not None else repeated(replace(config, tune=tuning)),
+        command=list(point.command) if point else repeated(replace(config, tune=tuning)),
         environment={"prune": __version__, **environment(), **_device(config, data)},
         model=model_section(subject.loaded),
         data=data_section(data),
@@ -275,7 +285,7 @@ def complete(
         native=native_section(native),
         seed=config.seed,
         seconds=time.perf_counter() - start + ready.seconds,
-        point=point,
+        point=point.name if point else None,
     )
     if (slower := report.slower(free=config.aligns and not config.limits_latency)) is not None:
         listener.note(slower)

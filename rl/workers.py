@@ -104,15 +104,16 @@ class _Worker:
 
     def __init__(self, parcel: Parcel, path: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_serve, args=(theirs, parcel, path), daemon=True)
         # Ctrl-C is for the process that asks, also while this one starts.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
+            self.connection, theirs = context.Pipe()
+            arguments = (theirs, parcel, path)
+            self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
         except OSError as err:
             raise WorkerError(
-                f"no worker can be started: {err.strerror}",
+                f"no worker can be started: {err.strerror or err}",
                 hint="fewer --workers need less; --workers 1 scores in the process itself",
             ) from err
         finally:
