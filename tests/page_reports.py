@@ -67,6 +67,7 @@ REPORT: dict[str, Any] = {
     },
     "seed": 0,
     "seconds": 54.25,
+    "point": None,
 }  # fmt: skip
 
 

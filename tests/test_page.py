@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+import shlex
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -203,6 +204,16 @@ def test_commands_can_be_typed(shown: Parsed) -> None:
         "prune eval 'out dir'",
         "prune report 'out dir' --plots plots --force",
     ]
+
+
+def test_a_point_of_a_curve_is_repeated_by_the_curve_and_read_from_its_own_folder() -> None:
+    for name in ("0.60", "0.6; rm -rf ~"):
+        told = dict(commands(of_report(report(point=name))))
+        assert any(why.startswith(f"The run, of which this is point {name}, with prune") for why in told)
+        folder = shlex.quote(f"out dir/{name}")
+        assert f"prune eval {folder}" in told.values()
+        assert f"prune report {folder} --plots plots --force" in told.values()
+    assert "<b>" not in page(of_report(report(point="<b>0.6</b>")))
 
 
 def test_nobody_is_told_to_type_another_command() -> None:
