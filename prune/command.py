@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prune.config import CompressConfig
 
 
-def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]:
+def repeated(config: CompressConfig, points: Sequence[Demand] = (), data: DataSet | None = None) -> list[str]:
     """The words of ``prune compress``; options that have their default are left out where it is clear.
 
     There are none for a model or a data set that was made in Python.
@@ -24,6 +24,7 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
     Args:
         config: of the run.
         points: of a curve.
+        data: what it ran on, which says how it was tuned; as images are when left out.
     """
     if config.source.module is not None or isinstance(config.data, DataSet):
         return []
@@ -31,6 +32,7 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
     if points:
         limits = ["--pareto", ",".join(point.text for point in points), *limits]
     words = ["prune", "compress", config.source.model, *limits]
+    tune = config.tuning(data)
     options = {
         "--data": config.data,
         "--planner": config.planner,
@@ -42,9 +44,9 @@ def repeated(config: CompressConfig, points: Sequence[Demand] = ()) -> list[str]
         "--blocks": config.blocks.text,
         "--block-criterion": config.blocks.criterion if config.blocks.criterion != "loss" else None,
         "--device": config.device if config.device != CPU else None,
-        "--epochs": config.tune.epochs,
-        "--lr": config.tune.lr,
-        "--batch-size": config.tune.batch_size,
+        "--epochs": tune.epochs,
+        "--lr": tune.lr,
+        "--batch-size": tune.batch_size,
         "--seed": config.seed,
         "-o": None if config.temporary else config.output,
     }

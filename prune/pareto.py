@@ -76,7 +76,7 @@ def pareto(
         for note in out.notes:
             listener.note(note)
         ready = prepare(config, listener, out.staging, out.journal, points)
-        command = repeated(replace(config, tune=config.tuning(ready.data)), points)
+        command = repeated(config, points, ready.data)
         starts: dict[str, Sequence[float]] = {}
         for point in points:
             name = folder_name(point)

@@ -260,7 +260,7 @@ def complete(
     used = _used(ready, budget, plan, figures)
     importance = config.criterion if config.demands else None
     report = Report(
-        command=list(point.command) if point else repeated(replace(config, tune=tuning)),
+        command=list(point.command) if point else repeated(config, data=data),
         environment={"prune": __version__, **environment(), **_device(config, data)},
         model=model_section(subject.loaded),
         data=data_section(data),

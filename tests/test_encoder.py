@@ -73,7 +73,7 @@ def test_the_encoder_decoder_ignores_the_numbering(name: str) -> None:
     kept, prior, at = torch.rand(3, n), torch.rand(3, n), torch.tensor([0, n // 2, n])
     embedded = network(found, kept, prior, at)
     assert embedded.shape == (3, 8)
-    for stage in (0, 1):  # it reads no other
+    for stage in range(STAGES):
         torch.testing.assert_close(network(renumbered(found, stage)[0], kept, prior, at), embedded)
 
 
