@@ -27,7 +27,7 @@ from models_zoo.data import TEXT_UNITS, DataSet, Split
 from models_zoo.text import TokenSplit
 from prune.distillation import Mixture, distilled
 from prune.journal import Journal
-from prune.placement import device_of, has_bfloat16
+from prune.placement import device_of, has_bfloat16, pixelwise
 from prune.segmentation import confusion, scores_of
 from prune.targets import labelled
 from prune.tune_state import Checkpoints, Progress
@@ -261,7 +261,7 @@ def evaluate(
         with torch.no_grad(), _eval_mode(module):
             for x, y in split.batches(size, limit=limit):
                 masks = y.dim() == 3
-                logits, y = labelled(module, x.to(place), y.to(place))  # (B, K), (B,)
+                logits, y = labelled(module, pixelwise(x.to(place)), y.to(place))  # (B, K), (B,)
                 if masks:
                     more = confusion(logits.argmax(1), y, logits.shape[1])
                     unit, pairs = "pixels", more if pairs is None else pairs + more
@@ -388,7 +388,7 @@ def fit(
                 at.rate = config.lr * _schedule(at.step, total, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = at.rate
-                value = _gradients(module, x.to(device), y.to(device), losses, at, note)
+                value = _gradients(module, pixelwise(x.to(device)), y.to(device), losses, at, note)
                 _finite(value, epoch, config, best, module)
                 nn.utils.clip_grad_norm_(module.parameters(), _CLIP)
                 optimizer.step()

@@ -24,6 +24,7 @@ from graph.cost import costs
 from graph.program import run
 from models_zoo.data import DataSet
 from prune.onepass import overrides
+from prune.placement import pixelwise
 from prune.slicing import Slicer
 
 Keep = NDArray[np.bool_]
@@ -88,14 +89,9 @@ def chunks(axes: Axes, data: DataSet, images: int) -> tuple[Chunk, ...]:
     most = max(fewest, _CHUNK_BYTES // max(1, costs(axes.program).peak_activation_bytes))
     parts = -(-count // most)
     return tuple(
-        Chunk(_pixelwise(x), y)
+        Chunk(pixelwise(x), y)
         for x, y in zip(scored.tensor_split(parts), labels.tensor_split(parts), strict=True)
     )
-
-
-def _pixelwise(images: Tensor) -> Tensor:
-    """Images with the channels of a pixel side by side, the order that CPU convolutions like best."""
-    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 class PlanScorer(Protocol):
