@@ -53,6 +53,7 @@ from models_zoo.text import TokenSplit  # noqa: E402
 from profilers.memory import memory_meter  # noqa: E402
 from prune.compensation import compensate  # noqa: E402
 from prune.data import load_data  # noqa: E402
+from prune.evaluation import evaluate  # noqa: E402
 from prune.importance import magnitude, sampled  # noqa: E402
 from prune.load import LoadedModel, load_model  # noqa: E402
 from prune.mamba import save_mamba  # noqa: E402
@@ -62,7 +63,8 @@ from prune.state_scores import STATE_CRITERIA, StateCriterion, StateScores, stat
 from prune.states import CALIBRATION, StateChoice, StateConfig, kept_states, own_layers  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.train import train  # noqa: E402
-from prune.tune import FINE_TUNE_TEXT, SCRATCH_TEXT, evaluate, fit  # noqa: E402
+from prune.tune import fit  # noqa: E402
+from prune.tune_config import FINE_TUNE_TEXT, SCRATCH_TEXT  # noqa: E402
 from prune.widths import WidthSpace  # noqa: E402
 
 Row = dict[str, Any]

@@ -39,13 +39,15 @@ from models_zoo.text import LENGTH, TokenSplit  # noqa: E402
 from prune.compensation import compensate  # noqa: E402
 from prune.data import load_data  # noqa: E402
 from prune.depth import BlockConfig, Blocks, judge  # noqa: E402
+from prune.evaluation import evaluate  # noqa: E402
 from prune.importance import sampled  # noqa: E402
 from prune.load import ModelSource, load  # noqa: E402
 from prune.mamba import save_mamba  # noqa: E402
 from prune.smaller_mamba import shorter_mamba  # noqa: E402
 from prune.states import CALIBRATION  # noqa: E402
 from prune.subject import program_of  # noqa: E402
-from prune.tune import FINE_TUNE_TEXT, SCRATCH_TEXT, evaluate, fit  # noqa: E402
+from prune.tune import fit  # noqa: E402
+from prune.tune_config import FINE_TUNE_TEXT, SCRATCH_TEXT  # noqa: E402
 
 Row = dict[str, Any]
 RESULT = "depth.json"

@@ -68,6 +68,7 @@ from profilers.latency import environment, paired_ratio  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.data import load_data  # noqa: E402
+from prune.evaluation import evaluate  # noqa: E402
 from prune.importance import bn_scale, magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, save_model  # noqa: E402
 from prune.mend import Mender  # noqa: E402
@@ -79,7 +80,8 @@ from prune.subject import must_find_data, open_model  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.train import build_for, recipe  # noqa: E402
 from prune.trials import Problem  # noqa: E402
-from prune.tune import TuneConfig, evaluate, fit, settled  # noqa: E402
+from prune.tune import fit  # noqa: E402
+from prune.tune_config import TuneConfig, settled  # noqa: E402
 from rl.precision import PRECISION  # noqa: E402
 from rl.reward import Evaluator  # noqa: E402
 from rl.search import SearchConfig, search  # noqa: E402
@@ -108,8 +110,8 @@ SMALL: Mapping[str, Mapping[str, object]] = {
 }
 # What the figures of a peer depend on; ours depend on everything.
 SHARED = (
-    "models_zoo", "prune/tune.py", "prune/distillation.py", "prune/recalibrate.py", "graph/capture.py",
-    "benchmarks/policies_peer.py",
+    "models_zoo", "prune/tune.py", "prune/tune_config.py", "prune/evaluation.py", "prune/placement.py",
+    "prune/distillation.py", "prune/recalibrate.py", "graph/capture.py", "benchmarks/policies_peer.py",
 )  # fmt: skip
 Rows = dict[str, dict[str, Any]]
 
@@ -179,7 +181,14 @@ class Subject:
             teacher = self.teacher
             with on(self.device, whole, *([teacher] if teacher else [])):
                 tuning = settled(tuning, teacher, data.train)
-                fit(whole, data, tuning, teacher=teacher, initial=None if tuning.mixup else usual)
+                fitted = "reconstructed" in modules
+                fit(
+                    whole,
+                    data,
+                    tuning,
+                    teacher=teacher,
+                    initial=usual if fitted and not tuning.mixup else None,
+                )
             found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:
                 found["larger test"] = self.accuracy(whole, self.larger)

@@ -43,7 +43,8 @@ from models_zoo.resnet_cifar import CifarResNet
 from prune.files import write_json
 from prune.interrupts import EXIT_CODE
 from prune.load import save_model
-from prune.tune import TuneConfig, fit
+from prune.tune import fit
+from prune.tune_config import TuneConfig
 from prune.unfinished import is_unfinished
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -51,6 +51,7 @@ from benchmarks.search_changes import RANKS, Fitted, changed  # noqa: E402
 from graph import topology  # noqa: E402
 from graph.program import ProgramModule  # noqa: E402
 from prune.budget import Budget  # noqa: E402
+from prune.evaluation import Evaluation, evaluate  # noqa: E402
 from prune.importance import magnitude  # noqa: E402
 from prune.load import ModelSource  # noqa: E402
 from prune.mend import Mender  # noqa: E402
@@ -59,7 +60,6 @@ from prune.recalibrate import recalibrated  # noqa: E402
 from prune.subject import must_find_data, open_model  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.trials import Problem  # noqa: E402
-from prune.tune import Evaluation, evaluate  # noqa: E402
 from rl import policy  # noqa: E402
 from rl.baselines import BASELINES, PER_COST  # noqa: E402
 from rl.precision import PRECISION  # noqa: E402

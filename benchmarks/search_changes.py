@@ -13,11 +13,11 @@ from stable_baselines3 import DDPG, PPO
 from graph.channels import Axes
 from graph.program import ProgramModule
 from models_zoo.data import DataSet
+from prune.evaluation import evaluate
 from prune.importance import Scores, bn_scale, magnitude, normalised, sampled, taylor
 from prune.mend import Mender
 from prune.plan import make_plan
 from prune.slicing import Slicer
-from prune.tune import evaluate
 from prune.widths import Levels
 from rl import population, search
 from rl.agents import agent

@@ -53,12 +53,14 @@ from graph.program import Program, ProgramModule  # noqa: E402
 from models_zoo.data import DataSet  # noqa: E402
 from prune.data import load_data  # noqa: E402
 from prune.demands import parse_demand  # noqa: E402
+from prune.evaluation import Evaluation, evaluate  # noqa: E402
 from prune.inputs import InputRequest  # noqa: E402
 from prune.load import ModelSource  # noqa: E402
 from prune.subject import Subject, open_model  # noqa: E402
 from prune.targets import labelled  # noqa: E402
 from prune.train import build_for  # noqa: E402
-from prune.tune import SCRATCH_TRANSFORMER, Evaluation, TuneConfig, evaluate, fit  # noqa: E402
+from prune.tune import fit  # noqa: E402
+from prune.tune_config import SCRATCH_TRANSFORMER, TuneConfig  # noqa: E402
 from supernet.agents import SearchConfig  # noqa: E402
 from supernet.elastic import ElasticConfig, Subnet  # noqa: E402
 from supernet.latency import onnx_latencies  # noqa: E402

@@ -17,6 +17,8 @@ from front.result import Result
 from front.screen import Screen
 from front.source import Model, Shape, opened
 from graph.errors import DataError, UsageError
+from prune.evaluation import Evaluation
+from prune.evaluation import evaluate as measure
 from prune.given import Examples
 from prune.inspection import Inspection
 from prune.inspection import inspect as look
@@ -25,8 +27,6 @@ from prune.loaders import Data
 from prune.pipeline import compress as run
 from prune.selection import Texts, parse_selection
 from prune.subject import NO_DATA, must_find_data, open_model
-from prune.tune import Evaluation
-from prune.tune import evaluate as measure
 from prune.unfinished import PYTHON
 from rl.precision import PRECISION
 from rl.reward import IMAGES

@@ -22,6 +22,7 @@ from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet, Split
 from prune.budget import Budget
 from prune.config import CompressConfig
+from prune.evaluation import evaluate
 from prune.export import export_onnx
 from prune.importance import score
 from prune.mend import Mender
@@ -31,7 +32,7 @@ from prune.preparation import SEARCH
 from prune.student import reference_of, student_of
 from prune.subject import Subject
 from prune.surgery import prune_program
-from prune.tune import evaluate, fit
+from prune.tune import fit
 from prune.verify import verify
 from rl.baselines import BASELINES
 from rl.reward import Evaluator

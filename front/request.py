@@ -19,7 +19,7 @@ from prune.pareto import parse_shares
 from prune.selection import Texts, parse_selection
 from prune.states import StateConfig
 from prune.trials import Planner
-from prune.tune import FINE_TUNE, FINE_TUNE_TEXT
+from prune.tune_config import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
 from rl.policy import agent_of
 from rl.precision import PRECISION

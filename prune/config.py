@@ -20,7 +20,8 @@ from prune.placement import CPU
 from prune.selection import Selection
 from prune.states import StateConfig
 from prune.trials import Trial
-from prune.tune import EpochResult, TuneConfig
+from prune.tune import EpochResult
+from prune.tune_config import TuneConfig
 
 _LATENCY_ROUND_TO = 4  # onnxruntime's fast layout for convolutions wants multiples of it
 

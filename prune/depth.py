@@ -29,9 +29,9 @@ from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from models_zoo.text import LENGTH
 from prune.counts import check_count, kept_count
+from prune.evaluation import evaluate
 from prune.load import LoadedModel
 from prune.smaller_mamba import shorter_mamba
-from prune.tune import evaluate
 from prune.verify import Verification, compared
 
 BlockCriterion = Literal["loss", "similarity"]

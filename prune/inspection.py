@@ -19,6 +19,7 @@ from profilers.onnx_cost import count_onnx
 from profilers.onnx_trial import try_onnx
 from prune.checkpoint import check_readable
 from prune.data import load_data
+from prune.evaluation import Evaluation, evaluate
 from prune.export import OnnxCheck, OnnxModel, export_onnx, export_pt2
 from prune.external_data import plain_file
 from prune.files import check_output_file
@@ -29,7 +30,6 @@ from prune.manifest import check_file, check_folder, renew
 from prune.report import count, size
 from prune.smaller_mamba import CHECKPOINT
 from prune.subject import NO_DATA, Subject, measured_on, must_find_data, program_of
-from prune.tune import Evaluation, evaluate
 from prune.widths import WidthSpace
 
 _FORMS = ("graph", "any-length", "step")

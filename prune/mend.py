@@ -19,6 +19,7 @@ import torch
 from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
+from prune.evaluation import evaluate
 from prune.identity import digest
 from prune.journal import Journal
 from prune.placement import CPU, placed, placed_axes
@@ -26,7 +27,6 @@ from prune.plan import Plan
 from prune.recalibrate import recalibrated
 from prune.reconstruct import Reference, calibration
 from prune.slicing import Slicer
-from prune.tune import evaluate
 
 _IMAGES = 2048  # of the training split that batch norm is measured on
 

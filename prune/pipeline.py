@@ -30,6 +30,7 @@ from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
 from prune.config_words import runs_code
 from prune.demands import Demand
+from prune.evaluation import Evaluation, evaluate
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors
 from prune.files import write_json
 from prune.importance import sampled, scores_of
@@ -63,7 +64,8 @@ from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.surgery import prune_program
 from prune.trials import Planner, Problem, SearchResult
-from prune.tune import Evaluation, TuneResult, evaluate, fit, settled
+from prune.tune import TuneResult, fit
+from prune.tune_config import settled
 from prune.tune_state import Checkpoints
 from prune.unfinished import PYTHON
 from prune.verify import Verification, check, verify

@@ -19,6 +19,7 @@ from prune.budget import Budget
 from prune.config import CompressConfig, Listener
 from prune.demands import Demand
 from prune.depth import Blocks, Depth, judge
+from prune.evaluation import Evaluation, evaluate
 from prune.export import export_onnx
 from prune.identity import must_be_the_same, of_data, of_model
 from prune.importance import GRADIENT, Scores, scores_of
@@ -38,7 +39,6 @@ from prune.subject import (
     program_of,
     selected,
 )
-from prune.tune import Evaluation, evaluate
 from prune.verify import check
 from prune.widths import WidthSpace
 

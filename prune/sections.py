@@ -10,6 +10,7 @@ from graph.channels import Axes
 from graph.program import Program
 from models_zoo.data import DataSet
 from prune.budget import Budget
+from prune.evaluation import Evaluation
 from prune.layers import layer_widths
 from prune.load import LoadedModel
 from prune.mend import Way
@@ -19,7 +20,8 @@ from prune.pruned import NATIVE_FILE
 from prune.smaller_mamba import Checkpoint
 from prune.states import StateChoice, kept_states
 from prune.trials import SearchResult
-from prune.tune import Evaluation, TuneConfig, TuneResult
+from prune.tune import TuneResult
+from prune.tune_config import TuneConfig
 from prune.verify import Verification
 
 

@@ -12,20 +12,12 @@ from torch import nn
 from graph.errors import ArchitectureError
 from models_zoo import registry, vgg
 from models_zoo.data import DataSet
+from prune.evaluation import Evaluation, evaluate
 from prune.files import check_output_file
 from prune.load import save_model
 from prune.placement import CPU, on
-from prune.tune import (
-    SCRATCH,
-    SCRATCH_PLAIN,
-    SCRATCH_TEXT,
-    SCRATCH_TRANSFORMER,
-    EpochResult,
-    Evaluation,
-    TuneConfig,
-    evaluate,
-    fit,
-)
+from prune.tune import EpochResult, fit
+from prune.tune_config import SCRATCH, SCRATCH_PLAIN, SCRATCH_TEXT, SCRATCH_TRANSFORMER, TuneConfig
 
 _PLAIN = (vgg.vgg11, vgg.vgg16)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from graph.errors import TargetError, UsageError
+from prune.evaluation import Evaluation
 from prune.files import read_json
-from prune.tune import Evaluation
 from supernet.elastic import Elastic, Subnet
 from supernet.limits import Limits
 from supernet.scoring import chosen, trial_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models_zoo.data import DataSet
-from prune.tune import Evaluation, evaluate
+from prune.evaluation import Evaluation, evaluate
 from supernet.elastic import Cost, Elastic, Subnet
 from supernet.net import ElasticModule, Supernet
 

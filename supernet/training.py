@@ -24,12 +24,14 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from models_zoo.data import DataSet
 from prune.distillation import distilled
+from prune.evaluation import Evaluation, evaluate
 from prune.files import refused
 from prune.identity import digest, must_be_the_same, of_data
 from prune.journal import Journal
 from prune.lock import Lock
 from prune.targets import labelled
-from prune.tune import EpochResult, Evaluation, TuneConfig, TuneResult, evaluate, fit
+from prune.tune import EpochResult, TuneResult, fit
+from prune.tune_config import TuneConfig
 from prune.tune_state import Checkpoints
 from supernet.elastic import Subnet
 from supernet.net import ElasticModule, Supernet

@@ -12,9 +12,11 @@ from typing import Any
 from graph.errors import ResumeError
 from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
+from prune.evaluation import Evaluation, evaluate
 from prune.identity import digest
 from prune.journal import Journal
-from prune.tune import EpochResult, Evaluation, TuneConfig, evaluate, fit
+from prune.tune import EpochResult, fit
+from prune.tune_config import TuneConfig
 from prune.tune_state import Checkpoints
 from supernet.net import Supernet
 

@@ -20,6 +20,7 @@ from graph.capture import capture
 from graph.program import ProgramModule
 from models_zoo.data import load_embedded
 from prune.budget import Budget
+from prune.evaluation import evaluate
 from prune.importance import magnitude, taylor
 from prune.mend import Mender
 from prune.placement import CPU, on, placed_axes
@@ -27,7 +28,8 @@ from prune.plan import make_plan
 from prune.slicing import Slicer
 from prune.surgery import cut
 from prune.train import build_for
-from prune.tune import TuneConfig, evaluate, fit
+from prune.tune import fit
+from prune.tune_config import TuneConfig
 from prune.widths import WidthSpace
 from rl.reward import Evaluator
 from rl.scorer import Scorer, chunks

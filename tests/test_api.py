@@ -82,7 +82,7 @@ def test_fine_tuning_begins_from_fitted_weights_where_mixtures_are_learned_from(
         return fit(module, data, config, **options)
 
     monkeypatch.setattr("prune.pipeline.fit", fitting)
-    monkeypatch.setattr("prune.tune.knows_by_heart", lambda *_: by_heart)
+    monkeypatch.setattr("prune.tune_config.knows_by_heart", lambda *_: by_heart)
     torch.manual_seed(0)
     net = TwoHeads()
     loaders = [DataLoader(TensorDataset(*pair), batch_size=50) for pair in pairs]

@@ -15,7 +15,8 @@ import torch
 from models_zoo.data import load_embedded
 from prune.load import save_model
 from prune.train import build_for
-from prune.tune import SCRATCH, fit
+from prune.tune import fit
+from prune.tune_config import SCRATCH
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 Run = Callable[..., tuple[str, str]]

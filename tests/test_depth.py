@@ -27,12 +27,12 @@ from prune.architectures import tokens_input
 from prune.compensation import compensate
 from prune.data import load_data
 from prune.depth import BlockConfig, Blocks, Depth, judge
+from prune.evaluation import evaluate
 from prune.load import LoadedModel
 from prune.mamba import load_mamba, save_mamba
 from prune.pruned import load_pruned
 from prune.smaller_mamba import shorter_mamba
 from prune.subject import program_of
-from prune.tune import evaluate
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from graph.errors import TrainingError
 from models_zoo.data import DataSet, TensorSplit
 from prune.distillation import Mixture, distilled
-from prune.tune import TuneConfig, _loss, fit
+from prune.tune import _loss, fit
+from prune.tune_config import TuneConfig
 
 
 def batch() -> tuple[Tensor, Tensor]:

@@ -23,7 +23,8 @@ from prune.load import ModelSource
 from prune.pareto import NEIGHBOUR, pareto, parse_shares
 from prune.train import train
 from prune.trials import Problem, SearchResult, Trial
-from prune.tune import FINE_TUNE_TEXT, EpochResult, TuneConfig
+from prune.tune import EpochResult
+from prune.tune_config import FINE_TUNE_TEXT, TuneConfig
 from rl.search import SearchConfig, planner
 
 

@@ -26,7 +26,8 @@ from prune.onepass import _moments
 from prune.sections import search_section
 from prune.train import build_for
 from prune.trials import Problem, SearchResult
-from prune.tune import TuneConfig, fit
+from prune.tune import fit
+from prune.tune_config import TuneConfig
 from prune.widths import WidthSpace
 from rl import precision
 from rl.precision import is_native, lowered, settled

@@ -15,12 +15,12 @@ from graph.channels import Axes, Keep
 from graph.program import Program, ProgramModule
 from models_zoo import registry
 from models_zoo.data import DataSet, TensorSplit
+from prune.evaluation import evaluate
 from prune.mend import Mender
 from prune.plan import make_plan
 from prune.reconstruct import calibration, reconstructed
 from prune.slicing import Slicer
 from prune.surgery import cut
-from prune.tune import evaluate
 from prune.widths import WidthSpace
 
 

@@ -16,9 +16,10 @@ from graph.errors import ArchitectureError, DataError
 from models_zoo import registry, shapes
 from models_zoo.data import DataSet
 from prune.data import load_data
+from prune.evaluation import Evaluation, evaluate
 from prune.segmentation import confusion, scores_of
 from prune.train import build_for, recipe
-from prune.tune import Evaluation, evaluate, fit
+from prune.tune import fit
 
 NAMES = ("vit_tiny", "seg_tiny", "gpt_tiny")
 

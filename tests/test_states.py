@@ -44,7 +44,7 @@ from prune.smaller_mamba import smaller_mamba
 from prune.state_scores import StateCriterion, eliminated, state_scores
 from prune.states import StateChoice, StateConfig, choose_states, kept_states, own_layers, state_starts
 from prune.surgery import cut, prune_program
-from prune.tune import TuneConfig
+from prune.tune_config import TuneConfig
 from prune.verify import verify
 from prune.widths import WidthSpace
 

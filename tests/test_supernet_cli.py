@@ -14,9 +14,9 @@ import cli
 from front.commands import terminal
 from models_zoo.registry import build
 from prune.data import load_data
+from prune.evaluation import evaluate
 from prune.load import load_model, save_model
 from prune.pruned import load_pruned
-from prune.tune import evaluate
 
 ARGS = {"image_size": 8, "in_channels": 1, "width": 16, "depth": 3, "heads": 4, "mlp_ratio": 2}
 

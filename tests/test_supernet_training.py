@@ -17,12 +17,13 @@ from models_zoo.digits import load as digits
 from models_zoo.registry import build
 from profilers.latency import Latency
 from prune.demands import parse_demand
+from prune.evaluation import Evaluation
 from prune.inputs import InputRequest
 from prune.journal import Journal
 from prune.load import ModelSource
 from prune.subject import open_model
 from prune.targets import labelled
-from prune.tune import Evaluation, TuneConfig
+from prune.tune_config import TuneConfig
 from supernet.agents import SearchConfig
 from supernet.devices import read_devices
 from supernet.elastic import Elastic, ElasticConfig

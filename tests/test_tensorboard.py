@@ -12,8 +12,9 @@ from test_resume import compress
 from benchmarks.reliability_kills import make_model
 from front.tensorboard import board
 from graph.errors import OutputError, UsageError
+from prune.evaluation import Evaluation
 from prune.trials import Trial
-from prune.tune import EpochResult, Evaluation
+from prune.tune import EpochResult
 
 
 class Told:

@@ -16,11 +16,12 @@ from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from models_zoo.text import TokenSplit, byte_tokens, parted
 from prune.data import load_data
+from prune.evaluation import Evaluation, evaluate
 from prune.load import load_model
 from prune.mamba import save_mamba
 from prune.subject import find_data
 from prune.train import build_for, train
-from prune.tune import Evaluation, TuneConfig, evaluate
+from prune.tune_config import TuneConfig
 
 
 def library(folder: Path, files: int = 40) -> Path:

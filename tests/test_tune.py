@@ -18,19 +18,10 @@ from graph.errors import DataError, TrainingError, UsageError
 from graph.program import ProgramModule
 from models_zoo import digits, registry
 from models_zoo.data import DataSet, TensorSplit
+from prune.evaluation import Evaluation, evaluate
 from prune.loaders import LoaderSplit
-from prune.tune import (
-    FINE_TUNE,
-    SCRATCH,
-    EpochResult,
-    Evaluation,
-    TuneConfig,
-    _Best,
-    evaluate,
-    fit,
-    knows_by_heart,
-    settled,
-)
+from prune.tune import EpochResult, _Best, fit
+from prune.tune_config import FINE_TUNE, SCRATCH, TuneConfig, knows_by_heart, settled
 
 SHORT = TuneConfig(epochs=4, lr=0.1, batch_size=32)
 

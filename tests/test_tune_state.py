@@ -21,7 +21,8 @@ from graph.errors import OutputError, TrainingError
 from models_zoo import digits
 from models_zoo.data import DataSet, TensorSplit
 from prune.journal import Journal
-from prune.tune import FINE_TUNE_TEXT, TuneConfig, TuneResult, fit
+from prune.tune import TuneResult, fit
+from prune.tune_config import FINE_TUNE_TEXT, TuneConfig
 from prune.tune_state import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graph.program import Program
     from models_zoo.data import DataSet
     from prune.journal import Journal
-    from prune.tune import TuneConfig
+    from prune.tune_config import TuneConfig
     from supernet.extraction import Extracted
     from supernet.limits import Limits
     from supernet.net import Supernet
