@@ -270,14 +270,19 @@ def _original_onnx(subject: Subject, original: ProgramModule, folder: Path) -> P
 
 
 def check_planner(config: CompressConfig) -> None:
-    """Refuse a planner that does not exist.
+    """Refuse a planner that does not exist, or that heeds nothing of how a search is to go.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or it does not search.
     """
     if config.planner is not None and config.planner not in (SEARCH, *BASELINES):
         raise UsageError(
             f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
+        )
+    if config.planner in BASELINES and config.search:
+        raise UsageError(
+            f"{' '.join(config.search)} and --planner {config.planner} do not go together",
+            hint="leave out --planner to search, or the others",
         )
 
 
