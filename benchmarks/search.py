@@ -75,7 +75,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "unpriced": {"baselines": tuple(b for b in BASELINES if b != PER_COST)},
     "alone": {"refine": 0.0},
     "loss": {"reward": "loss"},
-    **dict.fromkeys(("fitted", "proxy", "unguided", "steady", "frozen", "taylor", "bn-scale", "members"), {}),
+    **dict.fromkeys(("fitted", "proxy", "unguided", "steady", "frozen", *RANKS), {}),
 }
 Runs = Mapping[str, dict[str, Any]]
 

@@ -14,7 +14,7 @@ from graph.channels import Axes
 from graph.program import ProgramModule
 from models_zoo.data import DataSet
 from prune.evaluation import evaluate
-from prune.importance import Scores, bn_scale, magnitude, normalised, sampled, taylor
+from prune.importance import Scores, bn_scale, magnitude, normalised, sampled, scores_of, taylor
 from prune.mend import Mender
 from prune.plan import make_plan
 from prune.slicing import Slicer
@@ -28,6 +28,8 @@ from rl.scorer import Keep, Score
 RANKS: Mapping[str, Callable[[Axes, DataSet], Scores]] = {
     "taylor": lambda axes, data: taylor(axes, sampled(data, 2000)),
     "bn-scale": lambda axes, data: bn_scale(axes),
+    "magnitude": lambda axes, data: magnitude(axes),
+    "contribution": lambda axes, data: scores_of(axes, "contribution", data),
     "members": lambda axes, data: magnitude(_alike(axes)),
 }
 _CHILDREN = 4  # of which ``+proxy`` scores one

@@ -20,12 +20,15 @@ from graph.labels import Field
 from graph.program import ProgramModule
 from models_zoo.data import DataSet
 from models_zoo.text import LENGTH
+from prune.contribution import contribution
 from prune.placement import CPU
 from prune.targets import labelled
 
-Criterion = Literal["magnitude", "bn-scale", "taylor", "magnitude-taylor"]
+Criterion = Literal[
+    "magnitude", "bn-scale", "taylor", "magnitude-taylor", "contribution", "magnitude-contribution"
+]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
-GRADIENT: tuple[Criterion, ...] = ("taylor", "magnitude-taylor")  # they need data
+FROM_DATA: tuple[Criterion, ...] = CRITERIA[2:]  # they look at records
 Scores = NDArray[np.float64]
 _TOKENS = 2048  # of text at once
 _IMAGES, _WINDOWS = 512, 32  # records that gradients are taken of
@@ -101,11 +104,16 @@ def bn_scale(axes: Axes) -> Scores:
                 scores += _by_class(axes.program.tensors[name].detach().float().abs(), field, axes.classes)
                 seen += np.bincount(field.labels.ravel(), minlength=axes.classes)
     scores = np.divide(scores, seen, out=np.zeros_like(scores), where=seen > 0)
-    if (seen[1:] == 0).any() and (seen[1:] > 0).any():
-        other = np.sqrt(magnitude(axes))
-        scale = scores[1:][seen[1:] > 0].mean() / max(other[1:].mean(), 1e-12)
-        scores = np.where(seen > 0, scores, other * scale)
-    return scores if (seen[1:] > 0).any() else magnitude(axes)
+    return _filled(scores, seen > 0, np.sqrt(magnitude(axes)))
+
+
+def _filled(scores: Scores, seen: NDArray[np.bool_], other: Scores) -> Scores:
+    """Scores, and of what has none others, scaled to the mean of those."""
+    if not seen[1:].any():
+        return other
+    scale = scores[1:][seen[1:]].mean() / max(other[1:].mean(), 1e-12)
+    filled: Scores = np.where(seen, scores, other * scale)
+    return filled
 
 
 def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device = CPU) -> Scores:
@@ -137,6 +145,20 @@ def taylor(axes: Axes, batches: Iterable[tuple[Tensor, Tensor]], device: torch.d
     return axes.spread(scores)
 
 
+def by_contribution(axes: Axes, batches: Iterable[Tensor], device: torch.device = CPU) -> Scores:
+    """What the layers that read a channel would miss; of what none reads its magnitude, scaled to the others.
+
+    See ``prune.contribution``.
+
+    Args:
+        axes: of the whole program.
+        batches: normalised inputs (B, ...).
+        device: computes.
+    """
+    scores, seen = contribution(axes, batches, device)
+    return _filled(axes.spread(scores), axes.spread(seen.astype(np.float64)) > 0, magnitude(axes))
+
+
 def sampled(data: DataSet, records: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of the train split, drawn with a fixed seed.
 
@@ -158,20 +180,23 @@ def score(
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     device: torch.device = CPU,
 ) -> Scores:
-    """Importance of each class by the named criterion; ``batches`` are needed for those of ``GRADIENT``."""
+    """Importance of each class by the named criterion; ``batches`` are needed for those of ``FROM_DATA``."""
     if criterion == "magnitude":
         return magnitude(axes)
     if criterion == "bn-scale":
         return bn_scale(axes)
-    by_gradient = taylor(axes, batches, device)
-    return by_gradient if criterion == "taylor" else balanced(axes, magnitude(axes), by_gradient)
+    if criterion.endswith("taylor"):
+        found = taylor(axes, batches, device)
+    else:
+        found = by_contribution(axes, (x for x, _ in batches), device)
+    return balanced(axes, magnitude(axes), found) if criterion.startswith("magnitude-") else found
 
 
 def balanced(axes: Axes, *scores: Scores) -> Scores:
     """Geometric mean of several scores, each divided by the mean of its group.
 
-    Weights tell what a channel carries, gradients what the loss would miss; a channel that one of them calls
-    dead goes.
+    Weights tell what a channel carries, gradients what the loss would miss, activations what the next layers
+    would; a channel that one of them calls dead goes.
     """
     parts = [np.maximum(normalised(axes, s), _FLOOR) for s in scores]
     result: Scores = np.prod(parts, axis=0) ** (1 / len(parts))
@@ -183,11 +208,11 @@ def scores_of(axes: Axes, criterion: Criterion, data: DataSet | None, device: to
 
     Args:
         axes: of the whole program.
-        criterion: one of ``CRITERIA``; without data none of ``GRADIENT``.
+        criterion: one of ``CRITERIA``; without data none of ``FROM_DATA``.
         data: labelled records.
-        device: takes gradients.
+        device: computes.
     """
-    if criterion not in GRADIENT or data is None:
+    if criterion not in FROM_DATA or data is None:
         return score(axes, criterion)
     return score(axes, criterion, sampled(data, _WINDOWS if data.is_text else _IMAGES), device)
 

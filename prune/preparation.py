@@ -22,7 +22,7 @@ from prune.depth import Blocks, Depth, judge
 from prune.evaluation import Evaluation, evaluate
 from prune.export import export_onnx
 from prune.identity import must_be_the_same, of_data, of_model
-from prune.importance import GRADIENT, Scores, scores_of
+from prune.importance import FROM_DATA, Scores, scores_of
 from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.load import LoadedModel
@@ -299,7 +299,7 @@ def method_of(config: CompressConfig, data: DataSet | None) -> str:
                 hint="name it: --data pystdlib, text:PATH, tokens:FILE, digits, imagefolder:PATH",
             )
         for option, value in (("--planner", config.planner), ("--importance", config.importance)):
-            if value in (SEARCH, *GRADIENT):
+            if value in (SEARCH, *FROM_DATA):
                 raise UsageError(
                     f"{option} {value} needs data, and {config.source.model} has none",
                     hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",

@@ -6,7 +6,7 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,7 +18,7 @@ from graph.errors import UsageError
 from graph.suggest import suggestion
 from graph.topology import Topology
 from prune.identity import digest, must_be_the_same
-from prune.importance import Scores, balanced, scores_of
+from prune.importance import scores_of
 from prune.plan import Plan, make_plan
 from prune.trials import Planner, Problem, SearchResult, Trial
 from prune.widths import Levels
@@ -30,6 +30,7 @@ from rl.env import Task
 from rl.policy import Policy
 from rl.population import CHOICE, evolve, random_plans
 from rl.precision import PRECISION, check_precision
+from rl.ranking import Ranking, ranked
 from rl.reward import IMAGES, Evaluator
 from rl.scorer import PlanScorer
 from rl.sensitivity import sensitivity
@@ -184,6 +185,8 @@ def planner(
         if config.sensitivity is False:
             return result
         most = None if config.sensitivity else config.trials // 2
+        if (named := result.plan.importance) is not None:
+            problem = replace(problem, scores=scores_of(problem.axes, named, problem.data, problem.device))
         return replace(result, sensitivity=sensitivity(problem, known[0], most))
 
     def close() -> None:
@@ -210,8 +213,9 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
         PolicyError: the policy's file is not sound, or of another agent.
     """
     problem.budget.check_reachable()
-    book = Book(problem, evaluator, config.reward)
     by_taylor = scores_of(problem.axes, "taylor", problem.data, problem.device)
+    problem, rankings = ranked(problem, evaluator, by_taylor, config.reward, config.baselines)
+    book = Book(problem, evaluator, config.reward)
     score_baselines(problem, book, by_taylor, config.baselines)
     random = np.random.default_rng(config.seed)
     notes: tuple[str, ...] = ()
@@ -225,33 +229,37 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
         evolve(book, config.episodes - done, random, REFINED, choice=CHOICE)
     trial, levels = book.winner()
     return SearchResult(
-        make_plan(problem.space, levels, problem.scores, trial.method),
+        make_plan(problem.space, levels, problem.scores, trial.method, rankings[0].named),
         tuple(book.trials),
         {name: best for name, (best, _) in book.best.items()},
         evaluator.evaluations,
         evaluator.images,
         book.seconds,
-        _finalists(problem, book, by_taylor),
+        _finalists(problem, book, rankings),
         agent=config.agent,
         precision=evaluator.precision,
         notes=notes,
     )
 
 
-def _finalists(problem: Problem, book: Book, by_taylor: Scores) -> tuple[Plan, ...]:
+def _finalists(problem: Problem, book: Book, rankings: Sequence[Ranking]) -> tuple[Plan, ...]:
     """The winner, the best plan of each method, the best plans of all, then some with other channels.
 
-    A plan is scored before its weights are fitted, and there magnitude ranks channels best; once they are
-    fitted, magnitude and gradients together may (docs/results.md).
+    A plan is scored before its weights are fitted; once they are, the channels that rank first by the next
+    ranking that has others may be better (docs/results.md).
     """
     distinct: dict[bytes, tuple[str, Levels]] = {}
     for trial, levels in [book.winner(), *book.best.values(), *book.ranked[:FINALISTS]]:
         distinct.setdefault(levels.tobytes(), (trial.method, levels))
-    plans = [make_plan(problem.space, levels, problem.scores, method) for method, levels in distinct.values()]
-    if problem.reranks:
-        scores = balanced(problem.axes, problem.scores, by_taylor)
-        for trial, levels in book.ranked[:RERANKED]:
-            plans.append(make_plan(problem.space, levels, scores, trial.method, "magnitude-taylor"))
+    first, *others = rankings
+    plans = [
+        make_plan(problem.space, levels, first.scores, method, first.named)
+        for method, levels in distinct.values()
+    ]
+    for trial, levels in book.ranked[:RERANKED]:
+        kept = make_plan(problem.space, levels, first.scores, trial.method).kept
+        offered = (make_plan(problem.space, levels, r.scores, trial.method, r.named) for r in others)
+        plans += [plan for plan in offered if plan.kept != kept][:1]
     return tuple(plans)
 
 

@@ -32,7 +32,7 @@ from prune.baselines import baseline_plan, global_ratios, prices
 from prune.budget import Budget, Quantity, exact_quantities
 from prune.demands import parse_demand
 from prune.export import export_onnx
-from prune.importance import balanced, magnitude, scores_of, taylor
+from prune.importance import magnitude, scores_of, taylor
 from prune.journal import Journal
 from prune.latency_limit import Clock
 from prune.plan import Plan, kept_ratios, kept_widths, make_plan
@@ -45,7 +45,7 @@ from rl.agents.ddpg import Walker
 from rl.baselines import baseline_ratios
 from rl.env import LAYER, PruningEnv, Task, Walks
 from rl.reward import Evaluator, Score
-from rl.search import METHODS, RERANKED, Book, SearchConfig, command_words, planner, search
+from rl.search import METHODS, Book, SearchConfig, command_words, planner, search
 from rl.workers import Processes
 
 
@@ -387,29 +387,6 @@ def test_a_search_repeats_by_seed_keeps_its_budget_and_returns_the_best(method: 
         "uniform", "global-magnitude", "global-sum", *["global-per-cost"] * 3, "global-taylor",
     ]  # fmt: skip
     assert set(methods[7:]) == ({method, "refinement"} if method in AGENTS else {method})
-
-
-def test_the_best_plans_are_also_offered_with_other_channels() -> None:
-    config = SearchConfig(agent="random", episodes=8)
-    asked = replace(problem(), reranks=True)
-    plain, found = (search(p, graph_of(), evaluator(), config).finalists for p in (problem(), asked))
-    assert found[: len(plain)] == plain
-    assert {p.importance for p in plain} == {None}
-    others = found[len(plain) :]
-    assert len(others) == RERANKED
-    ranks = balanced(axes(), asked.scores, scores_of(axes(), "taylor", asked.data))
-    for plan in others:
-        assert plan.importance == "magnitude-taylor"
-        same = [p for p in plain if kept_widths(axes(), p).tolist() == kept_widths(axes(), plan).tolist()]
-        assert len(same) == 1
-        assert same[0].macs == plan.macs
-        assert same[0].kept != plan.kept
-        for group in axes().groups:
-            kept = np.zeros(len(group.units), dtype=bool)
-            kept[list(plan.kept[group.name])] = True
-            scores = ranks[list(group.units)]
-            assert kept.all() or scores[kept].min() >= scores[~kept].max()
-        assert Plan.from_json(plan.to_json()) == plan
 
 
 class Predicted(Clock):
