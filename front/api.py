@@ -124,8 +124,8 @@ def compress(
         workers: processes that score plans.
         device: ``cpu``, ``cuda`` or ``cuda:1``: where scores, fits and fine-tuning are computed, wherever a
             module that is given lies.
-        importance: ranks the channels of a group; left out, ``magnitude``, and the search also fits its
-            best plans with channels by ``magnitude-taylor``.
+        importance: ranks the channels of a group; left out, ``magnitude``, or in a search on images the
+            criterion that suits the network.
         state_criterion: ranks states.
         state_scope: ``layer`` or ``global``.
         block_criterion: ``loss`` or ``similarity``: which blocks go.

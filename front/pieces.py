@@ -35,6 +35,7 @@ from prune.surgery import prune_program
 from prune.tune import fit
 from prune.verify import verify
 from rl.baselines import BASELINES
+from rl.ranking import CONTEST
 from rl.reward import Evaluator
 from rl.search import FINALISTS, RERANKED
 from rl.sensitivity import SHARES
@@ -127,6 +128,8 @@ def _on_data(
         seconds, _ = timed(lambda: evaluate(student, data.test, limit=few))
     per_record = seconds / few
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
+    mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
+    reranks = config.importance is None and not starts and not config.states.is_given and mender.fits
     if searched:
         keep = plan.keep_mask(axes)
         with Evaluator(
@@ -139,13 +142,11 @@ def _on_data(
             seconds, _ = timed(lambda: evaluator(keep))
         workers = int(request.workers) if request.workers.isdecimal() else 1
         neighbours = points - 1
-        trials = points * (request.search.trials + starts) + neighbours
+        trials = points * (request.search.trials + starts + CONTEST * reranks) + neighbours
         yield Piece("score a plan", trials, seconds, workers)
         cuts, wanted = len(SHARES) * searched, request.search.sensitivity
         if wanted or (wanted is None and cuts <= request.search.trials // 2):
             yield Piece("score a group cut alone", cuts, seconds, workers)
-    mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
-    reranks = config.importance is None and not starts and not config.states.is_given and mender.fits
     finalists = points * (len(BASELINES) + 2 + FINALISTS + RERANKED * reranks) if searched else 0
     mending, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
     if mender.fits:  # the first time it also computes what serves all further ones

@@ -57,8 +57,8 @@ class CompressConfig:
         data: name of the data set, ``none``, or the data set itself; the model file's own when left out.
         planner: ``search``, or a baseline that follows from the weights: ``uniform``, ``global``. The search
             when left out, ``uniform`` without data.
-        importance: criterion that ranks the channels of a group; left out, magnitude, and the search also
-            fits its best plans with channels by ``magnitude-taylor``.
+        importance: criterion that ranks the channels of a group; left out, magnitude, or in a search on
+            images the one that suits the network, see ``rl.ranking``.
         selection: what may be pruned, and how much stays.
         round_to: kept counts are multiples of this; left out, 4 where the latency is limited, else 1, and
             blocks for channels of convolutions, see ``prune.alignment``.

@@ -10,9 +10,12 @@ import numpy as np
 from prune.importance import Criterion, Scores, balanced, scores_of
 from prune.plan import make_plan
 from prune.trials import Problem
-from rl.baselines import score_baselines
+from rl.baselines import plans_of, score_baselines
 from rl.book import Book, Reward
 from rl.scorer import PlanScorer
+
+_RIVALS = 3  # of magnitude
+CONTEST = plans_of() + _RIVALS  # plans that are scored, beside those of the search, to compare them
 
 
 @dataclass(frozen=True)

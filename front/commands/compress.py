@@ -142,8 +142,9 @@ def compress(
     importance: Annotated[
         str | None,
         typer.Option(
-            help="Ranks the channels of a group: magnitude, bn-scale, taylor or magnitude-taylor.",
-            show_default="magnitude; the search's best plans also by magnitude-taylor",
+            help="Ranks the channels of a group: magnitude, bn-scale, taylor, contribution, "
+            "magnitude-taylor or magnitude-contribution.",
+            show_default="magnitude; a search on images takes what suits the network",
         ),
     ] = None,
     state_criterion: Annotated[
