@@ -12,8 +12,9 @@ A method is an agent, ``evolution`` or ``random``, with what is changed about it
 - ``+alone``: the agent scores all of the plans, none is left to the refinement;
 - ``+loss``: goes by the loss, not by the error;
 - ``+fitted``: each plan is scored once its weights are fitted, as those of the best are in the end;
-- ``+taylor``, ``+bn-scale``, ``+members``: which channels of a group go is decided by these in place of the
-  magnitude; the last is the magnitude with an equal say for each layer of the group;
+- ``+magnitude``, ``+taylor``, ``+bn-scale``, ``+contribution``, ``+members``: which channels of a group go is
+  decided by this one, in place of the best of four that compete; the last is the magnitude with an equal say
+  for each layer of the group;
 - ``+unguided``: the refinement scores every child that it makes, no surrogate chooses among them;
 - ``+proxy``: it makes four for each that it scores: the one that keeps most magnitude;
 - ``+steady``: the deviation of GNN-RL's actions does not fall;

@@ -129,7 +129,7 @@ def _on_data(
     per_record = seconds / few
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
     mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
-    reranks = config.importance is None and not starts and not config.states.is_given and mender.fits
+    reranks = config.importance is None and not starts and not config.states.is_given and not data.is_text
     if searched:
         keep = plan.keep_mask(axes)
         with Evaluator(

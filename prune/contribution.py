@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graph.channels import Axes
-from graph.program import TENSOR, Node, Ref, execute
-from prune.placement import CPU, pixelwise, placed
+from graph.labels import static_values
+from graph.program import Node, Ref, execute
+from prune.placement import CPU, pixelwise, placed, takes_any_order
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -73,13 +74,14 @@ def contribution(
         The scores of the classes, and which of them any layer reads; derived classes are not spread.
     """
     program = placed(axes.program, device)
-    tables = {node.name for node in program.nodes if node.op == TENSOR}
+    constant = static_values(program)
+    ordered = pixelwise if takes_any_order(program) else lambda inputs: inputs
     readings: dict[str, _Reading] = {}
     with torch.no_grad():
         for inputs in batches:
             env: dict[str, Any] = {}
-            for node in execute(program, program.tensors, [pixelwise(inputs.to(device))], env=env):
-                if (read := _read(node, tables)) is not None:
+            for node in execute(program, program.tensors, [ordered(inputs.to(device))], env=env):
+                if (read := _read(node, constant)) is not None:
                     _look(axes, readings, node, read, env)
                 for name in program.last_uses.get(node.name, ()):
                     del env[name]
@@ -92,12 +94,12 @@ def contribution(
     return scores, seen
 
 
-def _read(node: Node, tables: Set[str]) -> tuple[str, str] | None:
-    """The value and the weights of a layer that mixes channels."""
+def _read(node: Node, constant: Set[str]) -> tuple[str, str] | None:
+    """The value and the weights of a layer that mixes channels; weights may be computed from tensors."""
     if node.base not in (*_CONVOLUTIONS, *_TRANSPOSED, *_PRODUCTS, "linear", "addmm"):
         return None
     value, weight = node.args[1:3] if node.base == "addmm" else node.args[:2]
-    if not isinstance(value, Ref) or not isinstance(weight, Ref) or weight.name not in tables:
+    if not isinstance(value, Ref) or not isinstance(weight, Ref) or weight.name not in constant:
         return None
     return value.name, weight.name
 
@@ -115,13 +117,13 @@ def _look(
     if node.name not in readings:
         zeros = torch.zeros_like(norms_C, dtype=torch.float64)
         readings[node.name] = _Reading(field.labels.ravel(), norms_C.double(), 0, zeros, zeros.clone())
-    readings[node.name].add(x.movedim(dim, -1).flatten(0, -2))
+    readings[node.name].add(x.movedim(dim, -1).reshape(-1, x.shape[dim]))
 
 
 def _norms(node: Node, squares: Tensor) -> Tensor | None:
     """Squared norm of the weights that read each channel; None of a depthwise layer."""
     if node.base == "linear":
-        return squares.sum(0)  # (O, I)
+        return squares.sum(0) if squares.dim() == 2 else None  # (O, I)
     if node.base in (*_PRODUCTS, "addmm"):
         return squares.sum(1) if squares.dim() == 2 else None  # (I, O)
     if node.base in _TRANSPOSED:  # (I, O / groups, ...)

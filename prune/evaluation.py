@@ -16,7 +16,7 @@ from graph.errors import DataError
 from graph.shortage import is_out_of_memory
 from models_zoo.data import TEXT_UNITS, Split
 from models_zoo.text import TokenSplit
-from prune.placement import device_of, pixelwise
+from prune.placement import device_of, ordered_for
 from prune.segmentation import confusion, scores_of
 from prune.targets import labelled
 
@@ -119,6 +119,7 @@ def evaluate(
         DataError: no records, or labels that the model has no output for.
     """
     place = torch.device(device) if device is not None else device_of(module)
+    ordered = ordered_for(module)
     correct, loss, records, unit, rate = 0, 0.0, 0, "images", None
     pairs: Tensor | None = None  # of masks: how many pixels of each class were given to each
     at_once = 256
@@ -130,7 +131,7 @@ def evaluate(
         with torch.no_grad(), eval_mode(module):
             for x, y in split.batches(size, limit=limit):
                 masks = y.dim() == 3
-                logits, y = labelled(module, pixelwise(x.to(place)), y.to(place))  # (B, K), (B,)
+                logits, y = labelled(module, ordered(x.to(place)), y.to(place))  # (B, K), (B,)
                 if masks:
                     more = confusion(logits.argmax(1), y, logits.shape[1])
                     unit, pairs = "pixels", more if pairs is None else pairs + more

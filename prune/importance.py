@@ -104,13 +104,12 @@ def bn_scale(axes: Axes) -> Scores:
                 scores += _by_class(axes.program.tensors[name].detach().float().abs(), field, axes.classes)
                 seen += np.bincount(field.labels.ravel(), minlength=axes.classes)
     scores = np.divide(scores, seen, out=np.zeros_like(scores), where=seen > 0)
-    return _filled(scores, seen > 0, np.sqrt(magnitude(axes)))
+    other = magnitude(axes)
+    return _filled(scores, seen > 0, np.sqrt(other)) if (seen[1:] > 0).any() else other
 
 
 def _filled(scores: Scores, seen: NDArray[np.bool_], other: Scores) -> Scores:
     """Scores, and of what has none others, scaled to the mean of those."""
-    if not seen[1:].any():
-        return other
     scale = scores[1:][seen[1:]].mean() / max(other[1:].mean(), 1e-12)
     filled: Scores = np.where(seen, scores, other * scale)
     return filled
@@ -156,7 +155,8 @@ def by_contribution(axes: Axes, batches: Iterable[Tensor], device: torch.device 
         device: computes.
     """
     scores, seen = contribution(axes, batches, device)
-    return _filled(axes.spread(scores), axes.spread(seen.astype(np.float64)) > 0, magnitude(axes))
+    read, other = axes.spread(seen.astype(np.float64)) > 0, magnitude(axes)
+    return _filled(axes.spread(scores), read, other) if read[1:].any() else other
 
 
 def sampled(data: DataSet, records: int) -> Iterator[tuple[Tensor, Tensor]]:

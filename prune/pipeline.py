@@ -179,7 +179,7 @@ def complete(
     elif searches and mender is not None:
         free = ready.states is not None and not ready.states.kept
         first = {**(state_starts(space) if free else {}), **(point.starts if point else {})}
-        reranks = config.importance is None and ready.states is None and mender.fits
+        reranks = config.importance is None and ready.states is None and not mender.data.is_text
         problem = Problem(
             subject.axes, space, budget, scores, mender.data, listener.trial, first, journal, reranks,
             config.device,

@@ -7,7 +7,7 @@ takes images in the order of memory in which convolutions are fastest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from graph.channels import Axes
-from graph.program import Program
+from graph.program import Program, ProgramModule
 
 CPU = torch.device("cpu")
+_BY_PLACE = ("as_strided", "view_as_complex", "view_as_real")
 
 
 def placed(program: Program, device: torch.device) -> Program:
@@ -46,9 +47,29 @@ def device_of(module: nn.Module) -> torch.device:
 def pixelwise(inputs: Tensor) -> Tensor:
     """Images (B, C, H, W) with the channels of a pixel side by side in memory; other inputs as they are.
 
-    Convolutions take over the order of their input, and most compute faster so (docs/results.md).
+    Convolutions take over the order of their input, and most compute faster so (docs/results.md, speed).
     """
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+
+def takes_any_order(program: Program) -> bool:
+    """Whether no operator of a program tells elements by their place in memory; its views copy if need be."""
+    return not any(n.base in _BY_PLACE or n.op == "aten.view.dtype" for n in program.nodes)
+
+
+def ordered_for(*modules: nn.Module | None) -> Callable[[Tensor], Tensor]:
+    """The best order of inputs that all of these modules take: ``pixelwise``, or as they come.
+
+    A module of a user may ask for views of what it computes, which not every order allows.
+    """
+    given = [module for module in modules if module is not None]
+    known = all(
+        takes_any_order(module.program)
+        if isinstance(module, ProgramModule)
+        else type(module).__module__.startswith("models_zoo.")
+        for module in given
+    )
+    return pixelwise if known else lambda inputs: inputs
 
 
 @contextmanager

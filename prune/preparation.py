@@ -279,10 +279,11 @@ def check_planner(config: CompressConfig) -> None:
         raise UsageError(
             f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
         )
-    if config.planner in BASELINES and config.search:
+    unheard = [word for word in config.search if word != "--no-sensitivity"]
+    if config.planner in BASELINES and unheard:
         raise UsageError(
-            f"{' '.join(config.search)} and --planner {config.planner} do not go together",
-            hint="leave out --planner to search, or the others",
+            f"{' '.join(unheard)} and --planner {config.planner} do not go together",
+            hint="leave out one or the other, here or in the settings file",
         )
 
 

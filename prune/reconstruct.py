@@ -108,7 +108,7 @@ class Reference:
         env: dict[str, Any] = {}
         with torch.no_grad():
             for node in execute(self.program, self.program.tensors, [self.images], env=env):
-                if node.name in weights:
+                if node.name in weights and env[node.args[0].name].dim() > 1:
                     dim = -1 if node.base == "linear" else 1
                     result, weight = env[node.name], weights[node.name]
                     shape = result.movedim(dim, -1).shape[:-1]
@@ -144,7 +144,7 @@ class Reference:
             if isinstance(node.arg(4, "padding"), str) or any(d != 1 for d in dilation):
                 return False
         weight = self.program.tensors[self._table[node.args[1].name]]
-        return weight[0].numel() <= _WIDEST and weight.dtype == torch.float32
+        return weight.dim() > 1 and weight[0].numel() <= _WIDEST and weight.dtype == torch.float32
 
     def _only_user(self, name: str) -> Node | None:
         users = self.program.readers.get(name, ())

@@ -121,8 +121,8 @@ class Problem:
         on_trial: to be told of each scored plan.
         starts: keep ratios of plans found elsewhere, by name, to be scored beside the baselines.
         journal: scores found so far, also before the run was cut short, and where new ones go.
-        reranks: whether the best plans may keep other channels than those that ``scores``, which are
-            magnitudes then, ranks first.
+        reranks: whether plans may keep other channels than those that ``scores``, which are magnitudes
+            then, ranks first.
         device: scores plans and takes gradients.
     """
 

@@ -27,7 +27,7 @@ from models_zoo.data import DataSet
 from prune.distillation import Mixture, distilled
 from prune.evaluation import Evaluation, eval_mode, evaluate, even
 from prune.journal import Journal
-from prune.placement import device_of, has_bfloat16, pixelwise
+from prune.placement import device_of, has_bfloat16, ordered_for
 from prune.targets import labelled
 from prune.tune_config import TuneConfig
 from prune.tune_state import Checkpoints, Progress
@@ -129,7 +129,7 @@ def fit(
         DataError: fewer than two training records, or labels that the model has no output for.
     """
     start = time.perf_counter()
-    device = device_of(module)
+    device, ordered = device_of(module), ordered_for(module, teacher)
     per_epoch = _steps(len(data.train), config.batch_size)
     total = per_epoch * config.epochs
     optimizer = _optimizer(module, config)
@@ -162,7 +162,7 @@ def fit(
                 at.rate = config.lr * _schedule(at.step, total, config.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = at.rate
-                value = _gradients(module, pixelwise(x.to(device)), y.to(device), losses, at, note)
+                value = _gradients(module, ordered(x.to(device)), y.to(device), losses, at, note)
                 _finite(value, epoch, config, best, module)
                 nn.utils.clip_grad_norm_(module.parameters(), _CLIP)
                 optimizer.step()

@@ -26,6 +26,7 @@ class Book:
         problem: what is searched for.
         evaluator: scores plans.
         reward: what makes a plan good: few errors, or a small loss.
+        start: when the search began, by ``time.perf_counter``; now when left out.
 
     Attributes:
         trials: all of them in order.
@@ -33,12 +34,14 @@ class Book:
         ranked: every distinct plan as (trial, levels), best first.
     """
 
-    def __init__(self, problem: Problem, evaluator: PlanScorer, reward: Reward) -> None:
+    def __init__(
+        self, problem: Problem, evaluator: PlanScorer, reward: Reward, start: float | None = None
+    ) -> None:
         self.problem, self.evaluator, self.reward = problem, evaluator, reward
         self.trials: list[Trial] = []
         self.best: dict[str, tuple[Trial, Levels]] = {}
         self._distinct: dict[bytes, tuple[Trial, Levels]] = {}
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() if start is None else start
 
     def project(self, ratios: NDArray[np.float64]) -> Levels:
         """The levels within the budget that are nearest to a wish."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from prune.importance import Criterion, Scores, balanced, scores_of
 from prune.plan import make_plan
@@ -62,6 +61,9 @@ def ranked(
     score_baselines(quiet, book, by_taylor, baselines)
     _, levels = book.winner()
     plans = [make_plan(problem.space, levels, ranking.scores, "ranking") for ranking in rankings]
-    worth = [book.worth(s) for s in evaluator.many([plan.keep_mask(axes) for plan in plans])]
-    best_first = [rankings[i] for i in np.argsort(-np.array(worth), kind="stable")]
+    found = evaluator.many([plan.keep_mask(axes) for plan in plans])
+    # Of those that are worth the same the one with the smaller loss, then the first.
+    losses = [score.loss if math.isfinite(score.loss) else math.inf for score in found]
+    order = sorted(range(len(found)), key=lambda i: (-book.worth(found[i]), losses[i]))
+    best_first = [rankings[i] for i in order]
     return replace(problem, scores=best_first[0].scores), best_first

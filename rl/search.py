@@ -6,6 +6,7 @@ from: a saved policy (``rl.policy``), or fresh weights.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -213,9 +214,10 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
         PolicyError: the policy's file is not sound, or of another agent.
     """
     problem.budget.check_reachable()
+    start = time.perf_counter()
     by_taylor = scores_of(problem.axes, "taylor", problem.data, problem.device)
     problem, rankings = ranked(problem, evaluator, by_taylor, config.reward, config.baselines)
-    book = Book(problem, evaluator, config.reward)
+    book = Book(problem, evaluator, config.reward, start)
     score_baselines(problem, book, by_taylor, config.baselines)
     random = np.random.default_rng(config.seed)
     notes: tuple[str, ...] = ()
@@ -256,7 +258,7 @@ def _finalists(problem: Problem, book: Book, rankings: Sequence[Ranking]) -> tup
         make_plan(problem.space, levels, first.scores, method, first.named)
         for method, levels in distinct.values()
     ]
-    for trial, levels in book.ranked[:RERANKED]:
+    for trial, levels in book.ranked[:RERANKED] if others else ():
         kept = make_plan(problem.space, levels, first.scores, trial.method).kept
         offered = (make_plan(problem.space, levels, r.scores, trial.method, r.named) for r in others)
         plans += [plan for plan in offered if plan.kept != kept][:1]

@@ -132,3 +132,52 @@ def test_channels_that_no_layer_reads_are_ranked_by_magnitude() -> None:
         if not seen[units].any():
             assert not scores[units].any()
             assert (np.argsort(found[units]) == np.argsort(sizes[units])).all() and (found[units] > 0).all()
+
+
+class Product(nn.Module):
+    """A hidden layer that is read by a product with weights (I, O)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first = kind, nn.Linear(5, 6)
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.first(x))
+        if self.kind == "addmm":
+            return torch.addmm(self.bias, hidden, self.weight)
+        return hidden @ self.weight if self.kind == "matmul" else F.linear(hidden, self.weight.t())
+
+
+@pytest.mark.parametrize("kind", ["addmm", "matmul", "computed"])
+def test_products_and_computed_weights_read_channels(kind: str) -> None:
+    torch.manual_seed(0)
+    module, x = Product(kind), torch.randn(20, 5)
+    axes = inferred(module, 5)
+    with torch.no_grad():
+        wanted = shares(F.relu(module.first(x)), module.weight.square().sum(1))
+    scores, seen = contribution(axes, [x[:12], x[12:]])
+    (group,) = axes.groups
+    assert seen[list(group.units)].all()
+    assert np.allclose(scores[list(group.units)], wanted.numpy(), rtol=1e-5)
+
+
+def test_vectors_and_weights_of_one_output_do_not_stop_it() -> None:
+    class Vectors(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.task, self.second = (
+                nn.Linear(5, 6),
+                nn.Parameter(torch.randn(7)),
+                nn.Linear(7, 6),
+            )
+            self.last, self.one = nn.Linear(6, 3), nn.Parameter(torch.randn(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = F.relu(self.first(x) + self.second(self.task))
+            return self.last(hidden) + F.linear(hidden, self.one).unsqueeze(1)
+
+    torch.manual_seed(0)
+    axes = inferred(Vectors(), 5)
+    found = by_contribution(axes, [torch.randn(20, 5)])
+    assert np.isfinite(found).all() and (found[1:] > 0).any()

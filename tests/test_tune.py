@@ -20,6 +20,7 @@ from models_zoo import digits, registry
 from models_zoo.data import DataSet, TensorSplit
 from prune.evaluation import Evaluation, evaluate
 from prune.loaders import LoaderSplit
+from prune.placement import ordered_for, takes_any_order
 from prune.tune import EpochResult, _Best, fit
 from prune.tune_config import FINE_TUNE, SCRATCH, TuneConfig, knows_by_heart, settled
 
@@ -296,3 +297,71 @@ def test_a_config_checks_itself(field: str, value: float) -> None:
 def test_the_presets_differ_where_they_should() -> None:
     assert FINE_TUNE.mixup and not SCRATCH.mixup
     assert SCRATCH.lr > FINE_TUNE.lr and SCRATCH.epochs > FINE_TUNE.epochs
+
+
+class Viewed(nn.Module):
+    """A user's module, which asks for a view that not every order of memory allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.last = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6 * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.convolution(x))
+        logits: Tensor = self.last(hidden.view(x.shape[0], -1))
+        return logits
+
+
+class Strided(Viewed):
+    """One that reads values by their places in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.convolution(x))
+        weight = torch.as_strided(self.last.weight, (10, 6 * 64), (6 * 64, 1))
+        return F.linear(hidden.flatten(1), weight, self.last.bias)
+
+
+def coloured() -> DataSet:
+    """Digits of three channels that differ."""
+    found = data()
+
+    def split(records: int, first: int) -> TensorSplit:
+        x, y = next(iter(found.train.batches(records + first)))
+        images = torch.cat([x, x.flip(2), x.flip(3)], 1)[first:]
+        images = ((images - images.min()) / (images.max() - images.min()) * 255).to(torch.uint8)
+        return TensorSplit(images, y[first:], mean=(0.5,) * 3, std=(0.25,) * 3)
+
+    return replace(
+        found, train=split(256, 0), search=split(128, 256), test=split(128, 384), input_shape=(3, 8, 8)
+    )
+
+
+def orders(module: nn.Module) -> set[bool]:
+    """Whether a module met images pixel by pixel while it was evaluated and trained."""
+    met: set[bool] = set()
+
+    def look(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        met.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    handle = module.register_forward_pre_hook(look)
+    evaluate(module, coloured().search)
+    fit(module, coloured(), TuneConfig(epochs=1, lr=0.01), teacher=copy.deepcopy(module))
+    handle.remove()
+    return met
+
+
+def test_images_go_pixel_by_pixel_where_every_order_is_taken() -> None:
+    torch.manual_seed(0)
+    viewed, strided = Viewed(), Strided()
+    assert orders(viewed) == {False}  # a view of another order would be refused
+    zoo = registry.build("resnet20", width=8)
+    example = [torch.randn(2, 3, 8, 8)]
+    captured = ProgramModule(capture(viewed, example))
+    by_place = ProgramModule(capture(strided, example))
+    assert orders(captured) == orders(zoo) == {True}
+    assert any(n.base == "as_strided" for n in by_place.program.nodes)
+    assert not takes_any_order(by_place.program) and takes_any_order(captured.program)
+    images = next(iter(coloured().train.batches(2)))[0]
+    assert ordered_for(captured, zoo)(images).is_contiguous(memory_format=torch.channels_last)
+    for modules in ((by_place,), (captured, by_place), (captured, viewed)):
+        assert ordered_for(*modules)(images) is images
