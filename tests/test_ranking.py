@@ -24,7 +24,8 @@ from prune.widths import WidthSpace
 from rl.baselines import BASELINES
 from rl.ranking import ranked
 from rl.reward import Evaluator
-from rl.search import RERANKED, SearchConfig, search
+from rl.search import RERANKED, SearchConfig, planner, search
+from rl.sensitivity import sensitivity
 
 DEAD = 8  # of 16 channels of each layer
 CONFIG = SearchConfig(agent="random", episodes=8)
@@ -134,3 +135,16 @@ def test_whoever_names_a_criterion_is_obeyed() -> None:
     result = search(asked, topology.build(axes()), evaluator, CONFIG)
     assert {p.importance for p in result.finalists} == {None}
     assert all(ranks_first(p, asked.scores) for p in result.finalists)
+
+
+def test_groups_are_cut_alone_by_the_ranking_of_the_plan() -> None:
+    asked = problem(reranks=True)
+    with planner(replace(CONFIG, sensitivity=True, precision="float32"), images=256) as plan:
+        result = plan(asked)
+    assert result.plan.importance == found(reranks=True).plan.importance
+    evaluator = Evaluator(axes(), asked.data, images=256)
+    by_rank, by_magnitude = (
+        sensitivity(replace(asked, scores=scores_of(axes(), criterion, asked.data)), evaluator, None)
+        for criterion in (result.plan.importance or "magnitude", "magnitude")
+    )
+    assert result.sensitivity == by_rank != by_magnitude
