@@ -153,7 +153,8 @@ def main() -> None:
         usual, ours = (min(each) for each in zip(*times, strict=True))
         results[name] = {"usual_s": usual, "ours_s": ours, "times": usual / ours}
         stored = {
-            "command": f"OMP_NUM_THREADS=1 python benchmarks/training.py --target {options.target}",
+            "command": f"OMP_NUM_THREADS=1 python benchmarks/training.py {' '.join(options.names)} "
+            f"--target {options.target} --steps {options.steps} --repeats {options.repeats}",
             "environment": environment(),
             "results": results,
         }
