@@ -47,7 +47,7 @@ def device_of(module: nn.Module) -> torch.device:
 def pixelwise(inputs: Tensor) -> Tensor:
     """Images (B, C, H, W) with the channels of a pixel side by side in memory; other inputs as they are.
 
-    Convolutions take over the order of their input, and most compute faster so (docs/results.md, training speed).
+    Convolutions take over the order of their input, and compute faster so (docs/results.md, training speed).
     """
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
