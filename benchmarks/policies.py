@@ -177,18 +177,12 @@ class Subject:
             tuning = TuneConfig(epochs=options.epochs, lr=options.lr, seed=seed, mixup=not options.no_mixup)
             data = replace(self.data, train=(self.tuning_data or self.data).train)
             whole = modules.get("reconstructed", modules["recalibrated"])
-            usual = {name: tensor.clone() for name, tensor in modules["recalibrated"].state_dict().items()}
             teacher = self.teacher
             with on(self.device, whole, *([teacher] if teacher else [])):
                 tuning = settled(tuning, teacher, data.train)
-                fitted = "reconstructed" in modules
-                fit(
-                    whole,
-                    data,
-                    tuning,
-                    teacher=teacher,
-                    initial=usual if fitted and not tuning.mixup else None,
-                )
+                begins_unfitted = "reconstructed" in modules and not tuning.mixup
+                initial = modules["recalibrated"].state_dict() if begins_unfitted else None
+                fit(whole, data, tuning, teacher=teacher, initial=initial)
             found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:
                 found["larger test"] = self.accuracy(whole, self.larger)

@@ -29,13 +29,15 @@ from rich.table import Table  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from benchmarks.reward import noise  # noqa: E402
 from graph.axes import infer  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.program import ProgramModule  # noqa: E402
-from models_zoo.data import DataSet, TensorSplit  # noqa: E402
+from models_zoo.data import DataSet  # noqa: E402
 from profilers.latency import environment  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
+from prune.distillation import distilled  # noqa: E402
 from prune.evaluation import Evaluation  # noqa: E402
 from prune.importance import magnitude  # noqa: E402
 from prune.plan import make_plan  # noqa: E402
@@ -48,15 +50,6 @@ from prune.widths import WidthSpace  # noqa: E402
 NAMES = ("resnet20", "resnet56", "vgg16", "mobilenet_v1", "mobilenet_v2", "shufflenet_v2")
 BATCH, CLASSES, WARMUP = 128, 10, 2
 CONFIG = TuneConfig(epochs=1, batch_size=BATCH)
-
-
-def noise(steps: int) -> DataSet:
-    """Random images for so many steps."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (BATCH * steps, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (len(images),), generator=generator)
-    split = TensorSplit(images, labels, mean=(0.5,) * 3, std=(0.25,) * 3)
-    return DataSet("noise", split, split, split, tuple(map(str, range(CLASSES))), (3, 32, 32))
 
 
 class Pair:
@@ -114,11 +107,8 @@ class Pair:
         logits = module(x)
         with torch.no_grad():
             wanted = self.teacher(x)
-        t = CONFIG.temperature
-        soft, goal = F.log_softmax(logits / t, 1), F.log_softmax(wanted / t, 1)
-        teacher = F.kl_div(soft, goal, reduction="batchmean", log_target=True)
-        share = CONFIG.distill
-        return (1 - share) * F.cross_entropy(logits, y) + share * t**2 * teacher
+        cross_entropy = F.cross_entropy(logits, y)
+        return distilled(cross_entropy, logits, wanted, share=CONFIG.distill, temperature=CONFIG.temperature)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -129,7 +119,7 @@ def show(results: dict[str, Any]) -> None:
             name,
             f"{found['usual_s']:.3f}",
             f"{found['ours_s']:.3f}",
-            f"{found['usual_s'] / found['ours_s']:.2f}",
+            f"{found['times']:.2f}",
         )
     Console(width=100).print(table)
 
@@ -145,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    data = noise(options.steps + WARMUP)
+    data = noise((3, 32, 32), CLASSES, BATCH * (options.steps + WARMUP))
     results: dict[str, Any] = {}
     for name in options.names:
         pair = Pair(name, data, options.target)

@@ -128,7 +128,6 @@ def _on_data(
         seconds, _ = timed(lambda: evaluate(student, data.test, limit=few))
     per_record = seconds / few
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
-    mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
     reranks = config.importance is None and not starts and not config.states.is_given and not data.is_text
     if searched:
         keep = plan.keep_mask(axes)
@@ -147,6 +146,7 @@ def _on_data(
         cuts, wanted = len(SHARES) * searched, request.search.sensitivity
         if wanted or (wanted is None and cuts <= request.search.trials // 2):
             yield Piece("score a group cut alone", cuts, seconds, workers)
+    mender = Mender(axes, data, reconstruct=config.reconstruct, device=config.device)
     finalists = points * (len(BASELINES) + 2 + FINALISTS + RERANKED * reranks) if searched else 0
     mending, _ = timed(lambda: mender.mended(plan.keep_mask(axes), pruned))
     if mender.fits:  # the first time it also computes what serves all further ones

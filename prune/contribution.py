@@ -21,7 +21,7 @@ from torch import Tensor
 from graph.channels import Axes
 from graph.labels import static_values
 from graph.program import Node, Ref, execute
-from prune.placement import CPU, pixelwise, placed, takes_any_order
+from prune.placement import CPU, ordered_for, placed
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -33,6 +33,7 @@ class _Reading:
     """A layer that reads labelled channels, and what it has met so far.
 
     Attributes:
+        dim: of the channels in what it reads.
         labels: the classes of the channels, (C,).
         norms: squared norm of the weights that read each of them, (C,).
         count: places looked at.
@@ -40,14 +41,16 @@ class _Reading:
         squares: sums of the squared distances to it, (C,).
     """
 
+    dim: int
     labels: NDArray[np.int64]
     norms: Tensor
     count: int
     mean: Tensor
     squares: Tensor
 
-    def add(self, x_NC: Tensor) -> None:
-        """Look at more places (Chan et al. 1979)."""
+    def add(self, x: Tensor) -> None:
+        """Look at the places of one more batch (Chan et al. 1979)."""
+        x_NC = x.movedim(self.dim, -1).reshape(-1, x.shape[self.dim])
         more = len(x_NC)
         variance, mean = torch.var_mean(x_NC.float(), dim=0, correction=0)
         gap = mean.double() - self.mean
@@ -74,19 +77,21 @@ def contribution(
         The scores of the classes, and which of them any layer reads; derived classes are not spread.
     """
     program = placed(axes.program, device)
-    constant = static_values(program)
-    ordered = pixelwise if takes_any_order(program) else lambda inputs: inputs
-    readings: dict[str, _Reading] = {}
+    constant, ordered = static_values(program), ordered_for(program)
+    readings: dict[str, _Reading | None] = {}
     with torch.no_grad():
         for inputs in batches:
             env: dict[str, Any] = {}
             for node in execute(program, program.tensors, [ordered(inputs.to(device))], env=env):
                 if (read := _read(node, constant)) is not None:
-                    _look(axes, readings, node, read, env)
+                    if node.name not in readings:
+                        readings[node.name] = _reading(axes, node, read, env)
+                    if (reading := readings[node.name]) is not None:
+                        reading.add(env[read[0]])
                 for name in program.last_uses.get(node.name, ()):
                     del env[name]
     scores, seen = np.zeros(axes.classes), np.zeros(axes.classes, dtype=bool)
-    for reading in readings.values():
+    for reading in filter(None, readings.values()):
         parts = (reading.norms * reading.squares / reading.count).cpu().numpy()
         shares = parts / max(float(parts.sum()), 1e-30)
         scores += np.bincount(reading.labels, weights=shares, minlength=axes.classes)
@@ -104,20 +109,16 @@ def _read(node: Node, constant: Set[str]) -> tuple[str, str] | None:
     return value.name, weight.name
 
 
-def _look(
-    axes: Axes, readings: dict[str, _Reading], node: Node, read: tuple[str, str], env: Mapping[str, Any]
-) -> None:
-    """Add what a layer meets in one batch."""
+def _reading(axes: Axes, node: Node, read: tuple[str, str], env: Mapping[str, Any]) -> _Reading | None:
+    """That of a layer before it met anything; None where it reads no labelled channels, or passes them on."""
     x, weight = (env[name] for name in read)
     dim = x.dim() - (weight.dim() - 1 if node.base in (*_CONVOLUTIONS, *_TRANSPOSED) else 1)
     field = axes.fields.get(read[0], {}).get(dim)
     norms_C = _norms(node, weight.float().square())
     if field is None or norms_C is None or field.labels.size != x.shape[dim]:
-        return
-    if node.name not in readings:
-        zeros = torch.zeros_like(norms_C, dtype=torch.float64)
-        readings[node.name] = _Reading(field.labels.ravel(), norms_C.double(), 0, zeros, zeros.clone())
-    readings[node.name].add(x.movedim(dim, -1).reshape(-1, x.shape[dim]))
+        return None
+    zeros = torch.zeros_like(norms_C, dtype=torch.float64)
+    return _Reading(dim, field.labels.ravel(), norms_C.double(), 0, zeros, zeros.clone())
 
 
 def _norms(node: Node, squares: Tensor) -> Tensor | None:
@@ -126,10 +127,10 @@ def _norms(node: Node, squares: Tensor) -> Tensor | None:
         return squares.sum(0) if squares.dim() == 2 else None  # (O, I)
     if node.base in (*_PRODUCTS, "addmm"):
         return squares.sum(1) if squares.dim() == 2 else None  # (I, O)
+    groups = int(node.arg(6, "groups", 1))
     if node.base in _TRANSPOSED:  # (I, O / groups, ...)
-        groups = int(node.arg(6, "groups", 1))
-        return squares.flatten(1).sum(1) if groups < max(2, len(squares)) else None
-    groups, each = int(node.arg(6, "groups", 1)), squares.shape[1]  # (O, I / groups, ...)
+        return None if 1 < groups == len(squares) else squares.flatten(1).sum(1)
+    each = squares.shape[1]  # (O, I / groups, ...)
     if groups > 1 and each == 1:
         return None
     return squares.reshape(groups, -1, each, squares[0, 0].numel()).sum((1, 3)).flatten()

@@ -57,17 +57,15 @@ def takes_any_order(program: Program) -> bool:
     return not any(n.base in _BY_PLACE or n.op == "aten.view.dtype" for n in program.nodes)
 
 
-def ordered_for(*modules: nn.Module | None) -> Callable[[Tensor], Tensor]:
-    """The best order of inputs that all of these modules take: ``pixelwise``, or as they come.
+def ordered_for(*takers: Program | nn.Module | None) -> Callable[[Tensor], Tensor]:
+    """The best order of inputs that all of these take: ``pixelwise``, or as they come.
 
     A module of a user may ask for views of what it computes, which not every order allows.
     """
-    given = [module for module in modules if module is not None]
+    programs = [t.program if isinstance(t, ProgramModule) else t for t in takers if t is not None]
     known = all(
-        takes_any_order(module.program)
-        if isinstance(module, ProgramModule)
-        else type(module).__module__.startswith("models_zoo.")
-        for module in given
+        takes_any_order(p) if isinstance(p, Program) else type(p).__module__.startswith("models_zoo.")
+        for p in programs
     )
     return pixelwise if known else lambda inputs: inputs
 

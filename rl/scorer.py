@@ -24,7 +24,7 @@ from graph.cost import costs
 from graph.program import run
 from models_zoo.data import DataSet
 from prune.onepass import overrides
-from prune.placement import pixelwise, takes_any_order
+from prune.placement import ordered_for
 from prune.slicing import Slicer
 
 Keep = NDArray[np.bool_]
@@ -88,8 +88,7 @@ def chunks(axes: Axes, data: DataSet, images: int) -> tuple[Chunk, ...]:
     fewest = 1 if data.is_text else _FEWEST
     most = max(fewest, _CHUNK_BYTES // max(1, costs(axes.program).peak_activation_bytes))
     parts = -(-count // most)
-    if takes_any_order(axes.program):
-        scored = pixelwise(scored)
+    scored = ordered_for(axes.program)(scored)
     return tuple(
         Chunk(x, y) for x, y in zip(scored.tensor_split(parts), labels.tensor_split(parts), strict=True)
     )

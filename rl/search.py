@@ -181,13 +181,11 @@ def planner(
         found = "" if saved is None else digest(saved.weights.values())
         must_be_the_same(problem.journal, "policy", config.policy or policy.DEFAULT, found)
         before = known[0].evaluations
-        result = search(problem, topology.build(problem.axes), known[0], config)
+        result, problem = _search(problem, topology.build(problem.axes), known[0], config)
         result = replace(result, evaluations=known[0].evaluations - before)
         if config.sensitivity is False:
             return result
         most = None if config.sensitivity else config.trials // 2
-        if (named := result.plan.importance) is not None:
-            problem = replace(problem, scores=scores_of(problem.axes, named, problem.data, problem.device))
         return replace(result, sensitivity=sensitivity(problem, known[0], most))
 
     def close() -> None:
@@ -213,6 +211,13 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
         TargetError: the limits cannot be met.
         PolicyError: the policy's file is not sound, or of another agent.
     """
+    return _search(problem, graph, evaluator, config)[0]
+
+
+def _search(
+    problem: Problem, graph: Topology, evaluator: PlanScorer, config: SearchConfig
+) -> tuple[SearchResult, Problem]:
+    """What is found, and the problem with the scores that rank the channels of its plans."""
     problem.budget.check_reachable()
     start = time.perf_counter()
     by_taylor = scores_of(problem.axes, "taylor", problem.data, problem.device)
@@ -230,7 +235,7 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
             done, notes = _run_agent(problem, graph, book, config)
         evolve(book, config.episodes - done, random, REFINED, choice=CHOICE)
     trial, levels = book.winner()
-    return SearchResult(
+    result = SearchResult(
         make_plan(problem.space, levels, problem.scores, trial.method, rankings[0].named),
         tuple(book.trials),
         {name: best for name, (best, _) in book.best.items()},
@@ -242,6 +247,7 @@ def search(problem: Problem, graph: Topology, evaluator: PlanScorer, config: Sea
         precision=evaluator.precision,
         notes=notes,
     )
+    return result, problem
 
 
 def _finalists(problem: Problem, book: Book, rankings: Sequence[Ranking]) -> tuple[Plan, ...]:
