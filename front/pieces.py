@@ -22,6 +22,7 @@ from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet, Split
 from prune.budget import Budget
 from prune.config import CompressConfig
+from prune.decision import compares_rankings
 from prune.evaluation import evaluate
 from prune.export import export_onnx
 from prune.importance import score
@@ -128,7 +129,7 @@ def _on_data(
         seconds, _ = timed(lambda: evaluate(student, data.test, limit=few))
     per_record = seconds / few
     yield Piece("measure on the test split", 1 + 3 * points, per_record * len(data.test))
-    reranks = config.importance is None and not starts and not config.states.is_given and not data.is_text
+    reranks = compares_rankings(config, data, states=bool(starts) or config.states.is_given)
     if searched:
         keep = plan.keep_mask(axes)
         with Evaluator(

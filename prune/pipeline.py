@@ -6,14 +6,13 @@ alone, and no accuracy is claimed. All else is the same.
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from graph.channels import Axes
 from graph.cost import costs
@@ -21,30 +20,31 @@ from graph.program import Program, ProgramModule
 from models_zoo.data import DataSet
 from models_zoo.mamba_lm import MambaLM
 from profilers.device import told
-from profilers.latency import Latency, compare, environment, onnx_call, torch_call
+from profilers.latency import environment
 from prune import __version__
-from prune.baselines import baseline_plan
 from prune.budget import Budget
 from prune.command import repeated
 from prune.compensation import compensate
 from prune.config import CompressConfig, Listener
 from prune.config_words import runs_code
+from prune.decision import decide
 from prune.demands import Demand
 from prune.evaluation import Evaluation, evaluate
 from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors
 from prune.files import write_json
-from prune.importance import sampled, scores_of
+from prune.importance import sampled
 from prune.journal import Journal
 from prune.load import LoadedModel
 from prune.manifest import write_manifest
+from prune.measurement import measured, used_of
 from prune.mend import Mender, Way
 from prune.native import NativeResult, native_module
 from prune.page import PAGE_FILE, write_page
 from prune.placement import CPU, on
-from prune.plan import Plan, kept_widths, make_plan
-from prune.preparation import SEARCH, Prepared, prepare
+from prune.plan import Plan, make_plan
+from prune.preparation import Prepared, prepare
 from prune.pruned import NATIVE_FILE, PLAN_FILE, save_program
-from prune.report import REPORT_FILE, ModelFigures, Report
+from prune.report import REPORT_FILE, Report
 from prune.run_folder import RunFolder
 from prune.sections import (
     accuracy_section,
@@ -59,11 +59,11 @@ from prune.sections import (
     tune_section,
 )
 from prune.smaller_mamba import write_checkpoint
-from prune.states import CALIBRATION, kept_states, state_starts
+from prune.states import CALIBRATION, kept_states
 from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.surgery import prune_program
-from prune.trials import Planner, Problem, SearchResult
+from prune.trials import Planner, SearchResult
 from prune.tune import TuneResult, fit
 from prune.tune_config import settled
 from prune.tune_state import Checkpoints
@@ -73,7 +73,6 @@ from prune.verify import Verification, check, verify
 # Running the user's own module in float64 and looking for its sizes is an extra: it must not cost much.
 _NATIVE_MACS = 20_000_000_000
 _NATIVE_SECONDS = 30.0
-STATES, BLOCKS = "states", "blocks"  # the methods of plans that take nothing else
 # Options that count only once the plan is made, and the leave that a user gives anew each time.
 LATE = ("tune", "epochs", "lr", "batch-size", "tensorboard", "trust-code")
 
@@ -165,45 +164,16 @@ def complete(
         point: of a curve, where the run is one.
     """
     start = time.perf_counter()
-    subject, space, data, scores = ready.subject, ready.space, ready.data, ready.scores
+    subject, data = ready.subject, ready.data
     budget = ready.budget(config.demands)
 
-    searches = ready.method == SEARCH and bool(config.demands)
     mender: Mender | None = None
     if data is not None:
         mender = Mender(subject.axes, data, reconstruct=config.reconstruct, device=config.device)
-    listener.stage("searching" if searches else "planning")
-    if not config.demands:  # nothing but states and blocks go, and which is decided
-        method = STATES if ready.states is not None else BLOCKS
-        found = _planned(make_plan(space, space.widest, scores, method))
-    elif searches and mender is not None:
-        free = ready.states is not None and not ready.states.kept
-        first = {**(state_starts(space) if free else {}), **(point.starts if point else {})}
-        reranks = config.importance is None and ready.states is None and not mender.data.is_text
-        problem = Problem(
-            subject.axes, space, budget, scores, mender.data, listener.trial, first, journal, reranks,
-            config.device,
-        )  # fmt: skip
-        found = SearchResult.from_json(journal.recall("search", lambda: planner(problem).to_json()))
-        for note in found.notes:
-            listener.note(note)
-    else:
-        found = _planned(baseline_plan(ready.method, space, scores, budget))
-    if found.finalists and mender is not None:
-        listener.stage("mending the best plans")
-        plan, loss = mender.finalist(found.finalists, listener.step, journal)
-        if math.isfinite(loss):  # else nothing tells them apart
-            found = replace(found, plan=plan, mended_loss=loss)
-    timed = None
-    if ready.clock is not None:
-        listener.stage("timing the plan")
-        ranked = found.plan.importance
-        if ranked is not None:
-            scores = scores_of(subject.axes, ranked, data, config.device)
-        timed = ready.clock.checked(found.plan, budget, scores)
-        if timed.plan != found.plan:  # nobody fitted that one yet
-            found = replace(found, plan=timed.plan, mended_loss=None)
-    plan = found.plan
+    decision = decide(
+        ready, config, budget, planner, listener, journal, mender=mender, starts=point.starts if point else {}
+    )
+    found, plan = decision.found, decision.found.plan
 
     listener.stage("removing channels")
     pruned, proof = _operate(subject.axes, plan, verify_result=config.verify)
@@ -258,8 +228,8 @@ def complete(
     native = _native(ready, final, folder / NATIVE_FILE)
 
     listener.stage("measuring latency")
-    figures = _measure(ready, student.module, final, (before, after), folder)
-    used = _used(ready, budget, plan, figures)
+    figures = measured(ready, student.module, final, (before, after), folder)
+    used = used_of(ready, budget, plan, figures)
     importance = config.criterion if config.demands else None
     report = Report(
         command=list(point.command) if point else repeated(config, data=data),
@@ -267,7 +237,7 @@ def complete(
         model=model_section(subject.loaded),
         data=data_section(data),
         limits=limits_section(budget, plan, used),
-        latency_check=timed.to_json() if timed is not None else None,
+        latency_check=decision.timed.to_json() if decision.timed is not None else None,
         original=figures["original"],
         pruned=figures["pruned"],
         accuracy=accuracy_section(ready.base, uniform, before, after, way),
@@ -294,11 +264,6 @@ def complete(
     write_json(folder / REPORT_FILE, report.to_json())
     write_page(of_report(report.to_json()), folder / PAGE_FILE)
     return report, found
-
-
-def _planned(plan: Plan) -> SearchResult:
-    """The outcome where nothing was searched for."""
-    return SearchResult(plan, (), {}, 0, 0, 0.0)
 
 
 def write_results(folder: Path, program: Program, plan: Plan, loaded: LoadedModel) -> None:
@@ -357,10 +322,6 @@ def _device(config: CompressConfig, data: DataSet | None) -> dict[str, str]:
     return {} if config.device == CPU or data is None else {"device": told(config.device)}
 
 
-def _latency(found: Latency) -> dict[str, float]:
-    return {"median": found.median_ms, "p10": found.p10_ms, "p90": found.p90_ms}
-
-
 def _uniform_accuracy(ready: Prepared, budget: Budget, mender: Mender) -> float:
     """Test accuracy of the uniform plan, mended alike, for comparison in the report."""
     axes = ready.subject.axes
@@ -384,54 +345,3 @@ def _native(ready: Prepared, final: Program, path: Path) -> NativeResult:
         state = {k: v for k, v in found.module.state_dict().items() if isinstance(v, Tensor)}
         save_tensors(state, path, {"arch": subject.loaded.arch, "pruned": "true"})
     return found
-
-
-def _used(
-    ready: Prepared, budget: Budget, plan: Plan, figures: Mapping[str, ModelFigures]
-) -> dict[str, dict[str, float]]:
-    """What was counted or timed of each limited quantity; what is counted must be as predicted."""
-    used = {name: f.quantities() for name, f in figures.items()}
-    for bound in budget.bounds:
-        name = bound.quantity.name
-        if name != "latency" and used["pruned"][name] != bound.quantity.value(
-            kept_widths(ready.subject.axes, plan)
-        ):
-            raise AssertionError(f"the pruned program uses {used['pruned'][name]} {name}, not as predicted")
-    if ready.clock is not None:  # on the scale on which the limit was set, whatever else runs by now
-        share = used["pruned"]["latency"] / used["original"]["latency"]
-        used["original"]["latency"] = ready.clock.base_ms
-        used["pruned"]["latency"] = share * ready.clock.base_ms
-    return used
-
-
-def _measure(
-    ready: Prepared,
-    student: nn.Module,
-    final: Program,
-    accuracies: tuple[Evaluation | None, Evaluation | None],
-    folder: Path,
-) -> dict[str, ModelFigures]:
-    """Costs, sizes and latencies of both models, measured in turn on one record."""
-    one = ready.subject.program.random_inputs(1)
-    files = {"original": ready.original_onnx(), "pruned": folder / "model.onnx"}
-    # Apart from each other: onnxruntime's threads spin on for a while and would slow torch's next call.
-    modules: dict[str, nn.Module] = {"original": ready.reference, "pruned": student}
-    in_torch = compare({name: torch_call(module, *one) for name, module in modules.items()})
-    in_onnx = compare({name: onnx_call(path, *map(Tensor.numpy, one)) for name, path in files.items()})
-    counts = {"original": ready.whole.costs, "pruned": costs(final)}
-    base = ready.base
-    before, after = (e.accuracy if e is not None else None for e in accuracies)
-    return {
-        name: ModelFigures(
-            macs=counts[name].macs,
-            params=counts[name].params,
-            peak_activation_bytes=counts[name].peak_activation_bytes,
-            memory_bytes=counts[name].memory_bytes,
-            onnx_bytes=files[name].stat().st_size,
-            torch_ms=_latency(in_torch[name]),
-            onnx_ms=_latency(in_onnx[name]),
-            accuracy=(base.accuracy if base else None) if name == "original" else after,
-            accuracy_before_tuning=(base.accuracy if base else None) if name == "original" else before,
-        )
-        for name in ("original", "pruned")
-    }

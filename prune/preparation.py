@@ -279,12 +279,16 @@ def check_planner(config: CompressConfig) -> None:
         raise UsageError(
             f"--planner {config.planner}: unknown", hint=suggestion(config.planner, (SEARCH, *BASELINES))
         )
-    unheard = [word for word in config.search if word != "--no-sensitivity"]
-    if config.planner in BASELINES and unheard:
+    if config.planner in BASELINES and (unheard := _of_searches(config)):
         raise UsageError(
-            f"{' '.join(unheard)} and --planner {config.planner} do not go together",
+            f"{unheard} and --planner {config.planner} do not go together",
             hint="leave out one or the other, here or in the settings file",
         )
+
+
+def _of_searches(config: CompressConfig) -> str:
+    """What was asked for that a search alone heeds."""
+    return " ".join(word for word in config.search if word != "--no-sensitivity")
 
 
 def method_of(config: CompressConfig, data: DataSet | None) -> str:
@@ -299,12 +303,16 @@ def method_of(config: CompressConfig, data: DataSet | None) -> str:
                 f"--blocks needs data to judge them by, and {config.source.model} has none",
                 hint="name it: --data pystdlib, text:PATH, tokens:FILE, digits, imagefolder:PATH",
             )
-        for option, value in (("--planner", config.planner), ("--importance", config.importance)):
-            if value in (SEARCH, *FROM_DATA):
-                raise UsageError(
-                    f"{option} {value} needs data, and {config.source.model} has none",
-                    hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",
-                )
+        wished = [
+            f"--planner {SEARCH}" if config.planner == SEARCH else "",
+            f"--importance {config.importance}" if config.importance in FROM_DATA else "",
+            _of_searches(config),
+        ]
+        for options in filter(None, wished):
+            raise UsageError(
+                f"{options} needs data, and {config.source.model} has none",
+                hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",
+            )
     return config.planner or (SEARCH if data is not None else "uniform")
 
 

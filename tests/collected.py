@@ -45,5 +45,5 @@ def no_search(problem: Problem) -> SearchResult:
 def quick_clocks() -> Iterator[None]:
     """Measure latencies for as short as can be: they have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prune.pipeline.compare", partial(compare, warmup=1, repeats=2, min_seconds=0))
+        patch.setattr("prune.measurement.compare", partial(compare, warmup=1, repeats=2, min_seconds=0))
         yield

@@ -392,6 +392,8 @@ def _case(*args: object, says: str) -> object:
         _case("myforms:net", "--input-shape", "3x12x12", "--planner", "luck", says="--planner luck"),
         _case("myforms:net", "--input-shape", "3x12x12", "--planner", "search", says="needs data"),
         _case("resnet20", "--planner", "global", "--agent", "amc", says="--agent amc and --planner global"),
+        _case("myforms:net", "--input-shape", "3x12x12", "--agent", "amc", says="--agent amc needs data"),
+        _case("myforms:net", "--input-shape", "3x12x12", "--episodes", 9, says="--episodes 9 needs data"),
         _case("myforms:net", "--planner", "uniform", "--no-sensitivity", says="--input-shape"),
         _case("myforms:net", "--input-shape", "3x12x12", "--importance", "taylor", says="needs data"),
         _case("myforms:net", "--input-shape", "3x12x12", "--data", "digits", says="images of shape 1x8x8"),
