@@ -61,9 +61,9 @@ from prune.slicing import Slicer  # noqa: E402
 from prune.surgery import prune_program  # noqa: E402
 from prune.widths import WidthSpace  # noqa: E402
 from rl.precision import is_native, lowered  # noqa: E402
+from rl.processes import Processes  # noqa: E402
 from rl.reward import IMAGES  # noqa: E402
 from rl.scorer import Scorer, chunks  # noqa: E402
-from rl.workers import Processes  # noqa: E402
 
 NAMES = ("resnet20", "resnet56", "vgg16", "mobilenet_v2", "shufflenet_v2")
 BATCH, CALIBRATION, SEARCH = 128, 2048, 1000

@@ -23,8 +23,9 @@ from prune.tune_config import FINE_TUNE, FINE_TUNE_TEXT
 from rl import search
 from rl.policy import agent_of
 from rl.precision import PRECISION
+from rl.processes import Note
 from rl.reward import IMAGES
-from rl.workers import Note, cores
+from rl.workers import cores
 
 Limit = str | float | None
 

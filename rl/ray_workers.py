@@ -21,8 +21,8 @@ import torch
 
 from graph.errors import PlanError, PruneError, WorkerError
 from rl.parcel import Parcel, pack
+from rl.processes import LOSSES, Note
 from rl.scorer import Keep, Score, Scorer
-from rl.workers import LOSSES, Note
 
 # Read when Ray is imported: else any call after a connection is lost would start a cluster on this machine.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

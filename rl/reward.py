@@ -15,9 +15,10 @@ from prune.identity import digest, of_model
 from prune.journal import Journal
 from prune.placement import CPU, placed_axes
 from rl.precision import settled
+from rl.processes import Note
 from rl.scorer import Keep, Score, Scorer, chunks
 from rl.side_by_side import SideBySide
-from rl.workers import Note, Workers, find_workers
+from rl.workers import Workers, find_workers
 
 __all__ = ["IMAGES", "Evaluator", "Score"]
 

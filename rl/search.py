@@ -31,11 +31,12 @@ from rl.env import Task
 from rl.policy import Policy
 from rl.population import CHOICE, evolve, random_plans
 from rl.precision import PRECISION, check_precision
+from rl.processes import Note
 from rl.ranking import Ranking, ranked
 from rl.reward import IMAGES, Evaluator
 from rl.scorer import PlanScorer
 from rl.sensitivity import sensitivity
-from rl.workers import Note, check_workers
+from rl.workers import check_workers
 
 Method = Literal[AgentName, "evolution", "random"]
 METHODS: tuple[str, ...] = (*AGENTS, "evolution", "random")

@@ -34,10 +34,10 @@ from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.book import Reward
 from rl.env import Task
 from rl.policy import Origin, agent_of
+from rl.processes import Processes, _Worker
 from rl.reward import Evaluator, Score
 from rl.search import SearchConfig, planner, search
 from rl.training import TrainingConfig, train_policy
-from rl.workers import Processes, _Worker
 
 ORIGIN = Origin(("resnet20 (digits)",), (0.5,), 8, 0, "prune policy train", "loss", 0.1)
 

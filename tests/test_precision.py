@@ -31,10 +31,10 @@ from prune.tune_config import TuneConfig
 from prune.widths import WidthSpace
 from rl import precision
 from rl.precision import is_native, lowered, settled
+from rl.processes import Processes
 from rl.reward import Evaluator
 from rl.scorer import Keep, Scorer, chunks
 from rl.search import SearchConfig, command_words, planner
-from rl.workers import Processes
 
 DIGITS = load_embedded("digits")
 

@@ -34,9 +34,10 @@ from prune.masks import Masks
 from prune.onepass import overrides
 from prune.slicing import Slicer
 from prune.surgery import cut
+from rl.processes import Processes
 from rl.reward import Evaluator
 from rl.scorer import Keep, Score, Scorer, chunks
-from rl.workers import Processes, find_workers
+from rl.workers import find_workers
 
 
 class Sealed(TensorSplit):

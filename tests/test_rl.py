@@ -44,9 +44,9 @@ from rl.agents.agent import AGENTS, Agent, AgentName, contained
 from rl.agents.ddpg import Walker
 from rl.baselines import baseline_ratios
 from rl.env import LAYER, PruningEnv, Task, Walks
+from rl.processes import Processes
 from rl.reward import Evaluator, Score
 from rl.search import METHODS, Book, SearchConfig, command_words, planner, search
-from rl.workers import Processes
 
 
 @functools.cache
