@@ -12,6 +12,9 @@ on the number of layers. Deviations from the reference code, and why:
   values that make a bundle's channels;
 - decisions are fed back to the decoder instead of encoding the graph anew at each step: one pass serves a
   batch;
+- the bundles' embeddings are scaled over the network to mean 0 and variance 1, as AMC scales its figures, and
+  added to what the decoder emits: without, all bundles look alike to an agent that has seen few episodes, and
+  it never learns to treat them differently (docs/results.md, "Agents by themselves");
 - the convolution is ``OperationConv`` with tanh in place of GCNConv with ReLU.
 """
 
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from graph.encoder import OperationConv, both_ways, pool
 from graph.topology import NODE_FEATURES, OPERATIONS, Topology
 
+_LEAST = 1e-6  # variance of embeddings that differ
 FED_BACK = ("last ratio", "last prior", "prior")  # what the decoder reads beside a bundle's embedding
 
 
@@ -37,7 +41,7 @@ class EncoderDecoder(nn.Module):
 
     Decoder: an LSTM that starts from the network's embedding and reads, bundle by bundle, the mean embedding
     of the values that make its channels, the ratio chosen last, and what the prior has for the last and for
-    this.
+    this. What it emits is added to that mean embedding.
 
     Args:
         width: size of each embedding.
@@ -52,13 +56,13 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.LSTM(width + len(FED_BACK), width, batch_first=True)
 
     def encode(self, topology: Topology) -> tuple[Tensor, Tensor]:
-        """Embeddings of the bundles (bundles, width) and of the network (width,)."""
+        """Embeddings of the bundles (bundles, width), scaled over these, and of the network (width,)."""
         data = topology.stages[0]
         edge_index, edge_attr = both_ways(data.edge_index, data.edge_attr)
         x = torch.tanh(self.entry(data.x))
         for convolution in self.rounds:
             x = convolution(x, edge_index, edge_attr)
-        return topology.motifs @ pool(x, data.assign), x.mean(dim=0)
+        return scaled(topology.motifs @ pool(x, data.assign)), x.mean(dim=0)
 
     def forward(self, topology: Topology, kept: Tensor, prior: Tensor, at: Tensor) -> Tensor:
         """Embed the bundle at hand.
@@ -80,4 +84,11 @@ class EncoderDecoder(nn.Module):
         hidden, cell = torch.tanh(self.start(network)).chunk(2)
         state = (hidden.expand(1, batch, -1).contiguous(), cell.expand(1, batch, -1).contiguous())
         decoded, _ = self.decoder(steps, state)
-        return cast(Tensor, decoded[torch.arange(batch), at.clamp(max=n - 1)])
+        here = at.clamp(max=n - 1)
+        return cast(Tensor, bundles[here] + decoded[torch.arange(batch), here])
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Each column with mean 0 and variance 1 over the rows; a column that is the same in all of them is 0."""
+    x = x - x.mean(dim=0)
+    return x * (x.square().mean(dim=0) + _LEAST).rsqrt()

@@ -12,7 +12,7 @@ import torch
 from graph import topology
 from graph.axes import infer
 from graph.capture import capture
-from graph.decoder import EncoderDecoder
+from graph.decoder import EncoderDecoder, scaled
 from graph.encoder import DECISIONS, MultiStageEncoder
 from graph.topology import LAYER_FEATURES, STAGES, Topology, repeats
 from models_zoo import registry
@@ -89,6 +89,29 @@ def test_the_decoder_reads_what_was_decided_and_nothing_that_follows() -> None:
     earlier[0, at - 1] += 0.3
     torch.testing.assert_close(network(found, later, prior, torch.tensor([at])), embedded)
     assert not torch.allclose(network(found, earlier, prior, torch.tensor([at])), embedded)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+def test_the_decoder_tells_bundles_apart(name: str) -> None:
+    torch.manual_seed(0)
+    network, found = EncoderDecoder(), graph_of(name)
+    n = len(found.motifs)
+    bundles, _ = network.encode(found)
+    torch.testing.assert_close(bundles.mean(dim=0), torch.zeros(30), atol=1e-4, rtol=0)
+    half = torch.full((n, n), 0.5)
+    embedded = network(found, half, half, torch.arange(n))
+    apart = torch.pdist(embedded)
+    assert embedded.std(dim=0).median() > 0.5  # of AMC's figures, which lie in [0, 1], it is 0.3 to 0.5
+    assert apart.median() > 2
+
+
+def test_what_is_the_same_in_all_bundles_is_scaled_to_nothing() -> None:
+    x = torch.tensor([[1.0, 2.0], [1.0, 4.0], [1.0, 6.0]], requires_grad=True)
+    found = scaled(x)
+    torch.testing.assert_close(found[:, 0], torch.zeros(3))
+    torch.testing.assert_close(found[:, 1], torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5)
+    found.square().sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
 
 
 def test_operations_on_the_edges_matter() -> None:

@@ -6,7 +6,8 @@ Replayed observations hold the decisions and the position, not the embedding: it
 update, so the encoder and the decoder learn end to end, the critic's through its loss and the actor's through
 the critic. The learner is AMC's (``rl.agents.ddpg``). Deviations, and why:
 
-- those of ``graph.decoder``: real node features, operations on the edges, decisions fed back;
+- those of ``graph.decoder``: real node features, operations on the edges, decisions fed back, embeddings
+  scaled over the network;
 - the noise begins at 0.2 without a warm-up; the reference code has 0.5 after 25 episodes. Action 0 is a good
   plan here, and many actions that are each half a unit off make a bad one;
 - eight figures of the state stand beside the embedding: the graph alone does not say what the limits leave;
