@@ -76,11 +76,10 @@ def used_of(
         AssertionError: what was counted of a limited quantity is not as predicted.
     """
     used = {name: f.quantities() for name, f in figures.items()}
+    widths = kept_widths(ready.subject.axes, plan)
     for bound in budget.bounds:
         name = bound.quantity.name
-        if name != "latency" and used["pruned"][name] != bound.quantity.value(
-            kept_widths(ready.subject.axes, plan)
-        ):
+        if name != "latency" and used["pruned"][name] != bound.quantity.value(widths):
             raise AssertionError(f"the pruned program uses {used['pruned'][name]} {name}, not as predicted")
     if ready.clock is not None:  # on the scale on which the limit was set, whatever else runs by now
         share = used["pruned"]["latency"] / used["original"]["latency"]

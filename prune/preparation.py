@@ -303,14 +303,11 @@ def method_of(config: CompressConfig, data: DataSet | None) -> str:
                 f"--blocks needs data to judge them by, and {config.source.model} has none",
                 hint="name it: --data pystdlib, text:PATH, tokens:FILE, digits, imagefolder:PATH",
             )
-        wished = [
-            f"--planner {SEARCH}" if config.planner == SEARCH else "",
-            f"--importance {config.importance}" if config.importance in FROM_DATA else "",
-            _of_searches(config),
-        ]
-        for options in filter(None, wished):
+        planner = f"--planner {SEARCH}" if config.planner == SEARCH else ""
+        importance = f"--importance {config.importance}" if config.importance in FROM_DATA else ""
+        if wished := planner or importance or _of_searches(config):
             raise UsageError(
-                f"{options} needs data, and {config.source.model} has none",
+                f"{wished} needs data, and {config.source.model} has none",
                 hint="name it: --data digits, cifar10:PATH, imagefolder:PATH or package.module:factory",
             )
     return config.planner or (SEARCH if data is not None else "uniform")
