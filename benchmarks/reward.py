@@ -1,7 +1,7 @@
 """How fast plans are scored, beside the usual loop and Torch-Pruning's, and how rightly they are ranked.
 
     OMP_NUM_THREADS=1 python benchmarks/reward.py [NAME ...] [--data cifar10:PATH --weights-dir DIR]
-        [--ranks 50] [--repeats 3] [-o FILE]
+        [--ranks 50] [--repeats 3] [--device cuda] [-o FILE]
 
 The usual loop scores a plan so: copy the module, cut the channels out of the copy, measure the batch-norm
 statistics on 2,048 training images, score 1,000 search images, all in batches of 128 with torch's defaults.
@@ -10,7 +10,8 @@ thread each; seconds are those of the processor, the least of the repeats, so th
 little. Ours is timed in float32 and in bfloat16, which ``prune compress`` takes where the processor has
 instructions for it. ``--ranks`` scores that many different plans of half of the MACs with fewer and more
 images, and in bfloat16, and correlates them with the accuracy on all search images, statistics from 512
-training images.
+training images. ``--device`` scores 64 plans there, too, one by one and side by side, wall time, and tells
+how far losses lie from those of the CPU.
 
 Weights are DIR/NAME-cifar10.safetensors where there is such a file, else random; images are the data set's
 where they fit the network, else noise. Results are stored after each network.
@@ -49,12 +50,14 @@ from graph.channels import Axes  # noqa: E402
 from graph.program import ProgramModule, run  # noqa: E402
 from models_zoo import registry  # noqa: E402
 from models_zoo.data import DataSet, TensorSplit  # noqa: E402
+from profilers.device import find_device, told  # noqa: E402
 from profilers.latency import environment  # noqa: E402
 from prune.baselines import global_ratios  # noqa: E402
 from prune.budget import Budget  # noqa: E402
 from prune.data import load_data  # noqa: E402
 from prune.importance import magnitude, taylor  # noqa: E402
 from prune.load import ModelSource, load  # noqa: E402
+from prune.placement import placed_axes  # noqa: E402
 from prune.plan import Plan, make_plan  # noqa: E402
 from prune.recalibrate import recalibrated  # noqa: E402
 from prune.slicing import Slicer  # noqa: E402
@@ -64,6 +67,7 @@ from rl.precision import is_native, lowered  # noqa: E402
 from rl.processes import Processes  # noqa: E402
 from rl.reward import IMAGES  # noqa: E402
 from rl.scorer import Scorer, chunks  # noqa: E402
+from rl.side_by_side import SideBySide  # noqa: E402
 
 NAMES = ("resnet20", "resnet56", "vgg16", "mobilenet_v2", "shufflenet_v2")
 BATCH, CALIBRATION, SEARCH = 128, 2048, 1000
@@ -201,6 +205,35 @@ def _wall(scorers: Mapping[str, Scorer], keeps: list[NDArray[np.bool_]]) -> dict
     return best
 
 
+def elsewhere(axes: Axes, data: DataSet, device: torch.device) -> dict[str, dict[str, float]]:
+    """Wall seconds per plan on a device, one by one and side by side, and how many go at one time.
+
+    ``difference``: the largest one of losses from those of the CPU in float32, by so much of 1 + these.
+    """
+    space, scores = WidthSpace(axes), magnitude(axes)
+    random = np.random.default_rng(0)
+    wishes = [random.uniform(0.3, 1, space.bundles) for _ in range(64)]
+    keeps = [_plan(space, scores, wish).keep_mask(axes) for wish in wishes]
+    records = chunks(axes, data, IMAGES)
+    expected = [Scorer(axes, records)(keep).loss for keep in keeps[:8]]
+    there = Scorer(placed_axes(axes, device), tuple(c.to(device) for c in records))
+    found = {}
+    for name, scorer in {"float32": there, "bfloat16": lowered(there)}.items():
+        beside = SideBySide(scorer, timed=False)
+        seconds = {}
+        for way, call in {
+            "alone": lambda s=scorer: [s(k) for k in keeps],
+            "together": lambda b=beside: b.map(keeps),
+        }.items():
+            call()  # prepares kernels, and finds out whether plans may go side by side
+            start = time.perf_counter()
+            losses = [score.loss for score in call()]
+            seconds[way] = (time.perf_counter() - start) / len(keeps)
+        far = [abs(a - b) / (1 + b) for a, b in zip(losses, expected, strict=False)]
+        found[name] = seconds | {"at_one_time": beside.most, "difference": max(far)}
+    return found
+
+
 def _half(space: WidthSpace) -> Budget:
     return Budget.of(space, macs=space.base_macs // 2)
 
@@ -288,6 +321,12 @@ def show(results: dict[str, Any]) -> None:
     console = Console(width=130)
     console.print(table)
     for name, found in results.items():
+        for precision, row in found.get("device", {}).items():
+            console.print(
+                f"{name} on the device, {precision}: {row['alone']:.4f} s per plan one by one, "
+                f"{row['together']:.4f} with {row['at_one_time']:.0f} at one time; "
+                f"losses differ by {row['difference']:.1e}"
+            )
         if found.get("ranks"):
             shown = Table(*found["ranks"][0], title=f"{name}: ranks of plans")
             for row in found["ranks"]:
@@ -303,19 +342,24 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path)
     parser.add_argument("--ranks", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", help="cuda: score there, too")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/reward.json"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # the peer's
     torch.set_num_threads(1)
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    device = find_device(options.device) if options.device else None
     results: dict[str, Any] = {}
     for name in options.names:
         module, data, real = subject(name, options)
         axes = infer(capture(module.eval(), [torch.randn(2, *data.input_shape)]))
         results[name] = {"real": real, "speed": speed(name, module, axes, data, options.repeats)}
+        if device is not None:
+            results[name]["device"] = elsewhere(axes, data, device)
         if options.ranks and real:
             results[name]["ranks"] = ranks(axes, data, options.ranks)
-        stored = {"command": "python benchmarks/reward.py", "environment": environment(), "results": results}
+        machine = environment() | ({"device": told(device)} if device is not None else {})
+        stored = {"command": "python benchmarks/reward.py", "environment": machine, "results": results}
         options.output.write_text(json.dumps(stored, indent=2) + "\n")
     show(results)
     print(f"written to {options.output}")
