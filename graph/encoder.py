@@ -60,6 +60,9 @@ class OperationConv(MessagePassing):  # type: ignore[misc]
         received = self.propagate(edge_index, x=x, gate=self.gate(edge_attr) * scale[:, None])
         return torch.tanh(self.own(x) + cast(Tensor, received))
 
+    def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
+        """Nothing: torch-geometric would write ``propagate`` anew into a temporary file, and leave that."""
+
     def message(self, x_j: Tensor, gate: Tensor) -> Tensor:
         """What one neighbour sends along one operation."""
         return cast(Tensor, self.neighbour(x_j * gate))

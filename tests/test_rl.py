@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -279,6 +280,16 @@ def test_fuzzed_agents_keep_the_target(name: AgentName, limited: tuple[str, ...]
         plans += [(t, agent.plan(i)) for i, t in enumerate(agent.tasks)]
     assert len(plans) == 2 * agent.walks + 2
     assert all(t.holds(levels) and max(usage(t, levels).values()) <= 1 for t, levels in plans)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_leaves_no_files_behind(
+    name: AgentName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with contained():
+        Agent(name, [replace(task(), worth=lambda found: [0.0] * len(found))], seed=0).learn(4)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from prune.widths import Levels
@@ -49,6 +50,8 @@ class Agent:
             self.learner = Walker(walks, DecoderFeatures, self.steps, seed=seed, topologies=walks.topologies)
         else:
             self.learner = Walker(walks, LayerFeatures, self.steps, seed=seed)
+        # Left to itself, stable-baselines3 makes a folder among the temporary files each time one learns.
+        self.learner.model.set_logger(Logger(folder=None, output_formats=[]))
 
     def learn(self, rounds: int, *, exploration: float = 1.0) -> None:
         """Walk every task ``rounds`` times and learn from it; whole updates only for ``gnn-rl``.
