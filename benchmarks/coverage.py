@@ -177,10 +177,10 @@ def run(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, Any]
 
 def warm() -> None:
     """Import and run once what all workers need, so that each of them does not have to."""
-    import onnxruntime  # noqa: F401
     import torch_pruning  # noqa: F401
 
     from benchmarks.awkward import MODULES
+    from profilers.onnx_runtime import onnxruntime  # noqa: F401
 
     torch.set_num_threads(1)
     module, example = MODULES["frozen"].build()

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graph.errors import ModelFileError
+from profilers.onnx_runtime import onnxruntime
 
 _SILENT = 4  # onnxruntime's level "fatal"; what matters arrives as an exception
 

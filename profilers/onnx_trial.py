@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from graph.errors import ModelFileError
 from profilers.confined import confined
+from profilers.onnx_runtime import onnxruntime
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 _FATAL = 4  # what onnxruntime tells in its log: nothing else

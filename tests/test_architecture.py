@@ -27,7 +27,7 @@ DOORS = {
     "gymnasium": ["rl/"],
     "ray": ["rl/ray_workers.py"],
     "onnx": ["prune/export.py", "profilers/"],
-    "onnxruntime": ["prune/export.py", "profilers/"],
+    "onnxruntime": ["profilers/onnx_runtime.py"],  # which keeps it from reporting
     "transformers": ["prune/huggingface.py"],
     "tokenizers": ["prune/text.py"],
     "timm": ["prune/libraries.py"],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ from profilers.latency import (
 
 pytestmark = pytest.mark.smoke
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture
 def doubling(tmp_path: Path) -> Path:
@@ -41,6 +46,17 @@ def doubling(tmp_path: Path) -> Path:
 
 def plausible(found: Latency) -> bool:
     return 0 < found.p10_ms <= found.median_ms <= found.p90_ms and found.runs >= 30
+
+
+def test_onnxruntime_reports_to_nobody_and_leaves_nothing_behind(doubling: Path, tmp_path: Path) -> None:
+    places = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    for place in places.values():
+        place.mkdir()
+    code = "import sys; from pathlib import Path; import profilers.latency as p; p.onnx_session(Path(sys.argv[1]))"
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {name: str(place) for name, place in places.items()} | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, str(doubling)], check=True, env=environment)
+    assert not [found for place in places.values() for found in place.rglob("*") if found.is_file()]
 
 
 def test_candidates_take_turns() -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from networks import CASES, random_plan
@@ -18,6 +17,7 @@ from graph.capture import capture
 from graph.channels import Axes
 from profilers.latency import paired_ratio
 from profilers.latency_model import LatencyModel
+from profilers.onnx_runtime import onnxruntime
 from profilers.op_latency import OpTable
 from profilers.single_ops import Kernel
 from profilers.timed_ops import timed_ops
