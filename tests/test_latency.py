@@ -52,10 +52,12 @@ def test_onnxruntime_reports_to_nobody_and_leaves_nothing_behind(doubling: Path,
     places = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     for place in places.values():
         place.mkdir()
-    code = "import sys; from pathlib import Path; import profilers.latency as p; p.onnx_session(Path(sys.argv[1]))"
+    code = (
+        f"import profilers.latency, pathlib; profilers.latency.onnx_session(pathlib.Path({str(doubling)!r}))"
+    )
     environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     environment |= {name: str(place) for name, place in places.items()} | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(doubling)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert not [found for place in places.values() for found in place.rglob("*") if found.is_file()]
 
 
