@@ -162,7 +162,7 @@ def vit_tiny(
     heads: int = 6,
     mlp_ratio: int = 4,
 ) -> VisionTransformer:
-    """A vision transformer for small images."""
+    """A vision transformer for small images; patches have at most a quarter of their side."""
     encoder = ImageEncoder(in_channels, image_size, patch_size, width, depth, heads, mlp_ratio)
     return VisionTransformer(encoder, num_classes)
 
@@ -177,7 +177,7 @@ def seg_tiny(
     heads: int = 4,
     mlp_ratio: int = 4,
 ) -> Segmenter:
-    """A segmenter for small images."""
+    """A segmenter for small images; patches have at most a quarter of their side."""
     encoder = ImageEncoder(in_channels, image_size, patch_size, width, depth, heads, mlp_ratio)
     return Segmenter(encoder, num_classes, image_size)
 
