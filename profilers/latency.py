@@ -139,7 +139,7 @@ def onnx_session(model: Path | bytes, *, threads: int | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-        model: a file that we wrote, or one whose external data ``prune.export`` has checked; or its bytes.
+        model: a file that we wrote, or whose external data ``prune.onnx_model`` has checked; or its bytes.
         threads: for each operator; one per core when left out.
 
     Raises:

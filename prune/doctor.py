@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graph.errors import PruneError
+from prune.escaping import first_line
 
 PROJECT = "prune-networks"
 State = Literal["ok", "missing", "broken"]
@@ -145,7 +146,7 @@ def _package(name: str, least: str, extra: str | None, modules: dict[str, str]) 
             warnings.simplefilter("ignore")
             importlib.import_module(modules.get(_normal(name), name.replace("-", "_")))
     except Exception as err:  # noqa: BLE001 - a broken package raises what it likes
-        return Finding(name, "broken", f"{version}, cannot be imported: {_first_line(err)}", install)
+        return Finding(name, "broken", f"{version}, cannot be imported: {first_line(err)}", install)
     return Finding(name, "ok", version)
 
 
@@ -176,7 +177,7 @@ def _round_trip() -> Finding:
             found = export_onnx(module, example, Path(folder) / "tiny.onnx")
     except Exception as err:  # noqa: BLE001 - whatever goes wrong here is the finding
         hint = err.hint if isinstance(err, PruneError) else ""
-        told = f"{type(err).__name__}: {_first_line(err)}"
+        told = f"{type(err).__name__}: {first_line(err)}"
         return Finding(name, "broken", told, hint or "install the versions of constraints.txt")
     return Finding(name, "ok", f"opset {found.opset}; {found.told}")
 
@@ -191,8 +192,3 @@ def _cache() -> Finding:
     except OSError as err:
         hint = "set XDG_CACHE_HOME to a folder that can be written; without it some runs take longer"
         return Finding("cache", "missing", f"{folder}: {err.strerror}", hint)
-
-
-def _first_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0] if lines else type(err).__name__

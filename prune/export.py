@@ -1,4 +1,4 @@
-"""Export: ONNX, .pt2 and safetensors, each checked before it counts.
+"""Export: ONNX and .pt2, each checked before it counts.
 
 A file gets its final name only after it was read back and gave the model's own outputs; see ``prune.files``.
 The exporter is not trusted: it writes another opset than it was asked for, and says so in a log at most.
@@ -10,37 +10,28 @@ import contextlib
 import copy
 import inspect
 import io
-import json
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-import safetensors
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.utils._pytree import tree_leaves
 
 from graph.errors import ExportError, ModelFileError
-from graph.program import Program, ProgramModule
-from profilers.latency import onnx_session
-from profilers.onnx_tensors import locations
-from prune.external_data import plain_file
+from graph.program import ProgramModule
+from prune.escaping import first_line
 from prune.files import write_file
-from prune.regular import regular_size
+from prune.onnx_model import OnnxModel, external_files, opset_of
+from prune.parity import compare, outputs_of
 from prune.report import agreement
-from prune.verify import run_program
 
 ONNX_TOLERANCE = 1e-4
 PT2_TOLERANCE = 1e-6
-_BATCHES = (1, 2, 5)
 _INPUTS_PER_BATCH = 5
 # A protobuf message ends at 2 GiB; the rest is room for the graph itself.
 _ONE_FILE_BYTES = int(1.8 * 2**30)
@@ -118,7 +109,7 @@ def export_onnx(
             )
     except Exception as err:  # noqa: BLE001 - the exporter wraps whatever its many passes raise
         raise ExportError(
-            f"the ONNX exporter fails: {_first_line(_root(err))}",
+            f"the ONNX exporter fails: {first_line(_root(err))}",
             hint="the model may use an operator that has no ONNX form",
         ) from err
     assert program is not None  # without a file name, the exporter hands the program back
@@ -166,7 +157,7 @@ def check_onnx(
     frozen, inputs, free = _prepare(module, example, dynamic_batch)
     try:
         files = [path, *external_files(path)]
-        written = _opset(path)
+        written = opset_of(path)
         if opset not in (None, written):
             raise ExportError(
                 f"opset {opset} was asked for, the exporter wrote {written}", hint=f"ask for opset {written}"
@@ -178,13 +169,13 @@ def check_onnx(
                 f"the exported file is fixed to batches of {model.batch}", hint="ask for a fixed batch size"
             )
         found = [
-            _compare(frozen, model.run, given, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
+            compare(frozen, model.run, given, free, _INPUTS_PER_BATCH, ONNX_TOLERANCE)
             for given in (_lengths(inputs) if dynamic_length else [inputs])
         ]
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        raise ExportError(f"the exported file is not valid ONNX: {_first_line(err)}") from err
+        raise ExportError(f"the exported file is not valid ONNX: {first_line(err)}") from err
     except ModelFileError as err:
-        raise ExportError(f"the exported file does not run: {_first_line(err.__cause__ or err)}") from err
+        raise ExportError(f"the exported file does not run: {first_line(err.__cause__ or err)}") from err
     errors, roundings, counts = zip(*found, strict=True)
     size = sum(file.stat().st_size for file in files)
     return OnnxCheck(written, max(errors), sum(counts), size, max(roundings))
@@ -210,151 +201,9 @@ def export_pt2(
             torch.export.save(traced, buffer)
             temporary.write_bytes(buffer.getbuffer())
             loaded = torch.export.load(temporary).module()
-        _compare(frozen, lambda *xs: _run(loaded, xs), inputs, free, 1, PT2_TOLERANCE)
+        compare(frozen, lambda *xs: outputs_of(loaded, xs), inputs, free, 1, PT2_TOLERANCE)
 
     write_file(path, write)
-
-
-def save_weights(program: Program, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a program's tensors and some words about them as safetensors.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    save_tensors(program.tensors, path, metadata)
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors by name, and some words about them, as safetensors.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    # Clones, because the format takes neither views nor tensors that share memory.
-    clones = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-    data = _ordered(save(clones, dict(metadata)))
-    write_file(path, lambda temporary: temporary.write_bytes(data))
-
-
-def _ordered(data: bytes) -> bytes:
-    """A safetensors file with its words in order; the library's own changes with every process."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file, on the CPU.
-
-    Raises:
-        ModelFileError: the file is missing, unreadable or not safetensors.
-    """
-    try:
-        regular_size(path)  # a pipe would be waited for
-        return load_file(path)
-    except (OSError, safetensors.SafetensorError) as err:
-        raise ModelFileError(
-            f"{path} is not a safetensors file: {_first_line(err)}",
-            hint="check the path and that the file is whole",
-        ) from err
-
-
-class OnnxModel:
-    """An ONNX file, from anywhere, to be called like a module: one tensor for each input, batch first.
-
-    A file with a fixed batch takes any number of records too: they are cut into such batches.
-
-    Args:
-        path: the file. External data is accepted only from plain files in its own folder.
-        threads: for each operator; one per core when left out.
-
-    Raises:
-        ModelFileError: malformed, external data from elsewhere, or inputs without one batch for all.
-    """
-
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        external_files(path)
-        self.path = path
-        self._session = onnx_session(path, threads=threads)
-        inputs = self._session.get_inputs()
-        sizes = {i.shape[0] if i.shape and isinstance(i.shape[0], int) else None for i in inputs}
-        if len(sizes) != 1 or not all(i.shape for i in inputs):
-            raise ModelFileError(
-                f"{path} has no batch that is the same for all of its inputs: "
-                + ", ".join(f"{i.name} {i.shape}" for i in inputs),
-                hint="only models that take their records along the first dimension can be run",
-            )
-        self.inputs: tuple[str, ...] = tuple(i.name for i in inputs)
-        self.batch: int | None = sizes.pop()
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """Run (N, ...) records; the first output, of N records. Errors as ``run``."""
-        return self.run(*inputs)[0]
-
-    def run(self, *inputs: Tensor) -> list[Tensor]:
-        """Run (N, ...) records, one tensor for each input in the order of the file; all outputs.
-
-        Raises:
-            ModelFileError: the model takes other inputs, or refuses their shapes or types.
-        """
-        if len(inputs) != len(self.inputs):
-            raise ModelFileError(
-                f"{self.path} takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}",
-                hint="give a tensor for each",
-            )
-        if self.batch in (None, len(inputs[0])):
-            return self._run(inputs)
-        parts = []
-        for group in zip(*(torch.split(x, self.batch) for x in inputs), strict=True):
-            count = len(group[0])
-            full = [torch.cat([p, p[-1:].expand(self.batch - count, *p.shape[1:])]) for p in group]
-            parts.append([y[:count] for y in self._run(full)])
-        return [torch.cat(ys) for ys in zip(*parts, strict=True)]
-
-    def _run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        feed = {name: x.detach().cpu().numpy() for name, x in zip(self.inputs, inputs, strict=True)}
-        try:
-            found = self._session.run(None, feed)
-        except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
-            told = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
-            raise ModelFileError(
-                f"{self.path} cannot run on {told}: {_first_line(err)}",
-                hint="give the input that the model was exported for",
-            ) from err
-        return [torch.from_numpy(y) for y in found]
-
-
-def run_onnx(path: Path, *inputs: Tensor | NDArray[Any]) -> NDArray[Any]:
-    """Run (N, ...) records through an ONNX file once; the first output. Errors as ``OnnxModel``."""
-    return OnnxModel(path)(*(torch.as_tensor(x) for x in inputs)).numpy()
-
-
-def external_files(path: Path) -> list[Path]:
-    """The files beside an ONNX file that hold its external data.
-
-    Raises:
-        ModelFileError: the file is malformed, or names anything but plain files within its own folder.
-    """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as err:
-        raise ModelFileError(f"{path} cannot be read: {err.strerror}", hint="check the path") from err
-    except Exception as err:  # noqa: BLE001 - protobuf's own class, which it ships without types
-        raise ModelFileError(
-            f"{path} is not an ONNX file: {_first_line(err)}", hint="check that it is whole"
-        ) from err
-    if not model.HasField("graph"):
-        raise ModelFileError(f"{path} holds no ONNX graph", hint="check that it is whole")
-    return [plain_file(path.parent, location) for location in locations(model)]
-
-
-def _opset(path: Path) -> int:
-    model = onnx.load(path, load_external_data=False)
-    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def _prepare(
@@ -399,7 +248,7 @@ def _trace(
             )
     except Exception as err:  # noqa: BLE001 - the tracer raises whatever the user's code raises
         raise ExportError(
-            f"torch.export cannot trace the model: {_first_line(err)}",
+            f"torch.export cannot trace the model: {first_line(err)}",
             hint="ask for a fixed batch size" if free else "",
         ) from err
     for node in traced.graph.nodes:
@@ -441,81 +290,6 @@ def _sizes(module: nn.Module, count: int, free: bool, free_length: bool = False)
     return sizes if plain >= count else (*sizes[:plain], sizes[plain:])
 
 
-def _run(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
-    with torch.no_grad():
-        return [y for y in tree_leaves(module(*inputs)) if isinstance(y, Tensor)]
-
-
-def _compare(
-    module: nn.Module,
-    exported: Callable[..., Sequence[Tensor]],
-    example: Sequence[Tensor],
-    free: bool,
-    inputs: int,
-    tolerance: float,
-) -> tuple[float, float, int]:
-    """Largest relative difference, what rounding explains of it, and how many batches were compared."""
-    worst: list[tuple[float, int]] = []  # of each output: the largest difference, and the batch size
-    rounding: list[float] = []
-    count = 0
-    alike = [False] * len(example)
-    if isinstance(module, ProgramModule):
-        alike = [s.alike for s in module.program.inputs]
-    for batch in _BATCHES if free else (len(example[0]),):
-        for seed in range(inputs):
-            generator = torch.Generator().manual_seed(seed)
-            given = [_random_like(x, batch, generator, a) for x, a in zip(example, alike, strict=True)]
-            outputs = _run(module, given)
-            found = [_difference(wanted, got) for wanted, got in zip(outputs, exported(*given), strict=True)]
-            errors = [math.inf if math.isnan(e) else e for e in found]
-            worst = [
-                max(w, (e, batch)) for w, e in zip(worst or [(0.0, 0)] * len(errors), errors, strict=True)
-            ]
-            if any(tolerance < e < math.inf for e in errors):
-                own = _own_rounding(module, given, outputs)
-                rounding = [max(pair) for pair in zip(rounding or [0.0] * len(own), own, strict=True)]
-            count += 1
-    for index, (error, batch) in enumerate(worst):
-        if error > tolerance and error > 2 * (rounding[index] if rounding else 0.0):
-            raise ExportError(
-                f"the exported file differs from the model by {error:.2g} at batch size {batch}, "
-                f"more than {tolerance:g}",
-                hint="the fault is the exporter's, or the model's outputs are not finite",
-            )
-    largest = max((e for e, _ in worst), default=0.0)
-    return largest, max(rounding, default=0.0) if largest > tolerance else 0.0, count
-
-
-def _own_rounding(module: nn.Module, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[float]:
-    """What each output differs from its own in float64; 0 of modules that are no program, and if infinite."""
-    if not isinstance(module, ProgramModule):
-        return [0.0] * len(outputs)
-    exact = run_program(module.updated(), [x.double() if x.is_floating_point() else x for x in given])
-    found = map(_difference, exact, outputs)
-    return [own if math.isfinite(own) else 0.0 for own in found]
-
-
-def _difference(wanted: Tensor, got: Tensor) -> float:
-    if wanted.shape != got.shape:
-        return float("inf")
-    if not wanted.numel():
-        return 0.0
-    a, b = wanted.double(), got.double()
-    return float((a - b).abs().max() / a.abs().max().clamp(min=1))
-
-
-def _random_like(example: Tensor, batch: int, generator: torch.Generator, alike: bool) -> Tensor:
-    """``alike``: each record holds one integer throughout, see ``InputSpec``."""
-    shape = (batch, *example.shape[1:])
-    if example.is_floating_point():
-        return torch.randn(shape, generator=generator).to(example.dtype)
-    low, high = int(example.min()), int(example.max())
-    drawn = (batch, *(1 for _ in shape[1:])) if alike else shape
-    return (
-        torch.randint(low, high + 1, drawn, generator=generator).to(example.dtype).expand(shape).contiguous()
-    )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' progress lines, logs and warnings about their own code from the user."""
@@ -538,8 +312,3 @@ def _root(err: BaseException) -> BaseException:
     while err.__cause__ is not None:
         err = err.__cause__
     return err
-
-
-def _first_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0] if lines else type(err).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graph.errors import DataError, MemoryLimitError, OutputError, PruneError
 from graph.shortage import is_out_of_memory
+from prune.escaping import first_line
 from prune.files import FULL
 
 
@@ -13,7 +14,7 @@ def named(err: BaseException) -> PruneError | None:
         return err
     if is_out_of_memory(err):
         return MemoryLimitError(
-            f"out of memory: {_first_line(err)}",
+            f"out of memory: {first_line(err)}",
             hint="give it more memory, or a smaller --batch-size, fewer --images or fewer --workers",
         )
     if isinstance(err, OSError) and err.errno in FULL:
@@ -21,11 +22,7 @@ def named(err: BaseException) -> PruneError | None:
         return OutputError(f"{err.strerror}{where}", hint="free some space")
     if isinstance(err, RuntimeError) and "DataLoader worker" in str(err):
         return DataError(
-            f"a worker of the data set's own loader died: {_first_line(err)}",
+            f"a worker of the data set's own loader died: {first_line(err)}",
             hint="mostly for want of memory, also in /dev/shm: fewer workers or smaller batches there",
         )
     return None
-
-
-def _first_line(err: BaseException) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0]

@@ -20,13 +20,14 @@ from profilers.onnx_trial import try_onnx
 from prune.checkpoint import check_readable
 from prune.data import load_data
 from prune.evaluation import Evaluation, evaluate
-from prune.export import OnnxCheck, OnnxModel, export_onnx, export_pt2
+from prune.export import OnnxCheck, export_onnx, export_pt2
 from prune.external_data import plain_file
 from prune.files import check_output_file
 from prune.inputs import inputs_of
 from prune.load import ModelSource, load
 from prune.mamba import is_mamba
 from prune.manifest import check_file, check_folder, renew
+from prune.onnx_model import OnnxModel
 from prune.report import count, size
 from prune.smaller_mamba import CHECKPOINT
 from prune.subject import NO_DATA, Subject, measured_on, must_find_data, program_of

@@ -30,7 +30,7 @@ from prune.config_words import runs_code
 from prune.decision import decide
 from prune.demands import Demand
 from prune.evaluation import Evaluation, evaluate
-from prune.export import OnnxCheck, export_onnx, export_pt2, save_tensors
+from prune.export import OnnxCheck, export_onnx, export_pt2
 from prune.files import write_json
 from prune.importance import sampled
 from prune.journal import Journal
@@ -63,6 +63,7 @@ from prune.states import CALIBRATION, kept_states
 from prune.stored import of_report
 from prune.student import Student, student_of
 from prune.surgery import prune_program
+from prune.tensor_files import save_tensors
 from prune.trials import Planner, SearchResult
 from prune.tune import TuneResult, fit
 from prune.tune_config import settled

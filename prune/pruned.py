@@ -15,13 +15,13 @@ from graph.guard import check_stored
 from graph.program import Program, ProgramModule
 from prune.attributes import copied
 from prune.configured import is_configured
-from prune.export import load_weights, save_weights
 from prune.files import read_json, write_json
 from prune.inputs import inputs_of, with_inputs
 from prune.manifest import check_file, check_folder
 from prune.native import native_module
 from prune.plan import Plan
 from prune.report import REPORT_FILE
+from prune.tensor_files import load_weights, save_weights
 
 GRAPH_FILE = "graph.json"
 WEIGHTS_FILE = "model.safetensors"

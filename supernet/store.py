@@ -13,7 +13,6 @@ from torch import Tensor
 from graph.axes import infer
 from graph.errors import ModelFileError
 from graph.program import Program, ProgramModule
-from prune.export import load_weights, save_tensors
 from prune.files import OutputFolder, read_json, write_json
 from prune.huggingface import CONFIG
 from prune.inputs import inputs_of
@@ -22,6 +21,7 @@ from prune.manifest import check_folder, write_manifest
 from prune.origin import SUPERNET_FILE
 from prune.pruned import load_program, save_program
 from prune.regular import regular_size
+from prune.tensor_files import load_weights, save_tensors
 from prune.text import TOKENIZER
 from supernet.elastic import Elastic, ElasticConfig
 from supernet.layers import find_layers

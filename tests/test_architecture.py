@@ -26,7 +26,7 @@ DOORS = {
     "stable_baselines3": ["rl/"],
     "gymnasium": ["rl/"],
     "ray": ["rl/ray_workers.py"],
-    "onnx": ["prune/export.py", "profilers/"],
+    "onnx": ["prune/export.py", "prune/onnx_model.py", "profilers/"],
     "onnxruntime": ["profilers/onnx_runtime.py"],  # which keeps it from reporting
     "transformers": ["prune/huggingface.py"],
     "tokenizers": ["prune/text.py"],

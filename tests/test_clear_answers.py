@@ -377,7 +377,7 @@ def test_item_10_no_parity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(export, "ONNX_TOLERANCE", -1.0)
     monkeypatch.setattr(
-        export, "_compare", lambda *a, **k: (_ for _ in ()).throw(export.ExportError("differs by 3.0"))
+        export, "compare", lambda *a, **k: (_ for _ in ()).throw(export.ExportError("differs by 3.0"))
     )
     refused("export", "nets:Net", "--input-shape", "1x8x8", "-o", "x.onnx", says="differs")
     assert not (folder / "x.onnx").exists()

@@ -140,7 +140,7 @@ def test_report_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_pruned_model_loads_trains_and_agrees_with_its_exports(folder: Path) -> None:
-    from prune.export import run_onnx
+    from prune.onnx_model import run_onnx
 
     module = load_pruned(folder)
     x = torch.randn(3, 1, 8, 8)

@@ -23,17 +23,9 @@ from graph.errors import ExportError, ModelFileError, OutputError
 from graph.program import ProgramModule
 from models_zoo import registry
 from prune import export
-from prune.export import (
-    ONNX_TOLERANCE,
-    OnnxCheck,
-    OnnxModel,
-    check_onnx,
-    export_onnx,
-    export_pt2,
-    load_weights,
-    run_onnx,
-    save_weights,
-)
+from prune.export import ONNX_TOLERANCE, OnnxCheck, check_onnx, export_onnx, export_pt2
+from prune.onnx_model import OnnxModel, run_onnx
+from prune.tensor_files import load_weights, save_weights
 
 
 class Net(nn.Module):

@@ -21,11 +21,12 @@ from graph.errors import CaptureError, DataError, ModelFileError, UntrustedCodeE
 from graph.program import ProgramModule
 from prune.config import CompressConfig
 from prune.demands import parse_demand
-from prune.export import OnnxModel, export_onnx, export_pt2
+from prune.export import export_onnx, export_pt2
 from prune.input_spec import read_input_spec
 from prune.inputs import InputRequest
 from prune.inspection import export_model, inspect, measure
 from prune.load import ModelSource, load
+from prune.onnx_model import OnnxModel
 from prune.pipeline import compress
 from prune.pruned import load_pruned
 from prune.report import Report

@@ -20,7 +20,8 @@ from models_zoo import mamba_scan, mamba_ssd, registry
 from models_zoo.mamba_config import Version
 from models_zoo.mamba_lm import MambaAnyLength, MambaLM, MambaStep
 from prune.evaluation import evaluate
-from prune.export import OnnxModel, export_onnx
+from prune.export import export_onnx
+from prune.onnx_model import OnnxModel
 
 VERSIONS: tuple[Version, ...] = (1, 2)
 Scan = Callable[..., tuple[Tensor, Tensor]]

@@ -22,7 +22,6 @@ from graph.errors import ArchitectureError
 from graph.program import Program, ProgramModule
 from models_zoo import registry
 from prune.attributes import Change, copied, set_attributes
-from prune.export import save_weights
 from prune.files import write_json
 from prune.importance import magnitude
 from prune.native import NativeResult, native_module
@@ -30,6 +29,7 @@ from prune.plan import make_plan
 from prune.pruned import GRAPH_FILE, WEIGHTS_FILE
 from prune.spy import spied
 from prune.surgery import prune_program
+from prune.tensor_files import save_weights
 from prune.verify import LIMIT, difference, run_program
 from prune.widths import WidthSpace
 
