@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/policies.py resnet20 resnet56 mobilenet_v2@digits
         --data cifar10:PATH --weights-dir DIR [--targets 0.5,0.3] [--methods ...] [--seeds 0] [--epochs 5]
-        [--episodes 100] [--tune-on DATA] [--test-on imagefolder:PATH?size=32] [-o FILE]
+        [--episodes 100] [--tune-on DATA] [--test-on imagefolder:PATH?size=32] [--draw-test 40000] [-o FILE]
 
 NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: the zoo's network, trained first
 (``--train-epochs``, kept beside FILE). Each method gives a smaller network, measured on the test images
@@ -16,7 +16,7 @@ NETWORK is a name for which DIR holds NAME-cifar10.safetensors, or NAME@DATA: th
 
 With ``--tune-on`` fine-tuning takes the training images of another data set, such as the JPEG copy of all of
 CIFAR-10 beside a lossless part; "larger test" is the tuned network on the test images of that one, or of the
-one of ``--test-on``.
+one of ``--test-on``, or on as many glyphs as ``--draw-test`` says, drawn with another seed.
 
 Methods: ``default`` is what ``prune compress`` does (GNN-RL from the policy that comes along, then a
 refinement, then the best plans fitted), ``default+any-widths`` that without blocks of channels,
@@ -62,6 +62,7 @@ from graph import topology  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
 from graph.program import Program, ProgramModule  # noqa: E402
+from models_zoo import glyphs  # noqa: E402
 from models_zoo.data import DataSet  # noqa: E402
 from profilers.device import find_device  # noqa: E402
 from profilers.latency import environment, paired_ratio  # noqa: E402
@@ -135,6 +136,8 @@ class Subject:
         self.mender = Mender(self.model.axes, self.data, device=self.device)
         self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
         self.larger = must_find_data(named, self.model.loaded) if (named := _larger(options)) else None
+        if data == "glyphs" and options.draw_test:
+            self.larger = replace(glyphs.load(seed=1, sizes=(1, 1, options.draw_test)), name="glyphs, seed 1")
         self.folder = tempfile.TemporaryDirectory()  # its file goes when the subject does
         self.call = onnx_calls({"original": self.model.program}, Path(self.folder.name))["original"]
         whole = ProgramModule(self.model.program)
@@ -288,6 +291,7 @@ def fingerprint(options: argparse.Namespace, *, peers: bool) -> str:
     for file in sorted(options.weights_dir.glob("*-cifar10.safetensors")):
         digest.update(file.name.encode() + file.read_bytes())
     names = ["epochs", "lr", "distill", "no_mixup", "data", "tune_on", "test_on", "train_epochs", "device"]
+    names += ["draw_test"] if options.draw_test else []
     names += [] if peers else ["episodes"]
     values = [str(getattr(options, n)) for n in names]
     digest.update(json.dumps([*values, torch.__version__]).encode())
@@ -405,6 +409,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
     parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
+    parser.add_argument(
+        "--draw-test", type=int, default=0, help="glyphs for the larger test of networks NAME@glyphs"
+    )
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)
     parser.add_argument("--train-epochs", type=int, default=20, help="for networks NAME@DATA")
     parser.add_argument("--device", default="cpu", help="scores, fits and trains; a peer prunes on the CPU")
