@@ -410,13 +410,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tune-on", help="data whose training images fine-tuning takes; left out: the same")
     parser.add_argument("--test-on", help="data for the larger test; left out: that of --tune-on")
     parser.add_argument(
-        "--draw-test", type=int, default=0, help="glyphs for the larger test of networks NAME@glyphs"
+        "--draw-test",
+        type=int,
+        default=0,
+        help="glyphs for the larger test of networks NAME@glyphs, in place of --test-on",
     )
     parser.add_argument("--episodes", type=int, default=SearchConfig.episodes)
     parser.add_argument("--train-epochs", type=int, default=20, help="for networks NAME@DATA")
     parser.add_argument("--device", default="cpu", help="scores, fits and trains; a peer prunes on the CPU")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/policies.json"))
     options = parser.parse_args()
+    if options.draw_test and not all(name.endswith("@glyphs") for name in options.networks):
+        parser.error("--draw-test goes with networks NAME@glyphs alone")
     options.untuned = options.untuned.split(",")
     return options
 

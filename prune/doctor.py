@@ -76,6 +76,8 @@ class Diagnosis:
 
 def examine() -> Diagnosis:
     """Look at the machine, import each package, and export a small network."""
+    with suppress(Exception):  # a broken onnxruntime is told among the packages
+        import profilers.onnx_runtime  # noqa: F401 - before the package itself, which would report
     packages = list(_packages())
     return Diagnosis(_machine(), (*packages, _round_trip(), _cache()))
 

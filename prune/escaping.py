@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
+
 _LONGEST = 200
 _PLAIN_IN_MARKDOWN = frozenset(" ./-")
 
@@ -44,6 +46,6 @@ def workflow_property(text: object) -> str:
 
 
 def first_line(err: BaseException) -> str:
-    """One line of an error that may have many, or none."""
+    """One line of an error that may have many, or none, of 200 characters at most."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(err).__name__
+    return shorten(lines[0], _LONGEST, placeholder=" ...") if lines else type(err).__name__

@@ -22,7 +22,7 @@ def compare(
     exported: Callable[..., Sequence[Tensor]],
     example: Sequence[Tensor],
     free: bool,
-    inputs: int,
+    draws: int,
     tolerance: float,
 ) -> tuple[float, float, int]:
     """Compare a model with its exported file on random records.
@@ -30,9 +30,9 @@ def compare(
     Args:
         module: the model, in eval mode.
         exported: takes the same inputs, returns the file's outputs.
-        example: of each input; see ``prune.export.export_onnx``.
+        example: one tensor for each input, records first; only shapes, types and ranges of integers count.
         free: compare batches of 1, 2 and 5 records, else of the example's size.
-        inputs: how many for each size.
+        draws: how many batches of each size.
         tolerance: relative to the model's largest output, or to 1 if that is more.
 
     Returns:
@@ -48,7 +48,7 @@ def compare(
     if isinstance(module, ProgramModule):
         alike = [s.alike for s in module.program.inputs]
     for batch in _BATCHES if free else (len(example[0]),):
-        for seed in range(inputs):
+        for seed in range(draws):
             generator = torch.Generator().manual_seed(seed)
             given = [_random_like(x, batch, generator, a) for x, a in zip(example, alike, strict=True)]
             outputs = outputs_of(module, given)

@@ -48,6 +48,11 @@ class SideBySide:
         self._rows = _rows(scorer.axes) if self.most > 1 else None
         self._pays: bool | None = None if self._rows is not None else False
 
+    @property
+    def at_one_time(self) -> int:
+        """How many plans go side by side, 1 where none do; known after a first ``map`` of several."""
+        return self.most if self._pays else 1
+
     def map(self, keeps: Sequence[Keep]) -> list[Score]:
         """Score plans, in their order.
 

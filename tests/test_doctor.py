@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import torch
 
 from prune import doctor
 from prune.doctor import Diagnosis, Finding, examine
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_this_machine_is_healthy() -> None:
@@ -24,6 +29,16 @@ def test_this_machine_is_healthy() -> None:
     assert not {"pytest", "ruff", "torch-pruning"} & states.keys()
     data = json.loads(json.dumps(found.to_json()))
     assert (data["format"], data["healthy"]) == ("prune-doctor", True)
+
+
+def test_nothing_is_reported(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    code = "from prune.doctor import examine; assert examine().healthy"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    left = [p for p in tmp_path.rglob("*") if p.name == ".ses" or "onnxruntime" in str(p)]
+    assert not left
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch_geometric.nn import MessagePassing
 
 from graph import topology
 from graph.axes import infer
 from graph.capture import capture
 from graph.decoder import EncoderDecoder, scaled
-from graph.encoder import DECISIONS, MultiStageEncoder
+from graph.encoder import DECISIONS, MultiStageEncoder, OperationConv
 from graph.topology import LAYER_FEATURES, STAGES, Topology, repeats
 from models_zoo import registry
 
@@ -112,6 +113,11 @@ def test_what_is_the_same_in_all_bundles_is_scaled_to_nothing() -> None:
     torch.testing.assert_close(found[:, 1], torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5)
     found.square().sum().backward()
     assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_no_code_is_written_into_a_temporary_file() -> None:
+    OperationConv(2, 2, 1)
+    assert OperationConv.propagate is MessagePassing.propagate
 
 
 def test_operations_on_the_edges_matter() -> None:
