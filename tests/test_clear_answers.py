@@ -6,12 +6,12 @@
 | 2 | ending against content; encrypted; bomb; duplicate or `../` members; oversized, stride 0 | `test_item_2` | `test_hostile.py` |
 | 3 | pickle with unknown globals; whole module; TorchScript; `.pt2`; legacy tar | `test_item_3` | `test_load.py` |
 | 4 | state dict without architecture; missing, extra, ill-shaped keys; `module.`; Lightning | `test_item_4` | `test_load.py` |
-| 5 | NaN or Inf weights or outputs; no parameters; fp16, quantized, pruned; shared; train mode; frozen; device | `test_item_5` | `test_export.py` |
+| 5 | NaN or Inf weights or outputs; no parameters; fp16, quantized, pruned; shared; train mode; frozen; device | `test_item_5` | `test_export.py`, `test_parity.py` |
 | 6 | control flow; unknown operator; wrong shape or type; several inputs; dead branches | `test_item_6` | `test_capture.py`, `test_forms.py` |
 | 7 | `--flops`; out of reach; nothing prunable; empty or one-class data | `test_item_7` | `test_cli.py`, `test_budget.py` |
 | 8 | output exists, read-only, full, equals the input; two runs | `test_item_8` | `test_files.py` |
 | 9 | resume with another model, data, seed, version or config; corrupt checkpoint | with what resumes | |
-| 10 | ONNX: opset, `.data`, parity, no onnxruntime; baseline missing or malformed | `test_item_10` | `test_export.py`, `test_gate.py` |
+| 10 | ONNX: opset, `.data`, parity, no onnxruntime; baseline missing or malformed | `test_item_10` | `test_export.py`, `test_onnx_model.py`, `test_gate.py` |
 """
 
 from __future__ import annotations
