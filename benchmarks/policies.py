@@ -136,7 +136,7 @@ class Subject:
         self.mender = Mender(self.model.axes, self.data, device=self.device)
         self.tuning_data = must_find_data(options.tune_on, self.model.loaded) if options.tune_on else None
         self.larger = must_find_data(named, self.model.loaded) if (named := _larger(options)) else None
-        if data == "glyphs" and options.draw_test:
+        if options.draw_test:
             self.larger = replace(glyphs.load(seed=1, sizes=(1, 1, options.draw_test)), name="glyphs, seed 1")
         self.folder = tempfile.TemporaryDirectory()  # its file goes when the subject does
         self.call = onnx_calls({"original": self.model.program}, Path(self.folder.name))["original"]

@@ -11,13 +11,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
 
 from graph.adapter import Adapter
-from graph.errors import CaptureError
+from graph.errors import CaptureError, first_line
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _STANDARD = sysconfig.get_paths()["stdlib"] + os.sep
@@ -109,12 +108,12 @@ def not_captured(module: nn.Module, example: Sequence[Tensor], error: BaseExcept
         given = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in example)
         place = _raised_at(own) or _definition(module)
         return CaptureError(
-            f"{_class(module)} does not run on the example input {given}: {_first_line(own)}{_at(place)}",
+            f"{_class(module)} does not run on the example input {given}: {first_line(own)}{_at(place)}",
             hint=_own_hint(module, own),
         )
     place = _raised_at(error) or _traced_at(str(error)) or _definition(module)
     cause = _cause(error, place)
-    reason = cause.reason or _first_line(error)
+    reason = cause.reason or first_line(error)
     if "UnsupportedOperator" in type(error).__name__:
         reason = f"the operator {reason} cannot be traced"
     return CaptureError(f"{_class(module)} cannot be captured: {reason}{_at(place)}", hint=cause.hint)
@@ -251,8 +250,3 @@ def _class(module: nn.Module) -> str:
 
 def _at(place: Place | None) -> str:
     return f" (at {place})" if place else ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shorten(lines[0], 200, placeholder=" ...") if lines else type(error).__name__

@@ -1,6 +1,10 @@
-"""Every failure that has a name: one class per cause, each with a hint for the user."""
+"""Every failure that has a name: one class per cause, each with a hint for the user; others in one line."""
 
 from __future__ import annotations
+
+from textwrap import shorten
+
+_LONGEST = 200  # characters of what a library says
 
 
 class PruneError(Exception):
@@ -88,3 +92,9 @@ class MemoryLimitError(PruneError):
 
 class WorkerError(PruneError):
     """Processes or machines that score plans cannot be had, or are lost again and again."""
+
+
+def first_line(err: BaseException) -> str:
+    """One line of an error that may have many, or none, of 200 characters at most."""
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    return shorten(lines[0], _LONGEST, placeholder=" ...") if lines else type(err).__name__

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from graph.errors import ArchitectureError
+from graph.errors import ArchitectureError, first_line
 from models_zoo import registry
 from models_zoo.mamba_lm import MambaLM
 from models_zoo.text import LENGTH
@@ -19,7 +19,6 @@ from models_zoo.transformers import CausalLM
 from prune.bounded import no_larger_than
 from prune.checkpoint import search_working_directory
 from prune.configured import inputs_from_config, is_configured
-from prune.escaping import first_line
 from prune.inputs import BATCH, ModelInput, ModelInputs, one_input
 from prune.libraries import create, is_library, record_shape
 from prune.metadata import Metadata

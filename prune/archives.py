@@ -9,8 +9,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from graph.errors import ModelFileError
-from prune.escaping import first_line
+from graph.errors import ModelFileError, first_line
 
 _MAX_RATIO = 20  # torch.save does not compress; other writers gain a factor of 2 or 3
 _MAX_GAIN = 4 << 30  # bytes that unpacking may add to what is on disk

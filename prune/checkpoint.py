@@ -20,9 +20,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from graph.errors import ModelFileError, UntrustedCodeError
+from graph.errors import ModelFileError, UntrustedCodeError, first_line
 from prune.archives import check_gain, check_zip, is_tar
-from prune.escaping import first_line
 from prune.metadata import FORMAT, HEADER_KEY, Metadata, parse
 from prune.pickles import check_pickles
 from prune.regular import regular_size

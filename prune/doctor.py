@@ -16,8 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from graph.errors import PruneError
-from prune.escaping import first_line
+from graph.errors import PruneError, first_line
 
 PROJECT = "prune-networks"
 State = Literal["ok", "missing", "broken"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import shorten
-
 _LONGEST = 200
 _PLAIN_IN_MARKDOWN = frozenset(" ./-")
 
@@ -43,9 +41,3 @@ def workflow_message(text: object) -> str:
 def workflow_property(text: object) -> str:
     """A property of a workflow command, such as ``file``."""
     return workflow_message(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def first_line(err: BaseException) -> str:
-    """One line of an error that may have many, or none, of 200 characters at most."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return shorten(lines[0], _LONGEST, placeholder=" ...") if lines else type(err).__name__

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from graph.errors import ExportError, ModelFileError
+from graph.errors import ExportError, ModelFileError, first_line
 from graph.program import ProgramModule
-from prune.escaping import first_line
 from prune.files import write_file
 from prune.onnx_model import OnnxModel, external_files, opset_of
 from prune.parity import compare, outputs_of

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from graph.errors import DataError, MemoryLimitError, OutputError, PruneError
+from graph.errors import DataError, MemoryLimitError, OutputError, PruneError, first_line
 from graph.shortage import is_out_of_memory
-from prune.escaping import first_line
 from prune.files import FULL
 
 

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graph.errors import ArchitectureError, ModelFileError, UntrustedCodeError
+from graph.errors import ArchitectureError, ModelFileError, UntrustedCodeError, first_line
 from prune.bounded import no_larger_than
 from prune.checkpoint import check_readable, checked_weights, read_safetensors
-from prune.escaping import first_line
 from prune.files import read_json
 
 CONFIG = "config.json"

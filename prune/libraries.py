@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graph.errors import ArchitectureError
-from prune.escaping import first_line
+from graph.errors import ArchitectureError, first_line
 
 LIBRARIES = ("timm", "torchvision")
 

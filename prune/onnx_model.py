@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graph.errors import ModelFileError
+from graph.errors import ModelFileError, first_line
 from profilers.latency import onnx_session
 from profilers.onnx_tensors import locations
-from prune.escaping import first_line
 from prune.external_data import plain_file
 
 

@@ -72,6 +72,12 @@ def compare(
     return largest, max(rounding, default=0.0) if largest > tolerance else 0.0, count
 
 
+def outputs_of(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """All tensors that a module returns, in the order of its outputs."""
+    with torch.no_grad():
+        return [y for y in tree_leaves(module(*inputs)) if isinstance(y, Tensor)]
+
+
 def _own_rounding(module: nn.Module, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[float]:
     """What each output differs from its own in float64; 0 of modules that are no program, and if infinite."""
     if not isinstance(module, ProgramModule):
@@ -100,9 +106,3 @@ def _random_like(example: Tensor, batch: int, generator: torch.Generator, alike:
     return (
         torch.randint(low, high + 1, drawn, generator=generator).to(example.dtype).expand(shape).contiguous()
     )
-
-
-def outputs_of(module: Callable[..., Any], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """All tensors that a module returns, in the order of its outputs."""
-    with torch.no_grad():
-        return [y for y in tree_leaves(module(*inputs)) if isinstance(y, Tensor)]

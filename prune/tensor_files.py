@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from graph.errors import ModelFileError
+from graph.errors import ModelFileError, first_line
 from graph.program import Program
-from prune.escaping import first_line
 from prune.files import write_file
 from prune.regular import regular_size
 

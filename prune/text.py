@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graph.errors import DataError
+from graph.errors import DataError, first_line
 from models_zoo.data import DataSet
 from models_zoo.text import BYTES, byte_tokens, parted, text_data
-from prune.escaping import first_line
 
 TOKENIZER = "tokenizer.json"
 _MAX_BYTES = 1 << 30  # a text is held in memory
