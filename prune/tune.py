@@ -1,8 +1,8 @@
 """Tune: one plain training loop, with or without a teacher.
 
 Stochastic gradient descent with Nesterov momentum, or AdamW for language models, a cosine schedule after a
-short linear warmup, and the weights of the best epoch at the end. "Best" is judged on the search split, by
-accuracy, or of text by loss; the test split is never seen.
+short linear warmup, and at the end the weights of the last epoch that is as good as any on the search split,
+by accuracy, or of text by loss; the test split is never seen.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class TuneResult:
 
     Attributes:
         history: every epoch that ran.
-        best_epoch: whose weights the module has now; 0 where all were clearly worse than the untouched model.
+        best_epoch: whose weights the module has now, the last of those as good as any; 0 where all were
+            clearly worse than the untouched model.
         best_accuracy: of that epoch on the search split, 0 to 1.
         seconds: wall time.
     """
@@ -97,12 +98,15 @@ def fit(
     losses: Losses | None = None,
     judge: Callable[[nn.Module], Evaluation] | None = None,
 ) -> TuneResult:
-    """Train a module in place and leave it in eval mode with the weights of its best epoch.
+    """Train a module in place and leave it in eval mode with the weights of the last epoch as good as any.
+
+    As good as any are epochs that the search split does not show to be worse than its best one, by two
+    standard errors of the difference. The last of them is taken since along the schedule the steps become
+    small, which the few images of a search split hardly tell (docs/results.md).
 
     With a teacher the loss is that of ``prune.distillation``. The untouched module then counts as epoch 0: if
-    the search split shows all epochs to be worse than it, by two standard errors of the difference, the
-    training is undone. A smaller difference shows nothing, all the less as the teacher may know the images of
-    the search split, and what was just cut out of it still does.
+    all epochs are clearly worse than it, the training is undone. A smaller difference shows nothing, all the
+    less as the teacher may know the images of the search split, and what was just cut out of it still does.
 
     On CUDA the student computes in bfloat16 where the device can. On a CPU the same seed gives the same
     weights, also where the training goes on from a checkpoint. A batch that does not fit into memory goes in
@@ -123,7 +127,7 @@ def fit(
         judge: what an epoch is worth; as ``evaluate`` on the search split when left out.
 
     Raises:
-        TrainingError: the loss is not finite (the weights are then those of the best epoch so far), nothing
+        TrainingError: the loss is not finite (the weights are then those taken so far), nothing
             is trainable, or the teacher's outputs have another shape.
         MemoryLimitError: two records are too many for the memory.
         DataError: fewer than two training records, or labels that the model has no output for.
@@ -193,7 +197,7 @@ def _resumed(loaded: tuple[Progress, dict[str, Tensor]] | None, best: _Best) -> 
         return None
     at, state = loaded
     if at.best:
-        best.epoch, best.found, best.state = at.best["epoch"], Evaluation(**at.best["found"]), state
+        best.resume(at.best, state)
     return at
 
 
@@ -245,12 +249,21 @@ def _finite(loss: float, epoch: int, config: TuneConfig, best: _Best, module: nn
 
 
 class _Best:
-    """The best epoch so far and its weights."""
+    """The epoch that is taken so far and its weights: the last one as good as any.
+
+    Attributes:
+        epoch: which one.
+        found: what it is worth.
+        state: its weights.
+        top: what the best epoch is worth.
+        since: which one that is.
+    """
 
     def __init__(self, patience: int | None) -> None:
         self.patience = patience
-        self.epoch = 0
+        self.epoch = self.since = 0
         self.found: Evaluation | None = None
+        self.top: Evaluation | None = None
         self.state: dict[str, Tensor] = {}
 
     @property
@@ -258,18 +271,27 @@ class _Best:
         return -1.0 if self.found is None else self.found.accuracy
 
     def offer(self, epoch: int, module: nn.Module, found: Evaluation) -> None:
-        first = self.epoch == 0  # so far the best one is the untouched module
-        if self.found is None or found.rank > self.found.rank or (first and even(found, self.found)):
-            self.epoch, self.found = epoch, found
-            self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        if self.top is None or found.rank > self.top.rank:
+            self.top, self.since = found, epoch
+        elif not even(found, self.top):
+            return
+        self.epoch, self.found = epoch, found
+        self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     def noted(self, at: Progress) -> Progress:
-        """Where a run stands, with what is known of its best epoch."""
-        found = {} if self.found is None else {"epoch": self.epoch, "found": asdict(self.found)}
-        return replace(at, best=found)
+        """Where a run stands, with what is known of its epochs."""
+        if self.found is None or self.top is None:
+            return replace(at, best={})
+        known = {"epoch": self.epoch, "found": asdict(self.found)}
+        return replace(at, best=known | {"since": self.since, "top": asdict(self.top)})
+
+    def resume(self, best: Mapping[str, Any], state: dict[str, Tensor]) -> None:
+        """Know again what was noted."""
+        self.epoch, self.since, self.state = best["epoch"], best["since"], state
+        self.found, self.top = Evaluation(**best["found"]), Evaluation(**best["top"])
 
     def patience_is_over(self, epoch: int) -> bool:
-        return self.patience is not None and epoch - self.epoch >= self.patience
+        return self.patience is not None and epoch - self.since >= self.patience
 
 
 def _steps(records: int, batch_size: int) -> int:

@@ -1,8 +1,8 @@
 """Checkpoints of a training run: everything that its next step depends on, on the disk for good.
 
-The weights of the model and of its best epoch, the optimizer's and the random generators' states are one
-safetensors file; where the training stands is an entry of the journal that names the file and its SHA-256. So
-a checkpoint is there as a whole or not at all, and nothing is ever unpickled.
+The weights of the model and of the epoch that is taken so far, the optimizer's and the random generators'
+states are one safetensors file; where the training stands is an entry of the journal that names the file and
+its SHA-256. So a checkpoint is there as a whole or not at all, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Progress:
         loss_sum: of the steps of the next epoch.
         rate: learning rate of the last step.
         parts: into how many parts a batch goes, for want of memory.
-        best: the best epoch so far, and what it is worth, as JSON.
+        best: the epoch that is taken so far and the best one, and what they are worth, as JSON.
         history: results of the epochs, as JSON.
     """
 
@@ -102,7 +102,7 @@ class Checkpoints:
             at: where it stands.
             module: with its present weights.
             optimizer: with its state.
-            best: the weights of the best epoch.
+            best: the weights of the epoch that is taken so far.
 
         Raises:
             OutputError: it cannot be written; the one before stays.
@@ -133,7 +133,7 @@ class Checkpoints:
         """Put a training run back to where its last checkpoint was.
 
         Returns:
-            Where it stands and the weights of its best epoch; None where it starts.
+            Where it stands and the weights of the epoch that is taken so far; None where it starts.
         """
         entry, folder = self.journal.get(_KEY), self.journal.folder
         if entry is None or folder is None:
