@@ -119,8 +119,9 @@ def test_distillation_pulls_the_student_towards_its_teacher() -> None:
 
     taught, alone, before = network(1), network(1), flat(expert())
     start = divergence(taught)
-    fit(taught, data(), replace(SHORT, distill=1.0), teacher=expert())
-    fit(alone, data(), replace(SHORT, distill=0.0), teacher=expert())
+    config = replace(SHORT, epochs=8)
+    fit(taught, data(), replace(config, distill=1.0), teacher=expert())
+    fit(alone, data(), replace(config, distill=0.0), teacher=expert())
     assert divergence(taught) < divergence(alone) < start
     assert torch.equal(flat(expert()), before)
 
