@@ -18,7 +18,7 @@ from graph.errors import DataError, TrainingError, UsageError
 from graph.program import ProgramModule
 from models_zoo import digits, registry
 from models_zoo.data import DataSet, TensorSplit
-from prune.evaluation import Evaluation, evaluate
+from prune.evaluation import Evaluation, evaluate, even
 from prune.loaders import LoaderSplit
 from prune.placement import ordered_for, takes_any_order
 from prune.tune import EpochResult, _Best, fit
@@ -72,6 +72,8 @@ def test_training_from_scratch_learns_the_digits() -> None:
     assert before.accuracy < 0.3 and result.best_accuracy > 0.8
     assert steps == [(n, 136) for n in range(1, 137)]  # 1,078 images are 34 steps an epoch
     assert 0 < seen[-1].lr < seen[0].lr <= SHORT.lr
+    top = max((e.found for e in seen), key=lambda found: found.rank)
+    assert result.best_epoch == max(e.epoch for e in seen if even(e.found, top))
     assert result.best_accuracy == seen[result.best_epoch - 1].accuracy
     assert evaluate(module, data().search).accuracy == result.best_accuracy  # its weights are restored
     assert not module.training
