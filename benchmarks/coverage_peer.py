@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.coverage_ours import CONCLUSIVE, Report, difference, distinct, zeroed
+from graph.errors import first_line
 
 
 def measure(module: nn.Module, example: Sequence[Tensor], report: Report) -> None:
@@ -54,8 +55,7 @@ def measure(module: nn.Module, example: Sequence[Tensor], report: Report) -> Non
         report({"step_s": time.perf_counter() - start})
         after = _run(subject, inputs)
     except Exception as err:  # noqa: BLE001 - whatever the peer raises is the finding
-        lines = str(err).splitlines() or [""]
-        report({"result": "fails", "reason": f"{type(err).__name__}: {lines[0][:120]}"})
+        report({"result": "fails", "reason": f"{type(err).__name__}: {first_line(err)[:120]}"})
         return
     kept = sum(p.numel() for p in subject.parameters()) / max(1, size)
     if [a.shape for a in after] != [b.shape for b in before]:

@@ -61,6 +61,7 @@ from benchmarks.policies_peer import PEERS, pruned_peer  # noqa: E402
 from graph import topology  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
+from graph.errors import first_line  # noqa: E402
 from graph.program import Program, ProgramModule  # noqa: E402
 from models_zoo import glyphs  # noqa: E402
 from models_zoo.data import DataSet  # noqa: E402
@@ -477,7 +478,7 @@ def _measured(subject: Subject, method: str, target: float, seed: int) -> dict[s
     except Exception as err:
         if method not in PEERS:
             raise
-        return about | {"error": f"{type(err).__name__}: {(str(err).splitlines() or [''])[0][:80]}"}
+        return about | {"error": f"{type(err).__name__}: {first_line(err)[:80]}"}
 
 
 def _lacks_tuning(row: Mapping[str, Any]) -> bool:

@@ -47,6 +47,7 @@ from torch.nn import functional as F  # noqa: E402
 from graph.axes import infer  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.channels import Axes  # noqa: E402
+from graph.errors import first_line  # noqa: E402
 from graph.program import ProgramModule, run  # noqa: E402
 from models_zoo import registry  # noqa: E402
 from models_zoo.data import DataSet, TensorSplit  # noqa: E402
@@ -175,7 +176,7 @@ def speed(name: str, module: nn.Module, axes: Axes, data: DataSet, repeats: int)
             try:
                 rows[key].append(loop.seconds())
             except Exception as err:  # noqa: BLE001 - whatever the peer raises is the finding
-                print(f"{name}: {key} fails: {type(err).__name__}: {str(err).splitlines()[0][:80]}")
+                print(f"{name}: {key} fails: {type(err).__name__}: {first_line(err)[:80]}")
         for key, scorer in scorers.items():
             rows[key].append({"all": cpu_seconds(functools.partial(scorer, keeps[1 + i]))})
     best = {key: min(found, key=lambda r: r["all"]) if found else None for key, found in rows.items()}

@@ -31,6 +31,7 @@ from torch import nn  # noqa: E402
 from graph.axes import infer  # noqa: E402
 from graph.capture import capture  # noqa: E402
 from graph.cost import costs  # noqa: E402
+from graph.errors import first_line  # noqa: E402
 from graph.program import ProgramModule  # noqa: E402
 from models_zoo import registry  # noqa: E402
 from profilers.latency import compare, environment, onnx_call  # noqa: E402
@@ -116,7 +117,7 @@ def torch_pruning(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         subject(example)
         after = tp.utils.count_ops_and_params(subject, example)[0]
     except Exception as err:  # noqa: BLE001 - whatever the peer raises is the finding
-        return {"result": f"{type(err).__name__}: {str(err).splitlines()[0][:60]}"}
+        return {"result": f"{type(err).__name__}: {first_line(err)[:60]}"}
     return {"result": "runs", "seconds": seconds, "kept_macs": after / before}
 
 

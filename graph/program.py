@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graph.errors import ProgramError
+from graph.errors import ProgramError, first_line
 from graph.meta import on_shapes
 from graph.shortage import is_out_of_memory
 
@@ -420,8 +420,7 @@ def execute(
             except _FAILURES as err:
                 if is_out_of_memory(err):  # whoever asked may do with less at a time
                     raise
-                reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-                raise ProgramError(f"node {node.name!r} ({node.op}) failed: {reason}") from err
+                raise ProgramError(f"node {node.name!r} ({node.op}) failed: {first_line(err)}") from err
         yield node
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from graph import rules
-from graph.errors import PlanError
+from graph.errors import PlanError, first_line
 from graph.labels import Field, Pass, result_name
 from graph.meta import on_shapes
 from graph.program import INPUT, TENSOR, Node, Ref, resolve, substitute
@@ -83,7 +83,7 @@ def run_resized(run: Pass, lengths: Lengths) -> tuple[Node, ...]:
                 _execute(run, small)
                 lengths.check(node)
             except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as err:
-                raise SizeError(node, (str(err).splitlines() or [type(err).__name__])[0]) from err
+                raise SizeError(node, first_line(err)) from err
         nodes.append(small)
     for node in run.program.nodes:
         run.now.setdefault(node.name, run.full[node.name])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graph.errors import DataError
+from graph.errors import DataError, first_line
 
 TEXT_UNITS = ("bytes", "tokens")
 # Each a module of this package with ``load(seed=...) -> DataSet``; those of text also take ``length=``.
@@ -215,7 +215,7 @@ class MapSplit:
             item = self.dataset[index]
         except (OSError, ValueError, LookupError, TypeError) as err:
             raise DataError(
-                f"item {index} of the data set cannot be read: {(str(err).splitlines() or ['?'])[0]}",
+                f"item {index} of the data set cannot be read: {first_line(err)}",
                 hint="repair it, or leave it out",
             ) from err
         return checked_item(item, index)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from graph.errors import ArchitectureError
+from graph.errors import ArchitectureError, first_line
 from models_zoo import mamba_zoo, mobilenet, resnet, resnet_cifar, shufflenet, transformers, vgg
 
 _CIFAR = (3, 32, 32)
@@ -173,9 +173,8 @@ def build(name: str, **args: object) -> nn.Module:
         return entry.build(**args)
     except (RuntimeError, TypeError, ValueError, OverflowError) as err:  # torch's, of sizes it cannot have
         given = ", ".join(f"{arg}={value!r}" for arg, value in args.items())
-        reason = next(iter(str(err).splitlines()), type(err).__name__)[:200]
         raise ArchitectureError(
-            f"{entry.name} cannot be built with {given}: {reason}",
+            f"{entry.name} cannot be built with {given}: {first_line(err)}",
             hint="check the architecture's arguments",
         ) from err
 

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graph.errors import ModelFileError
+from graph.errors import ModelFileError, first_line
 from profilers.onnx_runtime import onnxruntime
 
 _SILENT = 4  # onnxruntime's level "fatal"; what matters arrives as an exception
@@ -154,10 +154,10 @@ def onnx_session(model: Path | bytes, *, threads: int | None = None) -> Any:
         given = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
-        reason = str(err).splitlines()[0]
         told = "the model" if isinstance(model, bytes) else model
         raise ModelFileError(
-            f"onnxruntime cannot load {told}: {reason}", hint="check that it is an ONNX file and whole"
+            f"onnxruntime cannot load {told}: {first_line(err)}",
+            hint="check that it is an ONNX file and whole",
         ) from err
 
 

@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 
-from graph.errors import UsageError
+from graph.errors import UsageError, first_line
 from graph.suggest import suggestion
 from models_zoo.mamba_config import MambaConfig, Version
 from models_zoo.mamba_lm import MambaLM
@@ -189,7 +189,7 @@ def _measured(
         run = _runner(model, decode, length, config, device)
         watched = watch(prepare, device, config.budget)
     except (NotImplementedError, RuntimeError) as err:
-        reason = str(err).splitlines()[0]
+        reason = first_line(err)
         if isinstance(err, torch.OutOfMemoryError) or "allocate memory" in reason:
             told = f"{name}: {config.batch} x {length} tokens do not fit into memory"
             raise UsageError(told, hint="give shorter --lengths or a smaller --batch") from err

@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from graph.errors import ModelFileError
+from graph.errors import ModelFileError, first_line
 from profilers.confined import confined
 from profilers.onnx_tensors import locations, tensors
 
@@ -95,10 +95,8 @@ def count_here(path: Path) -> dict[str, Any]:
     except ModelFileError:
         raise
     except Exception as err:  # noqa: BLE001 - protobuf, the checker and the inference have no common base
-        lines = [line.strip() for line in str(err).splitlines() if line.strip()]
         raise ModelFileError(
-            f"{path} is not valid ONNX: {lines[0] if lines else type(err).__name__}",
-            hint="check that it is whole",
+            f"{path} is not valid ONNX: {first_line(err)}", hint="check that it is whole"
         ) from err
     shapes = _shapes(graph)
     terms = [_macs(node, shapes, own) for node in graph.node]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from graph.errors import ModelFileError
+from graph.errors import ModelFileError, first_line
 from profilers.confined import confined
 from profilers.onnx_runtime import onnxruntime
 
@@ -52,7 +52,7 @@ def run_here(path: Path, record: str) -> dict[str, Any]:
             session.run(None, {name: np.zeros((batch, *json.loads(record)), _DTYPES.get(kind, np.float32))})
     except Exception as err:  # noqa: BLE001 - a dozen classes without a common base of their own
         raise ModelFileError(
-            f"onnxruntime cannot run {path}: {str(err).splitlines()[0]}",
+            f"onnxruntime cannot run {path}: {first_line(err)}",
             hint="check that it is whole, and that the data fits it",
         ) from err
     return {"outputs": [o.name for o in session.get_outputs()]}

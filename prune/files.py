@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from graph.errors import ModelFileError, OutputError
+from graph.errors import ModelFileError, OutputError, first_line
 from prune.regular import regular_size
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -98,8 +98,9 @@ def read_json(path: Path, what: str, *, constants: bool = False) -> dict[str, An
             f"the {what} {path} cannot be read: {err.strerror}", hint="check the path"
         ) from err
     except (ValueError, RecursionError) as err:
-        reason = str(err).splitlines()[0]
-        raise ModelFileError(f"the {what} {path} is not JSON: {reason}", hint="write it anew") from err
+        raise ModelFileError(
+            f"the {what} {path} is not JSON: {first_line(err)}", hint="write it anew"
+        ) from err
     if not isinstance(data, dict):
         raise ModelFileError(
             f"the {what} {path} holds a {type(data).__name__}, not an object", hint="give the right file"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from graph.errors import UsageError
+from graph.errors import UsageError, first_line
 from graph.program import ProgramModule
 from prune.attributes import copied
 from prune.inputs import BATCH, DTYPES, ModelInput, ModelInputs
@@ -33,9 +33,8 @@ def own_copy(module: nn.Module) -> nn.Module:
     try:
         return copied(inner).cpu()
     except Exception as err:  # noqa: BLE001 - the user's own code
-        told = (str(err).strip().splitlines() or [type(err).__name__])[0]
         raise UsageError(
-            f"{type(inner).__name__} cannot be copied: {told}",
+            f"{type(inner).__name__} cannot be copied: {first_line(err)}",
             hint="let copy.deepcopy work on it, or give a file or package.module:factory",
         ) from err
 

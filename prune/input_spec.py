@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from graph.errors import ModelFileError, UsageError
+from graph.errors import ModelFileError, UsageError, first_line
 from prune.archives import check_zip
 from prune.checkpoint import check_readable
 from prune.inputs import BATCH, DTYPES, ModelInput, ModelInputs
@@ -79,8 +79,7 @@ def _described(path: Path) -> list[ModelInput]:
         found: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as err:
         kind = path.suffix[1:].upper()
-        told = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise UsageError(f"--input-spec {path}: not {kind}: {told}", hint=_EXAMPLE) from err
+        raise UsageError(f"--input-spec {path}: not {kind}: {first_line(err)}", hint=_EXAMPLE) from err
     if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
         raise UsageError(f"--input-spec {path}: it must hold a table for each input", hint=_EXAMPLE)
     return [_one(path, name, entry) for name, entry in found.items()]
@@ -123,9 +122,9 @@ def _examples(path: Path) -> list[ModelInput]:
     except ModelFileError as err:
         raise UsageError(f"--input-spec {err}", hint=err.hint) from err
     except Exception as err:  # noqa: BLE001 - a broken file's errors have no common base
-        told = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise UsageError(
-            f"--input-spec {path}: it cannot be read: {told}", hint="save plain arrays, one for each input"
+            f"--input-spec {path}: it cannot be read: {first_line(err)}",
+            hint="save plain arrays, one for each input",
         ) from err
     return [_example(path, name, value) for name, value in found.items()]
 

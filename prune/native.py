@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 
 from graph.adapter import INNER
+from graph.errors import first_line
 from graph.program import Program, ProgramModule
 from prune.attributes import Change, copied, set_attributes
 from prune.declared import declared_changes
@@ -75,7 +76,7 @@ def native_module(
         late = " (the search for another way was given up: it took too long)" if budget.spent else ""
         return NativeResult(None, reason=f"{err}{late}")
     except Exception as err:  # noqa: BLE001 - the user's own code, which is copied, read and set here
-        return NativeResult(None, reason=f"{_kind(module)} cannot be copied and changed: {_line(err)}")
+        return NativeResult(None, reason=f"{_kind(module)} cannot be copied and changed: {first_line(err)}")
     return NativeResult(own_module(result), tuple(changes))
 
 
@@ -168,7 +169,7 @@ def _training_failure(module: nn.Module, program: Program) -> str:
         try:
             tried(*(x.to(device) for x in program.random_inputs(2)))
         except Exception as err:  # noqa: BLE001 - the user's own code
-            return _line(err)
+            return first_line(err)
     return ""
 
 
@@ -179,7 +180,3 @@ def _told(root: nn.Module, trial: Trial) -> str:
 
 def _kind(module: nn.Module) -> str:
     return type(own_module(module)).__name__
-
-
-def _line(err: Exception) -> str:
-    return (str(err).strip().splitlines() or [type(err).__name__])[0]

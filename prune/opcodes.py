@@ -11,6 +11,8 @@ import pickletools
 from collections.abc import Iterator
 from typing import IO, Any
 
+from graph.errors import first_line
+
 _DEEPEST = 200  # levels of values within values: Python looks at tuples recursively, without a limit
 _MOST_PARTS = 10_000_000  # of a value, shared ones counted as often as they are met
 _LONGEST = 1_000_000  # opcodes; a tensor takes thirty
@@ -138,7 +140,7 @@ def _operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     except PickleError:
         raise
     except Exception as err:  # noqa: BLE001 - ValueError, UnicodeDecodeError, struct.error, OverflowError
-        raise PickleError(str(err).splitlines()[0] if str(err) else type(err).__name__) from err
+        raise PickleError(first_line(err)) from err
 
 
 def _last(stack: list[_Value | None]) -> _Value:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graph.errors import ArchitectureError
+from graph.errors import ArchitectureError, first_line
 from models_zoo import registry, vgg
 from models_zoo.data import DataSet
 from prune.evaluation import Evaluation, evaluate
@@ -89,7 +89,7 @@ def build_for(name: str, data: DataSet, *, seed: int = 0, **args: object) -> tup
             module.eval()(torch.zeros(2, *data.input_shape, dtype=kind))
     except RuntimeError as err:
         raise ArchitectureError(
-            f"{entry.name} does not run on images of shape {data.input_shape}: {str(err).splitlines()[0]}",
+            f"{entry.name} does not run on images of shape {data.input_shape}: {first_line(err)}",
             hint="choose a CIFAR network (resnet20, vgg16, ...) for small images",
         ) from err
     return module, arguments

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from graph.adapter import Adapter
+from graph.errors import first_line
 from graph.program import Program, execute, substitute
 from prune.attributes import restoring
 from prune.spy import held_as, spied
@@ -195,8 +196,7 @@ class Witness:
                 with _double():
                     outputs = _tensors(module(*[t.clone() for t in self.inputs]))
         except Exception as err:  # noqa: BLE001 - a forward with wrong sizes raises whatever it likes
-            message = (str(err).strip().splitlines() or [type(err).__name__])[0]
-            return Trial(False, position, stack[-1] if stack else "", message)
+            return Trial(False, position, stack[-1] if stack else "", first_line(err))
         if [t.shape for t in outputs] != [t.shape for t in values.outputs]:
             return Trial(False, position, "", "the outputs have other shapes than the program's")
         if not comparable(values.outputs):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from graph.decoder import FED_BACK
 from graph.encoder import DECISIONS
-from graph.errors import ModelFileError, PolicyError
+from graph.errors import ModelFileError, PolicyError, first_line
 from graph.topology import LAYER_FEATURES, NODE_FEATURES, OPERATIONS
 from prune.files import write_file
 from prune.metadata import is_plain
@@ -168,7 +168,7 @@ def load(path: Path) -> Policy:
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as err:  # noqa: BLE001 - a hostile file fails in several ways
         raise PolicyError(
-            f"{path} is not a policy: {str(err).splitlines()[0]}",
+            f"{path} is not a policy: {first_line(err)}",
             hint="a policy is what `prune policy train` writes",
         ) from err
     if _KEY not in metadata:

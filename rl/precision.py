@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from graph.errors import PruneError, UsageError
+from graph.errors import PruneError, UsageError, first_line
 from graph.suggest import suggestion
 from prune.placement import CPU, has_bfloat16
 from rl.scorer import Chunk, Scorer, alike
@@ -79,9 +79,8 @@ def settled(precision: str, exact: Scorer, recall: Callable[[Callable[[], str]],
     try:
         lower()(_everything(exact))
     except _ODD as err:
-        why = (str(err).splitlines() or [type(err).__name__])[0]
         raise UsageError(
-            f"--precision bfloat16: the model does not run in it: {why}", hint="leave it out"
+            f"--precision bfloat16: the model does not run in it: {first_line(err)}", hint="leave it out"
         ) from err
     return precision, lower()
 

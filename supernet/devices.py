@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from graph.errors import TargetError, UsageError
+from graph.errors import TargetError, UsageError, first_line
 from prune.demands import OPTIONS, Demand, parse_demands
 from prune.regular import regular_size
 
@@ -53,7 +53,7 @@ def read_devices(path: Path) -> tuple[Device, ...]:
     except OSError as err:
         raise UsageError(f"{path} cannot be read: {err.strerror}", hint="check the path") from err
     except (ValueError, RecursionError) as err:
-        raise UsageError(f"{path} is no TOML: {str(err).splitlines()[0]}", hint=hint) from err
+        raise UsageError(f"{path} is no TOML: {first_line(err)}", hint=hint) from err
     devices = []
     for name, limits in found.items():
         if not _NAME.fullmatch(name):
