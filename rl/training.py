@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from graph import topology
 from graph.errors import ArchitectureError, UsageError
@@ -25,6 +26,7 @@ from prune.data import is_code, load_data
 from prune.files import check_output_file
 from prune.importance import magnitude, scores_of
 from prune.load import ModelSource
+from prune.placement import CPU
 from prune.subject import Subject, check_batch, must_find_data, open_model
 from prune.train import recipe, train
 from prune.trials import Problem, Trial
@@ -55,6 +57,7 @@ class TrainingConfig:
         images: of the search split that score a plan.
         workers: how many processes score plans of each network, or for one network the address of a Ray
             cluster; they change no result.
+        device: computes scores and trains the networks given by name; the agent is the CPU's.
         reward: ``error`` or ``loss``.
         seed: of everything random.
         start: a policy to go on from.
@@ -73,6 +76,7 @@ class TrainingConfig:
     epochs: int = 10
     images: int = 256
     workers: str = "1"
+    device: torch.device = CPU
     reward: Reward = "error"
     seed: int = 0
     start: Path | None = None
@@ -90,6 +94,11 @@ class TrainingConfig:
         if self.episodes < 1:
             raise UsageError("at least one episode is needed", hint="--episodes 600")
         check_workers(self.workers)
+        if self.device.type != "cpu" and self.workers != "1":
+            raise UsageError(
+                f"--workers {self.workers} and --device {self.device} do not go together",
+                hint="one process scores all plans there",
+            )
         if (
             self.workers.startswith("ray:") and len(self.on) > 1
         ):  # the first network's actors would keep all cores
@@ -169,8 +178,9 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
             subject, data = _network(name, config, told)
             names.append(f"{Path(name).stem if Path(name).exists() else name} ({data.name})")
             evaluator = Evaluator(
-                subject.axes, data, images=config.images, workers=config.workers, note=told.note
-            )
+                subject.axes, data, images=config.images, workers=config.workers, device=config.device,
+                note=told.note,
+            )  # fmt: skip
             tasks += _tasks(subject, opened.enter_context(evaluator), config, told)
         told.stage("training the policy")
         agent = Agent(config.agent, tasks, seed=config.seed)  # type: ignore[arg-type]
@@ -189,12 +199,15 @@ def train_policy(config: TrainingConfig, events: Events | None = None) -> policy
 def _tasks(subject: Subject, evaluator: Evaluator, config: TrainingConfig, told: Events) -> list[Task]:
     # Any widths, as the policy that comes along was trained: blocks are an affair of one runtime.
     space, graph = subject.space(align=False), topology.build(subject.axes)
-    scores, by_taylor = magnitude(subject.axes), scores_of(subject.axes, "taylor", evaluator.data)
+    scores = magnitude(subject.axes)
+    by_taylor = scores_of(subject.axes, "taylor", evaluator.data, config.device)
     tasks = []
     for target in config.targets:
         budget = Budget.of(space, macs=int(target * space.base_macs))
         budget.check_reachable()
-        problem = Problem(subject.axes, space, budget, scores, evaluator.data, told.trial)
+        problem = Problem(
+            subject.axes, space, budget, scores, evaluator.data, told.trial, device=config.device
+        )
         book = Book(problem, evaluator, config.reward)
         score_baselines(problem, book, by_taylor)
         tasks.append(task_of(problem, graph, book, config.agent))
@@ -221,6 +234,8 @@ def _network(name: str, config: TrainingConfig, told: Events) -> tuple[Subject, 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{entry.name}.safetensors"
         tuning = replace(recipe(entry.name), epochs=config.epochs, seed=config.seed)
-        found = train(entry.name, data, tuning, path, on_epoch=told.epoch, on_step=told.step)
+        found = train(
+            entry.name, data, tuning, path, device=config.device, on_epoch=told.epoch, on_step=told.step
+        )
         told.note(f"{entry.name}: accuracy {found.accuracy:.2%} on the test images of {data.name}")
         return open_model(ModelSource(model=str(path))), data

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +36,7 @@ from prune.widths import WidthSpace
 from rl.reward import Evaluator
 from rl.scorer import Scorer, chunks
 from rl.side_by_side import SideBySide
+from rl.training import TrainingConfig, train_policy
 
 
 def load_device(library: str, name: str) -> None:
@@ -88,6 +91,13 @@ def found(device: torch.device) -> dict[str, list[float]]:
         fit(student, data, TuneConfig(epochs=1), teacher=teacher, initial=mended.usual.tensors)
         result["after"] = [evaluate(student, data.test).loss]
     assert {t.device for m in (student, teacher) for t in m.state_dict().values()} == {CPU}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.safetensors"
+        asked = TrainingConfig(
+            on=("resnet20",), data="digits", output=path, episodes=1, targets=(0.5,), epochs=1, images=64,
+            device=device,
+        )  # fmt: skip
+        result["policy"] = [train_policy(asked).origin.gain]
     return result
 
 

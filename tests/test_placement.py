@@ -21,6 +21,7 @@ from graph.errors import UsageError
 from prune.command import repeated
 from prune.load import ModelSource
 from prune.placement import CPU, on
+from rl.training import TrainingConfig
 
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("c++")
@@ -67,7 +68,8 @@ def test_modules_come_back_whatever_happens() -> None:
 
 @pytest.mark.parametrize(("device", "told"), [("tpu", "unknown"), ("cuda:99", "torch sees")])
 def test_a_device_that_is_not_there_is_refused(device: str, told: str) -> None:
-    for command in (("compress", "resnet20.pt", "--flops", 0.5), ("zoo", "train", "resnet20")):
+    policy = ("policy", "train", "--on", "resnet20", "-o", "policy.safetensors")
+    for command in (("compress", "resnet20.pt", "--flops", 0.5), ("zoo", "train", "resnet20"), policy):
         code, out = run(*command, "--device", device)
         assert code == 2 and f"error: --device {device}: {told}" in out
 
@@ -82,3 +84,8 @@ def test_one_process_scores_on_another_device(monkeypatch: pytest.MonkeyPatch) -
     assert "--device" not in repeated(request(source, Options(flops=0.5)).config)
     with pytest.raises(UsageError, match="--workers 2 and --device cuda do not go together"):
         request(source, Options(flops=0.5, device="cuda", workers=2))
+    with pytest.raises(UsageError, match="--workers 2 and --device cuda do not go together"):
+        TrainingConfig(
+            on=("resnet20",), data=None, output=Path("policy.safetensors"), workers="2",
+            device=torch.device("cuda"),
+        )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from front.commands.options import DataOption, ForceOption, JsonOption, SeedOption
+from front.commands.options import DataOption, DeviceOption, ForceOption, JsonOption, SeedOption
 from front.commands.shown import bold, show_rows
 from front.commands.terminal import console, new_screen, print_json
 from graph.errors import UsageError
@@ -38,6 +38,7 @@ def policy_train(
             help="Processes that score plans: a number; of one network also ray: or ray://HOST:PORT."
         ),
     ] = "1",
+    device: DeviceOption = "cpu",
     reward: Annotated[str, typer.Option(help="What makes a plan good: error or loss.")] = "error",
     start: Annotated[Path | None, typer.Option(help="Policy to go on from.", show_default="none")] = None,
     seed: SeedOption = 0,
@@ -45,6 +46,7 @@ def policy_train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a policy on several networks; it then starts the search on any other."""
+    from profilers.device import find_device
     from rl.training import Events, TrainingConfig, train_policy
 
     config = TrainingConfig(
@@ -57,6 +59,7 @@ def policy_train(
         epochs=epochs,
         images=images,
         workers=workers,
+        device=find_device(device),
         reward=reward,  # type: ignore[arg-type]
         start=start,
         seed=seed,
