@@ -184,8 +184,7 @@ class Subject:
             teacher = self.teacher
             with on(self.device, whole, *([teacher] if teacher else [])):
                 tuning = settled(tuning, teacher, data.train)
-                begins_unfitted = "reconstructed" in modules and not tuning.mixup
-                initial = modules["recalibrated"].state_dict() if begins_unfitted else None
+                initial = modules["recalibrated"].state_dict() if "reconstructed" in modules else None
                 fit(whole, data, tuning, teacher=teacher, initial=initial)
             found["tuned"] = self.accuracy(whole, self.data)
             if self.larger is not None:

@@ -215,7 +215,7 @@ def complete(
                 on_step=listener.step,
                 note=listener.note,
                 checkpoints=Checkpoints(journal, listener.note),
-                initial=None if tuning.mixup else usual,
+                initial=usual,
             )
             after = evaluate(student.module, data.test)
 
