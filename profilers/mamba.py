@@ -190,7 +190,7 @@ def _measured(
         watched = watch(prepare, device, config.budget)
     except (NotImplementedError, RuntimeError) as err:
         reason = first_line(err)
-        if isinstance(err, torch.OutOfMemoryError) or "allocate memory" in reason:
+        if isinstance(err, torch.OutOfMemoryError) or "allocate memory" in str(err):
             told = f"{name}: {config.batch} x {length} tokens do not fit into memory"
             raise UsageError(told, hint="give shorter --lengths or a smaller --batch") from err
         if config.dtype == "float32":

@@ -2,7 +2,8 @@
 
 Two ways: batch norm is measured anew (``prune.recalibrate``), or the weights that remain are fitted to what
 the whole network made (``prune.reconstruct``). Labels of the search split decide between them, nothing else.
-Fine-tuning begins from the former: fitted weights are better before it, and worse after it (docs/results.md).
+Fine-tuning begins from the former: fitted weights are better before it and no better after it
+(docs/results.md).
 """
 
 from __future__ import annotations

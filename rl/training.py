@@ -129,6 +129,7 @@ class TrainingConfig:
             "--epochs": self.epochs,
             "--images": self.images,
             "--reward": self.reward,
+            "--device": str(self.device) if self.device.type != "cpu" else None,
             "--start": self.start.name if self.start is not None else None,
             "--seed": self.seed,
             "-o": self.output.name,

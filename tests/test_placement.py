@@ -89,3 +89,7 @@ def test_one_process_scores_on_another_device(monkeypatch: pytest.MonkeyPatch) -
             on=("resnet20",), data=None, output=Path("policy.safetensors"), workers="2",
             device=torch.device("cuda"),
         )  # fmt: skip
+    trained = TrainingConfig(
+        on=("resnet20",), data=None, output=Path("policy.safetensors"), device=torch.device("cuda:1")
+    )
+    assert "--device cuda:1" in trained.command()
