@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from graph.errors import UsageError
 from models_zoo.data import DataSet
 from profilers.device import find_device
 from prune.config import CompressConfig
@@ -25,7 +24,7 @@ from rl.policy import agent_of
 from rl.precision import PRECISION
 from rl.processes import Note
 from rl.reward import IMAGES
-from rl.workers import cores
+from rl.workers import check_alone, cores
 
 Limit = str | float | None
 
@@ -210,13 +209,9 @@ def request(
         options={**identity, "agent": agent} if identity else {},
         verify=options.verify,
     )
-    alone = device.type != "cpu"
-    if alone and options.workers is not None and str(options.workers) != "1":
-        raise UsageError(
-            f"--workers {options.workers} and --device {options.device} do not go together",
-            hint="one process scores all plans there",
-        )
-    workers = str((1 if alone else cores()) if options.workers is None else options.workers)
+    usual = 1 if device.type != "cpu" else cores()
+    workers = str(usual if options.workers is None else options.workers)
+    check_alone(workers, device)
     return Request(config=config, points=points, search=searching, images=options.images, workers=workers)
 
 

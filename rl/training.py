@@ -39,7 +39,7 @@ from rl.env import Task
 from rl.policy import Origin
 from rl.reward import Evaluator
 from rl.search import task_of
-from rl.workers import check_workers
+from rl.workers import check_alone, check_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +94,7 @@ class TrainingConfig:
         if self.episodes < 1:
             raise UsageError("at least one episode is needed", hint="--episodes 600")
         check_workers(self.workers)
-        if self.device.type != "cpu" and self.workers != "1":
-            raise UsageError(
-                f"--workers {self.workers} and --device {self.device} do not go together",
-                hint="one process scores all plans there",
-            )
+        check_alone(self.workers, self.device)
         if (
             self.workers.startswith("ray:") and len(self.on) > 1
         ):  # the first network's actors would keep all cores
@@ -129,7 +125,7 @@ class TrainingConfig:
             "--epochs": self.epochs,
             "--images": self.images,
             "--reward": self.reward,
-            "--device": str(self.device) if self.device.type != "cpu" else None,
+            "--device": str(self.device) if self.device != CPU else None,
             "--start": self.start.name if self.start is not None else None,
             "--seed": self.seed,
             "-o": self.output.name,

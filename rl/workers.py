@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from graph.errors import UsageError
 from rl.processes import Note, Processes
 from rl.scorer import Keep, Score, Scorer
@@ -39,6 +41,19 @@ def check_workers(text: str) -> None:
     known = text == "ray:" or (text.startswith("ray://") and len(text) > len("ray://"))
     if not known and not (text.isdecimal() and int(text) > 0):
         raise UsageError(f"--workers {text}: unknown", hint="a number such as 2, or ray://HOST:PORT")
+
+
+def check_alone(text: str, device: torch.device) -> None:
+    """Refuse several workers beside a device that is not the CPU.
+
+    Raises:
+        UsageError: another number than one, or a cluster.
+    """
+    if device.type != "cpu" and text != "1":
+        raise UsageError(
+            f"--workers {text} and --device {device} do not go together",
+            hint="one process scores all plans there",
+        )
 
 
 def find_workers(text: str, scorer: Scorer, note: Note, folder: Path | None = None) -> Workers:
